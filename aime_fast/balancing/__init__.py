@@ -1,0 +1,1 @@
+"""Rotation-based gradient balancing (RGB): the mathematics, its Gram form, and its shards."""

@@ -1,0 +1,1 @@
+"""From recorded trajectories to device tensors."""

@@ -1,0 +1,1 @@
+"""The ways windows are read, behind one interface."""

@@ -1,0 +1,1 @@
+"""The loop, its engines, and all that survives a stop."""

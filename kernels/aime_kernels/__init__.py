@@ -1,0 +1,1 @@
+"""Numerical operators of AIME: plain PyTorch references behind public functions."""
