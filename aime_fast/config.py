@@ -54,6 +54,10 @@ class ModelConfig:
     """Family of p(x_t | z_t, slots_t)."""
     num_mixtures: int = 10
     """Logistics in the mixture of one pixel."""
+    concentration_shape: float = 6.0
+    """a0 of the prior Gamma(a0, b0) of the concentration alpha."""
+    concentration_rate: float = 2.0
+    """b0 of that prior."""
     kl_samples: int = 4
     """Monte Carlo samples of kl_z; the first is the one used downstream."""
     prediction_probability: float = 0.5
@@ -195,19 +199,46 @@ class TrainConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "debug": {
         "model": dict(
-            max_components=5, latent_dim=16, hidden_dim=64, context_dim=32, num_slots=3, slot_dim=16,
-            attention_state_dim=32, num_codes=64, code_dim=16, tokenizer_width=16, perceiver_latents=4,
-            perceiver_dim=32, perceiver_layers=1, perceiver_heads=4, encoder_width=16, decoder_width=16,
-            mlp_dim=64, num_mixtures=2, kl_samples=2,
+            max_components=5,
+            latent_dim=16,
+            hidden_dim=64,
+            context_dim=32,
+            num_slots=3,
+            slot_dim=16,
+            attention_state_dim=32,
+            num_codes=64,
+            code_dim=16,
+            tokenizer_width=16,
+            perceiver_latents=4,
+            perceiver_dim=32,
+            perceiver_layers=1,
+            perceiver_heads=4,
+            encoder_width=16,
+            decoder_width=16,
+            mlp_dim=64,
+            num_mixtures=2,
+            kl_samples=2,
         ),
         "loader": dict(batch_size=4, sequence_length=8, windows_per_epoch=100),
         "optim": dict(lr=1e-3, warmup_steps=10),
     },
     "small": {
         "model": dict(
-            hidden_dim=256, context_dim=128, slot_dim=32, attention_state_dim=128, num_codes=256, code_dim=64,
-            tokenizer_width=48, perceiver_latents=4, perceiver_dim=192, perceiver_layers=2, perceiver_heads=4,
-            encoder_width=32, decoder_width=32, mlp_dim=512, num_mixtures=5,
+            hidden_dim=256,
+            context_dim=128,
+            slot_dim=32,
+            attention_state_dim=128,
+            num_codes=256,
+            code_dim=64,
+            tokenizer_width=48,
+            perceiver_latents=4,
+            perceiver_dim=192,
+            perceiver_layers=2,
+            perceiver_heads=4,
+            encoder_width=32,
+            decoder_width=32,
+            mlp_dim=512,
+            num_mixtures=5,
         ),
         "loader": dict(window_stride=1),
         "optim": dict(lr=5e-4),

@@ -1,0 +1,60 @@
+"""Small blocks that several parts of the model share."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mlp(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequential:
+    """`layers` hidden layers of width `hidden`, each normalised and SiLU-activated, then a linear read-out."""
+    blocks: list[nn.Module] = []
+    for width in [inputs] + [hidden] * (layers - 1):
+        blocks += [nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.SiLU()]
+    return nn.Sequential(*blocks, nn.Linear(hidden, outputs))
+
+
+class NormedConv(nn.Module):
+    """Convolution, group normalisation, SiLU; `stride` 2 halves an even side, `stride` -2 doubles any side."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        if stride == 1:
+            self.conv: nn.Module = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        elif stride == 2:
+            self.conv = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+        else:
+            self.conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+        self.norm = nn.GroupNorm(groups(outputs), outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, inputs, h, w] to [N, outputs, h', w']."""
+        return F.silu(self.norm(self.conv(x)), inplace=True)
+
+
+class Residual(nn.Module):
+    """`x + conv(x)`, whose last normalisation starts at a tenth, so that the block starts close to the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block = NormedConv(width, width)
+        nn.init.constant_(self.block.norm.weight, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, width, h, w] to the same shape."""
+        return x + self.block(x)
+
+
+def groups(channels: int) -> int:
+    """Normalisation groups for `channels`: the largest of 8, 4, 2, 1 that divides it."""
+    return next(n for n in (8, 4, 2, 1) if channels % n == 0)
+
+
+def bounded_log_variance(raw: Tensor, low: float = -6.0, high: float = 2.0) -> Tensor:
+    """Smoothly bound log-variances to (low, high); the gradient never vanishes inside float range."""
+    return low + (high - low) * torch.sigmoid((raw - (low + high) / 2) * (4 / (high - low)))
+
+
+def previous(sequence: Tensor, start: Tensor) -> Tensor:
+    """Shift [B, T, ...] one frame into the past, with the learned `start` [...] at t = 0."""
+    first = start.expand(sequence.shape[0], 1, *sequence.shape[2:])
+    return torch.cat([first, sequence[:, :-1]], dim=1)

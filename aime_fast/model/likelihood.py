@@ -1,0 +1,57 @@
+"""p(x | decoder parameters): a mixture of discretised logistics with channel coupling, or a Gaussian."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import aime_kernels as kernels
+import torch
+from torch import Tensor
+
+GAUSSIAN_STD = 0.1
+"""Fixed standard deviation of the Gaussian option, in the units of frames in [-1, 1]."""
+
+
+class Likelihood(Protocol):
+    """A distribution over frames [N, 3, H, W] in [-1, 1]."""
+
+    def nats(self, frames: Tensor) -> Tensor:
+        """Negative log-likelihood of whole frames, in nats, [N]."""
+
+    def mean(self) -> Tensor:
+        """Expected frames [N, 3, H, W] in [-1, 1]."""
+
+
+@dataclass
+class LogisticMixture:
+    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), parameters [N, 10*M, H, W]."""
+
+    parameters: Tensor
+
+    def nats(self, frames: Tensor) -> Tensor:
+        """Negative log-likelihood of whole frames, in nats, [N]."""
+        return -kernels.logistic_mixture_log_prob(frames, self.parameters.float())
+
+    def mean(self) -> Tensor:
+        """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
+        return kernels.logistic_mixture_mean(self.parameters.float())
+
+
+@dataclass
+class Gaussian:
+    """Independent Gaussians of fixed width around the means [N, 3, H, W]; a density, so nats may be negative."""
+
+    means: Tensor
+
+    def nats(self, frames: Tensor) -> Tensor:
+        """Negative log-density of whole frames, in nats, [N]."""
+        squares = ((frames - self.means) / GAUSSIAN_STD).square().flatten(1).sum(1)
+        return 0.5 * squares + frames[0].numel() * math.log(GAUSSIAN_STD * math.sqrt(2 * math.pi))
+
+    def mean(self) -> Tensor:
+        """The means, clamped to [-1, 1]."""
+        return torch.clamp(self.means, -1, 1)
+
+
+FAMILIES: dict[str, type] = {"logistic_mixture": LogisticMixture, "gaussian": Gaussian}
+"""Likelihoods by the name that `ModelConfig.likelihood` gives."""

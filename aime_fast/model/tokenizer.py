@@ -1,0 +1,122 @@
+"""Tokenizer: strided convolutions to a grid of discrete codes, and the mirrored decoder."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from aime_fast.config import ModelConfig
+from aime_fast.model.layers import NormedConv
+
+DEAD_BELOW = 0.5
+"""A code with a smaller running count than this has died and is moved onto a frame's encoding."""
+
+
+@dataclass
+class Tokens:
+    """What the tokenizer says of N frames."""
+
+    ids: Tensor
+    """int64 [N, G*G]: the chosen codes, in [0, num_codes)."""
+    codes: Tensor
+    """[N, G*G, d]: the chosen codes themselves, without gradient."""
+    encodings: Tensor
+    """[N, G*G, d]: what was quantised, detached; feeds the codebook's moving average."""
+    reconstruction: Tensor
+    """[N, 3, H, W] in about [-1, 1]."""
+    commitment: Tensor
+    """0-d: mean squared distance of the encodings to their codes."""
+
+
+class Codebook(nn.Module):
+    """Codes learned by an exponential moving average of the encodings they win (van den Oord et al. 2017, app. A.1).
+
+    Straight-through gradient. The average moves once a step, in `update`, with the statistics of the whole global
+    batch; codes that died move onto encodings of that batch.
+    """
+
+    codes: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, num_codes: int, dim: int, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        codes = torch.randn(num_codes, dim)
+        self.register_buffer("codes", codes)
+        self.register_buffer("counts", torch.zeros(num_codes))
+        self.register_buffer("sums", codes.clone())
+
+    def forward(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest codes by squared distance: [N, P, d] -> ids int64 [N, P], codes [N, P, d]; no gradient."""
+        with torch.no_grad():
+            flat = encodings.detach().float().flatten(0, -2)
+            scores = torch.addmm((self.codes**2).sum(1), flat, self.codes.t(), alpha=-2)
+            ids = scores.argmin(1)
+            return ids.view(encodings.shape[:-1]), self.codes[ids].view_as(encodings)
+
+    @torch.no_grad()
+    def update(self, ids: Tensor, encodings: Tensor, candidates: Tensor, first: int) -> None:
+        """Move the average by one step of all ranks together.
+
+        Args:
+            ids: int64 [M], the codes this rank's encodings chose.
+            encodings: [M, d], in the order of the global batch from flat index `first` on.
+            candidates: int64 [num_codes], global flat indices of the encodings that replace dead codes.
+            first: the global flat index of this rank's first encoding.
+        """
+        num_codes, dim = self.codes.shape
+        statistics = encodings.new_zeros(num_codes, 2 * dim + 1)
+        statistics[:, :dim].index_add_(0, ids, encodings)
+        statistics[:, dim] = torch.bincount(ids, minlength=num_codes)
+        local = candidates - first
+        mine = (local >= 0) & (local < len(ids))
+        statistics[:, dim + 1 :] = torch.where(mine[:, None], encodings[local.clamp(0, len(ids) - 1)], 0.0)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(statistics)
+        self.sums.lerp_(statistics[:, :dim], 1 - self.decay)
+        self.counts.lerp_(statistics[:, dim], 1 - self.decay)
+        dead = self.counts < DEAD_BELOW * (1 - self.decay)
+        self.counts.masked_fill_(dead, 1.0)
+        self.sums.copy_(torch.where(dead[:, None], statistics[:, dim + 1 :], self.sums))
+        self.codes.copy_(self.sums / self.counts[:, None])
+
+
+class Tokenizer(nn.Module):
+    """Frame -> G x G codes -> frame, each frame by itself."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.tokenizer_width
+        self.patch = config.image_size // (2 * config.grid)
+        pixels = 3 * self.patch**2
+        self.grid = config.grid
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(self.patch),
+            NormedConv(pixels, width),
+            NormedConv(width, 2 * width, stride=2),
+            nn.Conv2d(2 * width, config.code_dim, 1),
+        )
+        self.codebook = Codebook(config.num_codes, config.code_dim, config.codebook_decay)
+        self.decoder = nn.Sequential(
+            NormedConv(config.code_dim, 2 * width),
+            NormedConv(2 * width, width, stride=-2),
+            nn.Conv2d(width, pixels, 3, padding=1),
+            nn.PixelShuffle(self.patch),
+        )
+
+    def forward(self, frames: Tensor) -> Tokens:
+        """Tokenize and reconstruct frames [N, 3, H, W] in [-1, 1]."""
+        features = self.encoder(frames).flatten(2).transpose(1, 2)
+        encodings = F.layer_norm(features, features.shape[-1:])
+        ids, codes = self.codebook(encodings)
+        passed = encodings + (codes - encodings).detach()
+        grid = passed.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        return Tokens(
+            ids=ids,
+            codes=codes,
+            encodings=encodings.detach(),
+            reconstruction=self.decoder(grid.contiguous(memory_format=torch.channels_last)),
+            commitment=F.mse_loss(encodings, codes),
+        )

@@ -1,0 +1,212 @@
+"""The world model: five parts put together so that every part sees all T frames at once."""
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from aime_kernels import normalise_frames
+from torch import Tensor, nn
+
+from aime_fast.config import ModelConfig
+from aime_fast.errors import UserError
+from aime_fast.model.attention_schema import BottomUpAttention, TopDownAttention
+from aime_fast.model.codec import Decoder, PosteriorHead, Trunk
+from aime_fast.model.dpgmm import DPGMMPrior
+from aime_fast.model.dynamics import Dynamics, FramePredictor
+from aime_fast.model.imagination import imagine
+from aime_fast.model.layers import previous
+from aime_fast.model.likelihood import FAMILIES
+from aime_fast.model.noise import Noise, draw_noise, no_noise
+from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.model.perceiver import CausalPerceiver
+from aime_fast.model.tokenizer import Tokenizer
+
+
+class DPGMMVariationalRecurrentAutoencoder(nn.Module):
+    """AIME: tokenizer and causal perceiver, frame codec, mixture prior, attention schema, recurrent dynamics.
+
+    Args:
+        max_components: K, truncation of the Dirichlet process.
+        latent_dim: D, size of z_t.
+        hidden_dim: H, size of the LSTM state.
+        action_dim: A, numbers in an action.
+        **sizes: any other field of `ModelConfig`.
+
+    Raises:
+        UserError: for an unknown size, or sizes that do not fit together.
+    """
+
+    def __init__(
+        self, max_components: int = 15, latent_dim: int = 36, hidden_dim: int = 512, action_dim: int = 21, **sizes: Any
+    ) -> None:
+        super().__init__()
+        known = {f.name for f in fields(ModelConfig)}
+        if unknown := sorted(set(sizes) - known):
+            raise UserError(f"the model has no size named {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        self.config = config = ModelConfig(
+            max_components=max_components, latent_dim=latent_dim, hidden_dim=hidden_dim, action_dim=action_dim, **sizes
+        )
+        check_sizes(config)
+        self.tokenizer = Tokenizer(config)
+        self.perceiver = CausalPerceiver(config)
+        self.trunk = Trunk(config)
+        self.teacher = Trunk(config).requires_grad_(False)
+        self.teacher.load_state_dict(self.trunk.state_dict())
+        self.posterior = PosteriorHead(config)
+        self.decoder = Decoder(config)
+        self.prior = DPGMMPrior(config)
+        self.attention = BottomUpAttention(config)
+        self.attention_prior = TopDownAttention(config)
+        self.dynamics = Dynamics(config)
+        self.predictor = FramePredictor(config)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":
+        """The model of a typed configuration."""
+        return cls(**{f.name: getattr(config, f.name) for f in fields(config)})
+
+    def forward(self, observations: Tensor, actions: Tensor, noise: Noise | None = None) -> SequenceOutputs:
+        """The same as `forward_sequence`."""
+        return self.forward_sequence(observations, actions, noise)
+
+    def forward_sequence(self, observations: Tensor, actions: Tensor, noise: Noise | None = None) -> SequenceOutputs:
+        """Everything the losses need of a window, in one pass over all frames.
+
+        Args:
+            observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
+            actions: float [B, T, A]; a_t is taken after seeing frame t.
+            noise: the step's draws, from `draw_noise`; none means posterior means, median sticks and no substitution
+                in evaluation mode, and draws keyed by torch's global generator in training mode.
+        """
+        frames = self._check(observations, actions)
+        batch, time = frames.shape[:2]
+        flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        noise = self._noise(noise, batch, time).to(flat.device)
+
+        tokens = self.tokenizer(flat)
+        context = self.perceiver(tokens.codes.unflatten(0, (batch, time)))
+        features = self.trunk(flat)
+        with torch.no_grad():
+            teacher_features = self.teacher(flat)
+        mean, log_var = self.posterior(features, context)
+        samples = mean[:, :, None] + (0.5 * log_var).exp()[:, :, None] * noise.latent
+        latents = samples[:, :, 0]
+        attention = self.attention(features, context)
+
+        predicted = self.predictor(latents)
+        seen = (context, attention.slots, attention.state)
+        used_context, used_slots, used_state = substitute(noise.substitute, predicted, seen)
+        start = self.dynamics.start_state(batch)
+        hidden, _ = self.dynamics(latents, used_context, used_state, actions, start)
+        prior = self.prior(previous(hidden, start[0][-1, 0]), previous(used_context, self.prior.start), noise.sticks)
+        prior_log_maps, motion = self.attention_prior(
+            attention.maps[:, :-1], hidden[:, :-1], latents[:, :-1], actions[:, :-1]
+        )
+        return SequenceOutputs(
+            observations=frames,
+            context=context,
+            posterior_mean=mean,
+            posterior_log_var=log_var,
+            samples=samples,
+            latents=latents,
+            prior=prior,
+            stick_kl=self.prior.stick_kl(prior),
+            alpha_kl=self.prior.alpha_kl(prior),
+            attention=attention,
+            prior_log_maps=prior_log_maps,
+            motion=motion,
+            predicted=predicted,
+            hidden_states=hidden,
+            likelihood=self.decode(latents, used_slots),
+            features=features,
+            teacher_features=teacher_features,
+            token_info=tokens,
+            next_token_logits=self.perceiver.next_frame_logits(context[:, :-1]),
+            noise=noise,
+        )
+
+    def decode(self, latents: Tensor, slots: Tensor) -> Any:
+        """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d], over frames [B*T, 3, H, W]."""
+        return FAMILIES[self.config.likelihood](self.decoder(latents, slots))
+
+    @torch.no_grad()
+    def reconstruct(self, outputs: SequenceOutputs) -> Tensor:
+        """Decoder mean at the posterior mean and the frame's own slots, [B, T, 3, H, W] in [-1, 1]."""
+        mean = self.decode(outputs.posterior_mean, outputs.attention.slots).mean()
+        return mean.unflatten(0, outputs.context.shape[:2])
+
+    @torch.no_grad()
+    def imagine(self, observations: Tensor, actions: Tensor, samples: int = 1, key: int = 0) -> Tensor:
+        """Open loop: filter the context frames, then go on from actions alone.
+
+        Args:
+            observations: the context frames [B, T0, 3, H, W], uint8 or float in [-1, 1], T0 >= 1.
+            actions: [B, T0 + horizon - 1 or more, A], the context's and the future's; a_t leads to frame t+1.
+                Every action from T0 - 1 on imagines one frame.
+            samples: futures drawn for each sequence.
+            key: decides the draws.
+
+        Returns:
+            Expected frames [B, samples, horizon, 3, H, W] in [-1, 1]; horizon = actions.shape[1] - T0 + 1.
+        """
+        return imagine(self, observations, actions, samples, key)
+
+    def draw_noise(self, key: int, batch: int, frames: int) -> Noise:
+        """The draws of one step on a global batch of `batch` windows of `frames` frames."""
+        return draw_noise(self.config, key, batch, frames)
+
+    @torch.no_grad()
+    def after_step(self, outputs: list[SequenceOutputs]) -> None:
+        """Move the codebook's and the teacher's averages by one step; `outputs` holds the step's micro-batches.
+
+        Collective: every rank calls it once a step.
+        """
+        cells = self.config.grid**2
+        first = outputs[0].noise.first_row * outputs[0].context.shape[1] * cells
+        self.tokenizer.codebook.update(
+            torch.cat([o.token_info.ids.flatten() for o in outputs]),
+            torch.cat([o.token_info.encodings.flatten(0, 1) for o in outputs]).float(),
+            outputs[0].noise.candidates,
+            first,
+        )
+        pairs = [list(part.parameters()) for part in (self.teacher, self.trunk)]
+        torch._foreach_lerp_(pairs[0], pairs[1], 1 - self.config.teacher_decay)
+
+    def _noise(self, noise: Noise | None, batch: int, frames: int) -> Noise:
+        if noise is not None:
+            return noise
+        if not self.training:
+            return no_noise(self.config, batch, frames)
+        return self.draw_noise(int(torch.randint(2**62, ())), batch, frames)
+
+    def _check(self, observations: Tensor, actions: Tensor) -> Tensor:
+        size = self.config.image_size
+        if observations.ndim != 5 or observations.shape[2:] != (3, size, size):
+            raise UserError(f"observations are {tuple(observations.shape)}; the model reads [B, T, 3, {size}, {size}]")
+        if actions.shape != (*observations.shape[:2], self.config.action_dim):
+            wanted = (*observations.shape[:2], self.config.action_dim)
+            raise UserError(f"actions are {tuple(actions.shape)}; the model reads {wanted}: check action_dim")
+        if observations.dtype == torch.uint8:
+            return normalise_frames(observations.movedim(2, -1))
+        return observations
+
+
+def substitute(where: Tensor, predicted: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[Tensor]:
+    """Where the mask [B, T] is true the predicted tensor [B, T, ...], elsewhere the seen one."""
+    masks = [where.view(*where.shape, *[1] * (tensor.ndim - 2)) for tensor in seen]
+    return [torch.where(mask, guess, true) for mask, guess, true in zip(masks, predicted, seen, strict=True)]
+
+
+def check_sizes(config: ModelConfig) -> None:
+    """Refuse sizes that do not fit together, with `UserError`."""
+    rules = {
+        "action_dim must be at least 1": config.action_dim >= 1,
+        "max_components must be at least 2": config.max_components >= 2,
+        "grid must be an even number": config.grid >= 2 and config.grid % 2 == 0,
+        "image_size must be a multiple of 4 * grid": config.image_size % (4 * config.grid) == 0,
+        "perceiver_dim must be a multiple of perceiver_heads": config.perceiver_dim % config.perceiver_heads == 0,
+        "kl_samples must be at least 1": config.kl_samples >= 1,
+        "decoder_width must be a multiple of 2": config.decoder_width % 2 == 0,
+    }
+    if broken := [rule for rule, holds in rules.items() if not holds]:
+        raise UserError(f"model sizes do not fit: {'; '.join(broken)}")

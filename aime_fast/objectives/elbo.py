@@ -1,0 +1,90 @@
+"""Task 1: the evidence lower bound, and the terms that shape the latent space."""
+
+from dataclasses import dataclass
+
+import torch
+from aime_kernels import gaussian_log_density, mixture_log_density
+from torch import Tensor, distributed
+from torch.nn import functional as F
+
+from aime_fast.model.outputs import SequenceOutputs
+
+
+@dataclass
+class LatentTerms:
+    """What the Monte Carlo samples say of posterior and prior."""
+
+    kl_z: Tensor
+    """E_q[log q(z) - log p(z)] in nats a frame, 0-d."""
+    usage: Tensor
+    """Share of each component over the global batch, [K]; sums to 1."""
+    responsibility_entropy: Tensor
+    """Mean entropy of r_k(z) in nats, 0-d."""
+    usage_entropy: Tensor
+    """Entropy of `usage` in nats, 0-d."""
+
+    @property
+    def cluster_entropy(self) -> Tensor:
+        """Mutual information of component and z, H(usage) - E H(r), in [0, log K]: used components, told apart."""
+        return self.usage_entropy - self.responsibility_entropy
+
+
+def latent_terms(outputs: SequenceOutputs, free_nats: float) -> LatentTerms:
+    """Monte Carlo KL of posterior and mixture prior with full marginalisation, and the responsibilities' entropies.
+
+    kl_z = E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))]; below `free_nats` it is not penalised.
+    """
+    mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
+    log_q = gaussian_log_density(outputs.samples, mean, log_var).flatten(0, 1)
+    prior = outputs.prior
+    log_p, log_r = mixture_log_density(
+        outputs.samples.flatten(0, 1),
+        prior.log_weights.flatten(0, 1),
+        prior.means.flatten(0, 1),
+        prior.log_vars.flatten(0, 1),
+    )
+    kl = (log_q - log_p).mean()
+    responsibilities = log_r.exp()
+    usage = global_mean(responsibilities.flatten(0, -2).mean(0))
+    return LatentTerms(
+        kl_z=kl.clamp_min(free_nats) if free_nats > 0 else kl,
+        usage=usage,
+        responsibility_entropy=-(responsibilities * log_r).sum(-1).mean(),
+        usage_entropy=torch.special.entr(usage.clamp_min(1e-12)).sum(),
+    )
+
+
+def global_mean(local: Tensor) -> Tensor:
+    """Mean over the ranks, with the gradient of the local part.
+
+    Averaging the ranks' gradients then gives the gradient of a function of the global mean: each rank contributes
+    f'(global) times its own derivative.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return local
+    total = local.detach().clone()
+    distributed.all_reduce(total)
+    return local + (total / distributed.get_world_size() - local).detach()
+
+
+def reconstruction_nats(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
+    """-log p(x | z, slots) in nats a data dimension, 0-d.
+
+    With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1, where surprise in [0, 1] is the
+    total variation between the attention that was predicted and the one that came: errors weigh more where the
+    schema was wrong.
+    """
+    frames = outputs.observations.flatten(0, 1)
+    nats = outputs.likelihood.nats(frames) / frames[0].numel()
+    if precision_weight <= 0:
+        return nats.mean()
+    seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
+    surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
+    weight = 1 + precision_weight * F.pad(surprise, (1, 0))
+    return (nats * (weight / weight.mean()).flatten()).mean()
+
+
+def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the cosine similarity matrices of two feature maps [N, F, G, G], 0-d."""
+    live, target = (F.normalize(x.flatten(2), dim=1) for x in (features, teacher))
+    return F.mse_loss(live.transpose(1, 2) @ live, target.transpose(1, 2) @ target)

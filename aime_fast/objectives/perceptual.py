@@ -1,0 +1,33 @@
+"""Task 2: what the tokenizer and the perceiver learn by themselves."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aime_fast.model.outputs import SequenceOutputs
+
+COMMITMENT = 0.25
+"""Weight of the commitment loss (van den Oord et al. 2017, eq. 3)."""
+
+
+def pixel_loss(outputs: SequenceOutputs) -> Tensor:
+    """L1 + mean squared error of the tokenizer's reconstruction, frames in [-1, 1], 0-d."""
+    frames, guess = outputs.observations.flatten(0, 1), outputs.token_info.reconstruction
+    return F.l1_loss(guess, frames) + F.mse_loss(guess, frames)
+
+
+def next_token_loss(outputs: SequenceOutputs) -> Tensor:
+    """Cross-entropy of frame t+1's tokens given c_t, nats a token, 0-d; zero for a single frame."""
+    logits = outputs.next_token_logits
+    if logits.shape[1] == 0:
+        return logits.sum()
+    targets = outputs.token_info.ids.unflatten(0, outputs.context.shape[:2])[:, 1:]
+    return F.cross_entropy(logits.float().flatten(0, 2), targets.flatten())
+
+
+@torch.no_grad()
+def perplexity(outputs: SequenceOutputs) -> Tensor:
+    """exp of the entropy of code usage in this batch, in [1, num_codes], 0-d."""
+    ids = outputs.token_info.ids.flatten()
+    usage = torch.bincount(ids, minlength=outputs.next_token_logits.shape[-1]) / len(ids)
+    return torch.special.entr(usage).sum().exp()

@@ -1,0 +1,42 @@
+"""Task 3: foreseeing attention, its motion, and what z alone says of a frame."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aime_fast.model.attention_schema import centre_of_mass
+from aime_fast.model.outputs import SequenceOutputs
+
+
+def attention_kl(outputs: SequenceOutputs) -> Tensor:
+    """KL(posterior map || prior map), nats a slot, mean over slots and frames 1 .. T-1; 0-d."""
+    maps = outputs.attention.maps[:, 1:]
+    if maps.shape[1] == 0:
+        return maps.sum()
+    return (maps * (maps.clamp_min(1e-20).log() - outputs.prior_log_maps)).sum(-1).mean()
+
+
+def motion_loss(outputs: SequenceOutputs) -> Tensor:
+    """Smooth L1 between each slot's shift of centre and the motion field under it, in half grid widths; 0-d."""
+    maps = outputs.attention.maps
+    if maps.shape[1] < 2:
+        return maps.sum() * 0
+    centres = centre_of_mass(maps)
+    expected = maps[:, :-1] @ outputs.motion.transpose(-1, -2)
+    return F.smooth_l1_loss(expected, centres[:, 1:] - centres[:, :-1], beta=0.1)
+
+
+def diversity_loss(outputs: SequenceOutputs) -> Tensor:
+    """Mean cosine of the maps of two different slots, in [0, 1]; 0-d."""
+    maps = F.normalize(outputs.attention.maps, dim=-1)
+    slots = maps.shape[-2]
+    overlap = (maps @ maps.transpose(-1, -2)).sum((-1, -2)) - slots
+    return overlap.mean() / max(slots * (slots - 1), 1)
+
+
+def self_prediction_loss(outputs: SequenceOutputs) -> Tensor:
+    """Mean squared error of context, slots and attention state predicted from z alone, targets fixed; 0-d."""
+    attention = outputs.attention
+    targets = (outputs.context, attention.slots, attention.state)
+    errors = [F.mse_loss(guess, true.detach()) for guess, true in zip(outputs.predicted, targets, strict=True)]
+    return torch.stack(errors).mean()
