@@ -1,0 +1,225 @@
+"""One protocol for the training step, with or without DeepSpeed: backward per task, balance, clip, step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from aime_fast.balancing.sharded import ParameterRows, Row, Rows, global_norm
+from aime_fast.config import OptimConfig, TrainConfig
+from aime_fast.errors import UserError
+
+
+class Balancer(Protocol):
+    """What the engines ask of gradient balancing (`aime_fast.balancing.rgb.RGB`)."""
+
+    def balance(self, rows: Sequence[Sequence[Tensor | None]], reduce: Callable[[Tensor], Tensor] | None = None) -> Any:
+        """Combine the rows; the report has `.update` (a row) and `.finite` (0-d bool)."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step did; every tensor stays on the device."""
+
+    balance: Any
+    """The balancer's own report."""
+    grad_norm: Tensor
+    """0-d float32: norm of the balanced update before clipping."""
+    finite: Tensor
+    """0-d bool: False where a gradient was not finite on any rank and the step was skipped on all."""
+
+
+class Engine:
+    """A module, its optimiser and the layout of its task gradients.
+
+    One optimiser step is: for each micro-batch `engine(...)` and `engine.backward(task_losses)`, then
+    `engine.balance_and_step(rgb)`. No call waits for the device.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rows: Rows,
+        config: TrainConfig,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.device = device
+        self.rank = rank
+        self.world_size = world_size
+        self.accumulation = config.optim.accumulation
+        self.micro_batch = micro_batch_size(config, world_size)
+        self._clip = config.optim.clip
+        self._rows = rows
+        self._parameters = trainable(module)
+        self._micro_step = 0
+        # A local row joins its average over ranks and micro-batches by this factor, applied inside the backward pass.
+        shares = self.accumulation * (1 if config.balancing.mode == "local" else world_size)
+        self._share = torch.tensor(1.0 / shares, device=device)
+
+    def __call__(self, observations: Tensor, actions: Tensor, noise: Any) -> Any:
+        """The module's outputs for this rank's micro-batch."""
+        return self.module(observations, actions, noise=noise)
+
+    def backward(self, task_losses: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
+        """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's row; frees the graph.
+
+        A parameter that a task does not reach costs nothing: autograd visits only what lies below the loss.
+        `names` label the profiler's ranges. Must be called `accumulation` times before each step.
+        """
+        if self._micro_step == self.accumulation:
+            raise RuntimeError(f"backward called more than accumulation={self.accumulation} times before the step")
+        self._micro_step += 1
+        last = self._micro_step == self.accumulation
+        for task, loss in enumerate(task_losses):
+            with record_function(f"backward/{names[task] if names else task}"):
+                self._rows.add(task, self._gradients(loss, keep_graph=task + 1 < len(task_losses)), last)
+
+    def _gradients(self, loss: Tensor, keep_graph: bool) -> Sequence[Tensor | None]:
+        if not loss.requires_grad:
+            return [None] * len(self._parameters)
+        share = self._share.to(loss.dtype)
+        return torch.autograd.grad(loss, self._parameters, share, retain_graph=keep_graph, allow_unused=True)
+
+    def balance_and_step(self, balancer: Balancer) -> StepReport:
+        """Balance the rows, clip the update to `optim.clip`, step the optimiser and forget the gradients.
+
+        With a non-finite gradient in any task on any rank, parameters and optimiser state keep their values everywhere.
+        """
+        if self._micro_step != self.accumulation:
+            raise RuntimeError(f"step after {self._micro_step} of {self.accumulation} backward calls")
+        self._micro_step = 0
+        with record_function("balance"), torch.no_grad():
+            report = balancer.balance(self._rows.rows(), reduce=self._rows.reduce)
+            update = self._rows.merge(report.update)
+            norm = self._clipped(update)
+            finite = report.finite & torch.isfinite(norm)
+        with record_function("step"):
+            self._rows.place(update)
+            self._step(finite)
+            self._rows.clear()
+        return StepReport(report, norm, finite)
+
+    def _clipped(self, update: Row) -> Tensor:
+        """Scale the update in place to norm at most `optim.clip`; the norm before."""
+        norm = global_norm(update, self._norm_reduce, self.device)
+        present = [tensor for tensor in update if tensor is not None]
+        if present:
+            torch._foreach_mul_(present, (self._clip / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    @property
+    def _norm_reduce(self) -> Callable[[Tensor], Tensor] | None:
+        return self._rows.reduce
+
+    def _step(self, finite: Tensor) -> None:
+        # The fused optimisers skip the whole step on the device where `found_inf` is 1: what torch's GradScaler uses.
+        self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+        self.optimizer.step()
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of every parameter group, without a host sync."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's optimiser state: plain values and tensors, loadable with `weights_only=True`."""
+        return {"layout": self._layout(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()` of an engine of the same kind, rank and world size, after the module's own weights.
+
+        `UserError` where the layouts differ.
+        """
+        saved, mine = state["layout"], self._layout()
+        if saved != mine:
+            raise UserError(
+                f"optimiser state was saved by {_words(saved)}, this run is {_words(mine)}; resume with that layout"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(self.device, copy=True)
+
+    def _layout(self) -> dict[str, Any]:
+        return {"engine": "plain", "stage": 0, "world_size": self.world_size, "rank": self.rank}
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def close(self) -> None:
+        """Leave the process group, where this engine opened one."""
+
+
+class PlainEngine(Engine):
+    """One process, no DeepSpeed, the same code path."""
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(device)
+        super().__init__(
+            module, make_optimizer(module, config.optim, device), ParameterRows(trainable(module)), config, device
+        )
+
+
+def open_engine(model: nn.Module, config: TrainConfig, total_steps: int) -> Engine:
+    """The engine that `config.ds_config` asks for: DeepSpeed's, or the plain one where it is None.
+
+    Args:
+        model: the module with its initial weights; moved to this process's device.
+        config: the run's configuration.
+        total_steps: optimiser steps of the run, at least 1.
+
+    Raises:
+        UserError: a configuration that does not fit, in one line.
+    """
+    if config.ds_config is None:
+        return PlainEngine(model, config)
+    from aime_fast.training.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(model, config)
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The module's parameters that want a gradient, in definition order."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Fused AdamW or SGD with a tensor learning rate; only matrices and filters (ndim >= 2) decay."""
+    parameters = trainable(module)
+    wide = [parameter for parameter in parameters if parameter.ndim >= 2]
+    rest = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [
+        {"params": chosen, "weight_decay": decay, "lr": torch.tensor(optim.lr, device=device)}
+        for chosen, decay in ((wide, optim.weight_decay), (rest, 0.0))
+        if chosen
+    ]
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=optim.lr, fused=True)
+    return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
+
+
+def micro_batch_size(config: TrainConfig, world_size: int) -> int:
+    """Windows in one micro-batch of one rank; `UserError` where the global batch does not divide."""
+    batch, accumulation = config.loader.batch_size, config.optim.accumulation
+    if batch % (world_size * accumulation):
+        raise UserError(
+            f"loader.batch_size={batch} does not divide by {world_size} processes x optim.accumulation={accumulation}; "
+            f"use a multiple of {world_size * accumulation}"
+        )
+    return batch // (world_size * accumulation)
+
+
+def _words(layout: dict[str, Any]) -> str:
+    name = "one process without DeepSpeed" if layout["engine"] == "plain" else f"DeepSpeed ZeRO-{layout['stage']}"
+    return name if layout["engine"] == "plain" else f"{name}, rank {layout['rank']} of {layout['world_size']}"

@@ -1,0 +1,147 @@
+"""The plain engine against `loss.backward()` and torch's own clipping and optimisers."""
+
+import copy
+
+import pytest
+import torch
+from toy import Mean, Toy, batch, run_step, toy_config
+
+from aime_fast.balancing.sharded import any_nonfinite_poisons, global_norm, owned
+from aime_fast.errors import UserError
+from aime_fast.training.engine import micro_batch_size, open_engine
+
+torch.set_num_threads(1)
+
+
+def reference_step(module, optimizer, clip, step):
+    observations, actions = batch(step)
+    optimizer.zero_grad()
+    (sum(module.losses(module(observations, actions))) / 3).backward()
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+    optimizer.step()
+    return norm
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
+@pytest.mark.parametrize("clip", [5.0, 0.05])
+def test_steps_equal_plain_torch(accumulation, clip):
+    config = toy_config(name="adamw", lr=0.01, weight_decay=0.1, clip=clip, accumulation=accumulation)
+    module, expected = Toy(), Toy()
+    wide = [p for p in expected.parameters() if p.ndim >= 2]
+    rest = [p for p in expected.parameters() if p.ndim < 2]
+    groups = [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, fused=False, foreach=False)
+    engine = open_engine(module, config, total_steps=5)
+    for step in range(5):
+        report = run_step(engine, Mean(), step)
+        norm = reference_step(expected, optimizer, clip, step)
+        torch.testing.assert_close(report.grad_norm, norm, rtol=1e-5, atol=1e-6)
+        assert bool(report.finite)
+    for have, want in zip(module.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(have, want, rtol=1e-5, atol=1e-6)
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_non_finite_gradient_skips_the_step_and_its_state(name):
+    engine = open_engine(Toy(), toy_config(name=name, lr=0.1, weight_decay=0.1), total_steps=3)
+    run_step(engine, Mean(), 0)
+    before = copy.deepcopy(engine.state_dict()), [p.detach().clone() for p in engine.module.parameters()]
+    observations, actions = batch(1)
+    observations[0, 0] = torch.nan
+    engine.backward(engine.module.losses(engine(observations, actions, None)))
+    report = engine.balance_and_step(Mean())
+    assert not bool(report.finite)
+    after = engine.state_dict()
+    for have, want in zip(engine.module.parameters(), before[1], strict=True):
+        assert torch.equal(have, want)
+    for index, state in before[0]["optimizer"]["state"].items():
+        for key, value in state.items():
+            assert value is None or torch.equal(after["optimizer"]["state"][index][key], value)
+    assert bool(run_step(engine, Mean(), 2).finite)
+    assert all(torch.isfinite(p).all() for p in engine.module.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_resume_is_bit_exact(name, tmp_path):
+    config = toy_config(name=name, lr=0.02, accumulation=2)
+    whole = open_engine(Toy(), config, total_steps=6)
+    for step in range(6):
+        whole.set_lr(0.02 / (step + 1))
+        run_step(whole, Mean(), step)
+        if step == 2:
+            torch.save({"module": whole.module.state_dict(), "engine": whole.state_dict()}, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = open_engine(Toy(seed=9), config, total_steps=6)
+    resumed.module.load_state_dict(state["module"])
+    resumed.load_state_dict(state["engine"])
+    for step in range(3, 6):
+        resumed.set_lr(0.02 / (step + 1))
+        run_step(resumed, Mean(), step)
+    for have, want in zip(resumed.module.parameters(), whole.module.parameters(), strict=True):
+        assert torch.equal(have, want)
+
+
+def test_state_of_another_layout_is_refused():
+    engine = open_engine(Toy(), toy_config(), total_steps=1)
+    state = engine.state_dict()
+    state["layout"] = {"engine": "deepspeed", "stage": 2, "world_size": 2, "rank": 0}
+    with pytest.raises(UserError, match="ZeRO-2, rank 0 of 2"):
+        engine.load_state_dict(state)
+
+
+def test_set_lr_reaches_every_group_and_zero_stops():
+    engine = open_engine(Toy(), toy_config(lr=0.1), total_steps=1)
+    before = [p.detach().clone() for p in engine.module.parameters()]
+    engine.set_lr(0.0)
+    run_step(engine, Mean(), 0)
+    assert all(torch.equal(have, want) for have, want in zip(engine.module.parameters(), before, strict=True))
+
+
+def test_a_loss_without_gradient_is_a_task_of_zeros():
+    engine = open_engine(Toy(), toy_config(), total_steps=1)
+    observations, actions = batch(0)
+    losses = engine.module.losses(engine(observations, actions, None))
+    engine.backward([losses[0], torch.zeros(()), losses[1]])
+    report = engine.balance_and_step(Mean())
+    assert bool(report.finite) and float(report.grad_norm) > 0
+
+
+def test_calls_out_of_order_are_errors():
+    engine = open_engine(Toy(), toy_config(accumulation=2), total_steps=1)
+    with pytest.raises(RuntimeError, match="0 of 2"):
+        engine.balance_and_step(Mean())
+
+
+@pytest.mark.parametrize(("world_size", "accumulation", "size"), [(1, 1, 12), (2, 3, 2), (3, 4, 1)])
+def test_micro_batch_divides_the_global_batch(world_size, accumulation, size):
+    assert micro_batch_size(toy_config(accumulation=accumulation), world_size) == size
+
+
+def test_a_batch_that_does_not_divide_is_a_users_mistake():
+    with pytest.raises(UserError, match=r"loader\.batch_size=12 .* multiple of 10"):
+        micro_batch_size(toy_config(accumulation=2), 5)
+
+
+def test_owned_rows_share_no_memory():
+    shared = torch.arange(4.0)
+    row = owned([shared, shared, torch.tensor(2.0).expand(3), None, torch.ones(2, dtype=torch.float64)])
+    row[0].mul_(0)
+    row[2][0] = 7
+    assert torch.equal(row[1], torch.arange(4.0)) and row[2].tolist() == [7, 2, 2]
+    assert row[3] is None and row[4].dtype == torch.float32
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_one_bad_rank_poisons_every_local_gram(bad):
+    grams = [torch.eye(3), torch.full((3, 3), bad)]
+    reduced = any_nonfinite_poisons(lambda tensor: sum(gram * 0 for gram in grams))(grams[0])
+    assert torch.isnan(reduced).all()
+    assert torch.equal(any_nonfinite_poisons(lambda tensor: tensor * 2)(torch.eye(3)), torch.eye(3))
+
+
+def test_global_norm_counts_every_shard():
+    whole = torch.randn(101, generator=torch.Generator().manual_seed(0))
+    norm = global_norm([whole[:40].view(8, 5), None], lambda square: square + whole[40:].square().sum(), whole.device)
+    torch.testing.assert_close(norm, whole.norm())
+    assert global_norm([None], None, whole.device) == 0

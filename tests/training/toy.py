@@ -1,0 +1,80 @@
+"""A small module with three tasks, a balancer without state, and the batch they are tested on."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aime_fast.config import TrainConfig, preset_config
+
+
+class Toy(nn.Module):
+    """Three losses over a shared trunk: task 2 never reaches `head`, only task 1 reaches `side`, none `idle`."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.trunk = nn.Linear(7, 11)
+        self.head = nn.Linear(11, 5)
+        self.side = nn.Linear(11, 3, bias=False)
+        self.idle = nn.Parameter(torch.ones(13))
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        for parameter in (*self.trunk.parameters(), *self.head.parameters(), *self.side.parameters()):
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+
+    def forward(self, observations: Tensor, actions: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        hidden = torch.tanh(self.trunk(observations.to(self.trunk.weight.dtype)))
+        return {"head": self.head(hidden), "side": self.side(hidden), "hidden": hidden, "actions": actions}
+
+    def losses(self, outputs: dict[str, Tensor]) -> list[Tensor]:
+        """Means over the batch, so the mean over equal slices is the whole batch's loss."""
+        return [
+            (outputs["head"] - outputs["actions"]).square().mean() * self.scale,
+            100 * (outputs["side"].square() - 0.3).square().mean() + outputs["head"].cos().mean(),
+            -0.01 * (outputs["hidden"] * self.scale).sin().mean(),
+        ]
+
+
+@dataclass(frozen=True)
+class MeanReport:
+    update: list[Tensor | None]
+    finite: Tensor
+
+
+class Mean:
+    """Plain average of the task gradients, in the form `RGB.balance` has."""
+
+    def balance(self, rows: Any, reduce: Any = None) -> MeanReport:
+        update: list[Tensor | None] = []
+        for parts in zip(*rows, strict=True):
+            present = [part for part in parts if part is not None]
+            update.append(torch.stack(present).sum(0) / len(rows) if present else None)
+        total = torch.stack([part.sum() for part in update if part is not None]).sum()
+        return MeanReport(update, torch.isfinite(total if reduce is None else reduce(total)))
+
+
+def batch(step: int, size: int = 12) -> tuple[Tensor, Tensor]:
+    """Observations [size, 7] and targets [size, 5] of one step, the same on every rank."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    return torch.randn(size, 7, generator=generator), torch.randn(size, 5, generator=generator)
+
+
+def toy_config(**optim: Any) -> TrainConfig:
+    """The debug preset with a batch of 12 and the given optimiser settings."""
+    config = preset_config("debug")
+    return replace(config, loader=replace(config.loader, batch_size=12), optim=replace(config.optim, **optim))
+
+
+def run_step(engine: Any, balancer: Any, step: int, size: int = 12) -> Any:
+    """One optimiser step of this rank's slice of the global batch, split into micro-batches."""
+    observations, actions = batch(step, size)
+    share = size // engine.world_size
+    chunks = [
+        tensor[engine.rank * share : (engine.rank + 1) * share].split(engine.micro_batch)
+        for tensor in (observations, actions)
+    ]
+    module = engine.module
+    for part, target in zip(*chunks, strict=True):
+        engine.backward(module.losses(engine(part, target, None)))
+    return engine.balance_and_step(balancer)
