@@ -1,0 +1,29 @@
+"""uint8 frames: cut windows out of a resident store, and map the 256 levels to [-1, 1] and back."""
+
+import torch
+from torch import Tensor
+
+
+def gather_windows(store: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Copy windows of consecutive frames out of a store of frames.
+
+    store: uint8 [F, H, W, 3]; starts: int64 [B], each in [0, F - length]. Returns uint8 [B, length, H, W, 3] with
+    `result[b, t] = store[starts[b] + t]`. Raises IndexError (from torch) when a window leaves the store.
+    """
+    offsets = torch.arange(length, device=starts.device)
+    index = (starts[:, None] + offsets).reshape(-1)
+    return store.index_select(0, index).view(starts.shape[0], length, *store.shape[1:])
+
+
+def normalise_frames(frames: Tensor) -> Tensor:
+    """Map uint8 levels [B, T, H, W, 3] to float32 [B, T, 3, H, W]: level * (2 / 255) - 1, in [-1, 1].
+
+    Level 0 maps to exactly -1 and level 255 to exactly +1; `frames_to_levels` inverts all 256 levels exactly.
+    """
+    # The transpose is done on bytes: a quarter of the traffic of transposing floats.
+    return frames.movedim(-1, -3).contiguous().to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+
+
+def frames_to_levels(frames: Tensor) -> Tensor:
+    """Map floats in [-1, 1] (any shape) to the nearest of the 256 levels, uint8, same shape; values outside clamp."""
+    return frames.add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)
