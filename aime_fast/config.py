@@ -140,6 +140,8 @@ class OptimConfig:
     """Largest norm of the balanced gradient."""
     accumulation: int = 1
     """Micro-batches in one optimiser step."""
+    max_skipped_steps: int = 20
+    """Stop when so many steps in a row were skipped for a non-finite gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,8 @@ class TrainConfig:
     """The run's folder; none makes a new one under runs/."""
     checkpoint_every: int = 200
     """Steps between two checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay; the best stays too."""
     resume: str | None = None
     """`auto` for the newest checkpoint in `out`, or a run folder or checkpoint."""
     seed: int = 0
