@@ -1,5 +1,24 @@
-"""The one exception a user's mistake becomes."""
+"""The one exception a user's mistake becomes, and the one place that turns it into an exit code."""
+
+import sys
+from collections.abc import Callable
 
 
 class UserError(Exception):
     """A mistake of the user: one line that says what, where and what to do; the command exits with code 2."""
+
+
+def exit_on_user_error(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code.
+
+    What the command returns (None means 0); 2 after a `UserError`, printed on standard error as one line
+    `error: ...`; 130 after Ctrl-C. Any other exception is a defect of the program and keeps its traceback.
+    """
+    try:
+        return command() or 0
+    except UserError as mistake:
+        print("error:", " ".join(str(mistake).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
