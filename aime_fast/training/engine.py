@@ -112,15 +112,11 @@ class Engine:
 
     def _clipped(self, update: Row) -> Tensor:
         """Scale the update in place to norm at most `optim.clip`; the norm before."""
-        norm = global_norm(update, self._norm_reduce, self.device)
+        norm = global_norm(update, self._rows.norm_reduce, self.device)
         present = [tensor for tensor in update if tensor is not None]
         if present:
             torch._foreach_mul_(present, (self._clip / (norm + 1e-6)).clamp(max=1.0))
         return norm
-
-    @property
-    def _norm_reduce(self) -> Callable[[Tensor], Tensor] | None:
-        return self._rows.reduce
 
     def _step(self, finite: Tensor) -> None:
         # The fused optimisers skip the whole step on the device where `found_inf` is 1: what torch's GradScaler uses.

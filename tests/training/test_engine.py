@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import Mean, Toy, batch, run_step, toy_config
 
-from aime_fast.balancing.sharded import any_nonfinite_poisons, global_norm, owned
+from aime_fast.balancing.sharded import nonfinite_poisons_all, global_norm, owned
 from aime_fast.errors import UserError
 from aime_fast.training.engine import micro_batch_size, open_engine
 
@@ -135,9 +135,9 @@ def test_owned_rows_share_no_memory():
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_one_bad_rank_poisons_every_local_gram(bad):
     grams = [torch.eye(3), torch.full((3, 3), bad)]
-    reduced = any_nonfinite_poisons(lambda tensor: sum(gram * 0 for gram in grams))(grams[0])
+    reduced = nonfinite_poisons_all(lambda tensor: sum(gram * 0 for gram in grams))(grams[0])
     assert torch.isnan(reduced).all()
-    assert torch.equal(any_nonfinite_poisons(lambda tensor: tensor * 2)(torch.eye(3)), torch.eye(3))
+    assert torch.equal(nonfinite_poisons_all(lambda tensor: tensor * 2)(torch.eye(3)), torch.eye(3))
 
 
 def test_global_norm_counts_every_shard():

@@ -19,7 +19,7 @@ class Toy(nn.Module):
         self.head = nn.Linear(11, 5)
         self.side = nn.Linear(11, 3, bias=False)
         self.idle = nn.Parameter(torch.ones(13))
-        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.scale = nn.Parameter(torch.tensor([1.5]))
         for parameter in (*self.trunk.parameters(), *self.head.parameters(), *self.side.parameters()):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
 
@@ -30,7 +30,7 @@ class Toy(nn.Module):
     def losses(self, outputs: dict[str, Tensor]) -> list[Tensor]:
         """Means over the batch, so the mean over equal slices is the whole batch's loss."""
         return [
-            (outputs["head"] - outputs["actions"]).square().mean() * self.scale,
+            (outputs["head"] - outputs["actions"]).square().mean() * self.scale[0],
             100 * (outputs["side"].square() - 0.3).square().mean() + outputs["head"].cos().mean(),
             -0.01 * (outputs["hidden"] * self.scale).sin().mean(),
         ]

@@ -1,0 +1,151 @@
+"""The engine over DeepSpeed: ZeRO 0, 1 and 2 at any number of processes."""
+
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from aime_fast.balancing.sharded import FlatRows, LocalRows, ParameterRows, Rows, whole_group, zero_groups
+from aime_fast.config import TrainConfig
+from aime_fast.errors import UserError
+from aime_fast.training.ds_config import EngineSettings, engine_settings
+from aime_fast.training.engine import Engine, make_optimizer, micro_batch_size, trainable
+
+TIMEOUT_MINUTES = 10
+"""A rank that waits longer than this for the others stops with an error; DEEPSPEED_TIMEOUT (minutes) overrides."""
+
+
+class DeepSpeedEngine(Engine):
+    """DeepSpeed's partitions and optimiser step under gradients that are reduced a task at a time.
+
+    The forward pass goes to the module and the gradients come from `torch.autograd.grad`, so DeepSpeed's own backward,
+    accumulation and clipping stay out of the way; `balancing/sharded.py` says why. ZeRO-1 adds whole gradients up over
+    micro-batches and reduces once; ZeRO-2 keeps shards only and reduces each micro-batch.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        rank, local_rank, world_size = (int(os.environ.get(key, default)) for key, default in _ENVIRONMENT.items())
+        settings = engine_settings(config, world_size)
+        micro_batch_size(config, world_size)
+        device = _device(local_rank)
+        self._opened = _join(rank, world_size, device)
+        if device.type == "cpu" and not config.threads and "OMP_NUM_THREADS" not in os.environ:
+            local_size = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
+        module.to(device)
+        optimizer = make_optimizer(module, config.optim, device)
+        self._deepspeed = _initialize(module, optimizer, settings)
+        self._stage = settings.stage
+        self._bf16 = settings.bf16
+        rows = _rows(trainable(module), self._deepspeed.optimizer, settings, config, world_size)
+        super().__init__(module, optimizer, rows, config, device, rank, world_size)
+
+    def _step(self, finite: Tensor) -> None:
+        # ZeRO steps this very optimiser on its partitions and gathers the parameters, the same ones after a skip.
+        self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+        self._deepspeed.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's optimiser state, and its float32 master weights where the parameters are bfloat16."""
+        state = super().state_dict()
+        if self._bf16:
+            state["master"] = [group["params"][0].detach().clone() for group in self.optimizer.param_groups]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()` of the same stage, rank and world size, after the module's own weights."""
+        super().load_state_dict(state)
+        if self._stage:
+            self._deepspeed.optimizer.refresh_fp32_params()
+        for group, master in zip(self.optimizer.param_groups, state.get("master", []), strict=False):
+            group["params"][0].data.copy_(master)
+
+    def _layout(self) -> dict[str, Any]:
+        return {"engine": "deepspeed", "stage": self._stage, "world_size": self.world_size, "rank": self.rank}
+
+    def barrier(self) -> None:
+        """Wait until every rank is here, at most `TIMEOUT_MINUTES`."""
+        if self.device.type == "cuda":
+            dist.barrier(device_ids=[self.device.index])
+        else:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Remove DeepSpeed's hooks, and leave the process group if this engine opened it."""
+        import deepspeed.comm
+
+        self._deepspeed.destroy()
+        if self._opened and dist.is_initialized():
+            deepspeed.comm.destroy_process_group()
+
+
+_ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU of its own: there are {count}; use --num_gpus {count}"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _join(rank: int, world_size: int, device: torch.device) -> bool:
+    """Join the process group with a time limit; True if this call opened it."""
+    # Set before DeepSpeed is imported: it chooses by what it finds installed, and wants these of a lone process too.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    # DeepSpeed 0.19 still calls collectives by the names that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    if dist.is_initialized():
+        return False
+    options: dict[str, Any] = {
+        "timeout": timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT", TIMEOUT_MINUTES)))
+    }
+    if device.type == "cuda":
+        options["device_id"] = device
+    if world_size == 1 and "MASTER_PORT" not in os.environ:
+        # A lone process needs no port, so that any number of them run on one machine.
+        options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **options)
+    except dist.DistNetworkError as error:
+        port = os.environ.get("MASTER_PORT")
+        if rank == 0 and "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {port} is in use by another job; pass `deepspeed --master_port FREE_PORT ...`"
+            ) from error
+        raise
+    return True
+
+
+def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
+    import deepspeed.ops
+
+    if os.environ["DS_ACCELERATOR"] == "cpu":
+        # Else DeepSpeed compiles a shared-memory collective when it first starts on a CPU: minutes, a compiler, and a
+        # lock file that hangs every later run if the build is killed. Nothing here uses it.
+        deepspeed.ops.__compatible_ops__ = {}
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
+    return engine
+
+
+def _rows(
+    parameters: list[nn.Parameter], optimizer: Any, settings: EngineSettings, config: TrainConfig, world_size: int
+) -> Rows:
+    if settings.stage == 0 and world_size == 1:
+        return ParameterRows(parameters)
+    if settings.stage == 0:
+        flat = FlatRows(parameters, [whole_group(parameters)], world_size, overlap=settings.overlap)
+    else:
+        groups = zero_groups(optimizer, parameters)
+        flat = FlatRows(parameters, groups, world_size, optimizer, settings.stage == 2, settings.overlap)
+    return LocalRows(flat) if config.balancing.mode == "local" and world_size > 1 else flat
