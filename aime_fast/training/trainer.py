@@ -1,0 +1,235 @@
+"""The trainer: opens data, model and engine, and runs the loop until the steps, the epochs or the time are up."""
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import record_function
+
+from aime_fast.config import TrainConfig
+from aime_fast.data.backends import open_backend
+from aime_fast.errors import UserError
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.objectives.aggregator import LossAggregator
+from aime_fast.training import run_folder
+from aime_fast.training.checkpoint import Checkpoints, changes, read_state
+from aime_fast.training.engine import open_engine
+from aime_fast.training.feed import Feed
+from aime_fast.training.interruptions import Interruptions
+from aime_fast.training.meters import Interval
+from aime_fast.training.options import balancer, configured, with_action_dim
+from aime_fast.training.peers import Peers
+from aime_fast.training.reporter import Reporter
+from aime_fast.training.schedules import Schedules, total_steps
+from aime_fast.training.state import Progress, RunState, seed_everything
+from aime_fast.training.step import TrainingStep
+from aime_fast.training.validation import validate
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a call of `fit` came to."""
+
+    steps: int
+    """Optimiser steps of the run so far, those before a resumption included."""
+    epochs: float
+    """The same in epochs."""
+    best_psnr: float | None
+    """Best validation PSNR in dB; none before the first validation."""
+    folder: Path
+    """The run's folder."""
+    checkpoint: Path | None
+    """The newest checkpoint; none where there was nothing to do."""
+    skipped: int
+    """Steps skipped for a non-finite gradient."""
+    seconds: float
+    """Time spent, over all resumptions."""
+    signal: int
+    """Number of the signal that ended the run early; 0 where none did."""
+
+
+class DMCVBTrainer:
+    """Trains the world model.
+
+        trainer = DMCVBTrainer(preset="debug", steps=50, out="runs/first")
+        print(trainer.fit().best_psnr)
+
+    Args:
+        config: the whole configuration; none starts from the preset named in `options` (default `paper`).
+        **options: fields of `TrainConfig` to change; a group takes a dict of its own fields, `optim={"lr": 1e-3}`.
+
+    Raises:
+        UserError: missing data, sizes that do not fit, a folder that holds a run already, a checkpoint of another
+            model. Nothing has been written then.
+    """
+
+    def __init__(self, config: TrainConfig | None = None, **options: Any) -> None:
+        config = configured(config, options)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self._notes: list[str] = []
+        self.backend = open_backend(config.backend, config.data, config.loader, "train", config.seed)
+        self.validation_backend = open_backend(config.backend, config.data, config.loader, "val", config.seed)
+        self.config = config = with_action_dim(config, self.backend.action_dim, config.data or "the sample")
+        self.total_steps = total_steps(config, self.backend.steps_per_epoch)
+        self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch, self.total_steps)
+
+        seed_everything(config.seed)
+        model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        self.engine = open_engine(model, config, max(1, self.total_steps or 1))
+        self.peers = Peers(self.engine.rank, self.engine.world_size)
+        self.aggregator = LossAggregator(config.objectives)
+        self.rgb = balancer(config.balancing)
+        self.step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
+
+        self.progress = Progress()
+        self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self.folder = self.peers.first(lambda: run_folder.choose(config, self._notes.append))
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.peers, config.keep_checkpoints)
+        self._saved: Path | None = None
+        if self.folder.checkpoint is not None:
+            self._resume(self.folder.checkpoint)
+
+    def _resume(self, checkpoint: Path) -> None:
+        saved = read_state(checkpoint)["config"]
+        now = self.state.shared()["config"]
+        self.checkpoints.load(checkpoint, self.state)
+        self._saved = checkpoint
+        free = ("out", "resume", "threads")
+        if difference := changes(*({k: v for k, v in each.items() if k not in free} for each in (saved, now))):
+            self._notes.append(f"settings changed since the checkpoint: {difference}")
+
+    def fit(self, until: int | None = None) -> Summary:
+        """Train to the end of the run, or pause after step `until` as a signal would, with a checkpoint.
+
+        SIGTERM and SIGINT let the current step finish, write a checkpoint and return; a second one ends the process.
+        Raises `UserError` where gradients stay non-finite or a checkpoint cannot be written.
+        """
+        self.peers.first(lambda: run_folder.prepare(self.folder, self.config))
+        reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
+        feed = Feed(self.step.fetch, self.total_steps)
+        try:
+            for line in [*self._opening(), *self._notes]:
+                reporter.note(line)
+            with Interruptions() as interruptions:
+                self._train(reporter, feed, interruptions, until)
+                if interruptions.received:
+                    reporter.note(f"stopped by signal {interruptions.received} after step {self.progress.step}; saved")
+            return self._summary(interruptions.received)
+        finally:
+            feed.close()
+            reporter.close()
+            self._notes = []
+
+    def close(self) -> None:
+        """Leave the process group, where the engine opened one."""
+        self.engine.close()
+
+    def _opening(self) -> list[str]:
+        parameters = sum(p.numel() for p in self.engine.module.parameters() if p.requires_grad)
+        engine, epoch = self.engine, self.backend.steps_per_epoch
+        end = f"{self.total_steps} steps" if self.total_steps is not None else f"{self.config.minutes:g} minutes"
+        return [
+            self.backend.description,
+            f"{parameters / 1e6:.2f} M parameters on {engine.world_size} x {engine.device.type}; an epoch has "
+            f"{epoch} steps of {self.config.loader.batch_size} windows; training for {end} into {self.folder.path}",
+        ]
+
+    def _train(self, reporter: Reporter, feed: Feed, interruptions: Interruptions, until: int | None) -> None:
+        """The loop. Every rank takes every decision in it from values that all ranks have."""
+        progress = self.progress
+        interval = Interval(self.engine.device, progress.skipped_in_a_row)
+        earlier, started = progress.seconds, time.monotonic()
+        stop = self._finished() or progress.step == until
+        while not stop:
+            with interval:
+                decide = self.peers.agree(lambda: (earlier + time.monotonic() - started, interruptions.received))
+                lr, beta = self.schedules.lr(progress.step, self._time_fraction()), self.schedules.beta(progress.step)
+                self.engine.set_lr(lr)
+                result = self.step(feed.take(progress.step), beta)
+                interval.add(result.values, result.finite)
+                progress.step += 1
+                progress.seconds, signal = decide()
+            complete = self._finished()
+            stop = complete or bool(signal) or progress.step == until
+            validating = complete or progress.step % self.backend.steps_per_epoch == 0
+            saving = stop or progress.step % self.config.checkpoint_every == 0
+            if stop or validating or saving or progress.step % self.config.watching.log_every == 0:
+                self._log(reporter, interval, feed, lr, beta)
+            best = validating and self._validate(reporter, beta)
+            if saving or best:
+                self._save(best)
+            every = self.config.watching.figures_every
+            if every and not validating and progress.step % every == 0:
+                self._picture(reporter, beta)
+
+    def _finished(self) -> bool:
+        """Whether the steps, the epochs or the time are up."""
+        return self.progress.step == self.total_steps or self._time_fraction() >= 1.0
+
+    def _time_fraction(self) -> float:
+        return self.progress.seconds / (60.0 * self.config.minutes) if self.config.minutes else 0.0
+
+    def _log(self, reporter: Reporter, interval: Interval, feed: Feed, lr: float, beta: float) -> None:
+        """Read the interval's values, write a row, and stop the run where nothing was finite for too long."""
+        progress, loader = self.progress, self.config.loader
+        with record_function("log"):
+            with interval:
+                reading, (in_a_row, longest, skipped) = interval.read(self.peers.gather)
+            progress.skipped += skipped
+            progress.skipped_in_a_row = in_a_row
+            frames = interval.steps * loader.batch_size * loader.sequence_length
+            epoch = progress.step / self.backend.steps_per_epoch
+            values = {**reading.means, "lr": lr, "beta": beta, "epoch": epoch, "skipped_steps": float(progress.skipped)}
+            reporter.train(progress.step, values, frames / interval.seconds, feed.waited / interval.seconds)
+            feed.waited = 0.0
+            interval.restart()
+        names = ", ".join(reading.nonfinite)
+        if skipped:
+            reporter.note(f"step {progress.step}: skipped {skipped} step(s), not finite: {names}")
+        if longest >= self.config.optim.max_skipped_steps:
+            raise UserError(
+                f"stopped at step {progress.step}: {longest} steps in a row had a non-finite gradient, from {names}; "
+                f"lower optim.lr (now {self.config.optim.lr:g}) or look at the data, then --resume {self.folder.path}"
+            )
+
+    def _validate(self, reporter: Reporter, beta: float) -> bool:
+        """Validate on every held-out window, T frames apart; whether it is the best so far."""
+        progress = self.progress
+        with record_function("validation"):
+            windows = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
+            values, pictures = validate(
+                self.engine.module, self.aggregator, windows, beta, self.config.seed, self.peers
+            )
+        reporter.validation(progress.step, values)
+        reporter.pictures(progress.step, pictures)
+        if progress.best_psnr is not None and values["psnr"] <= progress.best_psnr:
+            return False
+        progress.best_psnr, progress.best_step = values["psnr"], progress.step
+        return True
+
+    def _picture(self, reporter: Reporter, beta: float) -> None:
+        """Draw the first held-out windows, without a validation."""
+        first = islice(self.validation_backend.evaluation_windows(self.config.loader.sequence_length), 1)
+        _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
+        reporter.pictures(self.progress.step, pictures)
+
+    def _save(self, best: bool) -> None:
+        with record_function("checkpoint"):
+            self._saved = self.checkpoints.save(self.state, best)
+
+    def _summary(self, signal: int) -> Summary:
+        progress = self.progress
+        return Summary(
+            steps=progress.step,
+            epochs=progress.step / self.backend.steps_per_epoch,
+            best_psnr=progress.best_psnr,
+            folder=self.folder.path,
+            checkpoint=self._saved,
+            skipped=progress.skipped,
+            seconds=progress.seconds,
+            signal=signal,
+        )

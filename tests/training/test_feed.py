@@ -1,0 +1,32 @@
+"""The feed gives what `fetch` gives, in any order asked, one step ahead and no further."""
+
+import pytest
+
+from aime_fast.training.feed import Feed
+
+
+def test_every_step_is_fetched_once_in_order():
+    fetched = []
+    feed = Feed(lambda step: fetched.append(step) or step * 10, last=5)
+    assert [feed.take(step) for step in range(3, 5)] == [30, 40]
+    feed.close()
+    assert fetched == [3, 4]
+
+
+def test_a_jump_is_followed():
+    feed = Feed(lambda step: step, last=None)
+    assert [feed.take(step) for step in (0, 1, 7, 8)] == [0, 1, 7, 8]
+    feed.close()
+
+
+def test_an_error_reaches_the_caller():
+    def fetch(step):
+        if step == 1:
+            raise OSError("torn shard")
+        return step
+
+    feed = Feed(fetch, last=None)
+    assert feed.take(0) == 0
+    with pytest.raises(OSError, match="torn shard"):
+        feed.take(1)
+    feed.close()

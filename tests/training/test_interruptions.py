@@ -1,0 +1,27 @@
+"""The first signal is a request, a later second one acts."""
+
+import os
+import signal
+
+import pytest
+
+from aime_fast.training import interruptions
+from aime_fast.training.interruptions import Interruptions
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_noted_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with Interruptions() as requests:
+        assert requests.received == 0
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # a launcher passing on what the terminal has sent
+        assert requests.received == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_later_acts_at_once(monkeypatch):
+    monkeypatch.setattr(interruptions, "REPEAT_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt), Interruptions():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
