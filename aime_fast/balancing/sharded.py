@@ -112,9 +112,9 @@ class ParameterRows:
         return update
 
     def place(self, update: Row) -> None:
-        """Set each parameter's `.grad`, in the parameter's own type."""
+        """Set each parameter's `.grad`; zero where no task reached it, as in the flat layouts."""
         for parameter, gradient in zip(self.parameters, update, strict=True):
-            parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
+            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient.to(parameter.dtype)
 
     def clear(self) -> None:
         """Free the rows and every `.grad`."""

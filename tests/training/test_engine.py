@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import Mean, Toy, batch, run_step, toy_config
 
-from aime_fast.balancing.sharded import nonfinite_poisons_all, global_norm, owned
+from aime_fast.balancing.sharded import global_norm, nonfinite_poisons_all, owned
 from aime_fast.errors import UserError
 from aime_fast.training.engine import micro_batch_size, open_engine
 
@@ -17,6 +17,7 @@ def reference_step(module, optimizer, clip, step):
     observations, actions = batch(step)
     optimizer.zero_grad()
     (sum(module.losses(module(observations, actions))) / 3).backward()
+    module.idle.grad = torch.zeros_like(module.idle)
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
     optimizer.step()
     return norm

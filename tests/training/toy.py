@@ -18,7 +18,7 @@ class Toy(nn.Module):
         self.trunk = nn.Linear(7, 11)
         self.head = nn.Linear(11, 5)
         self.side = nn.Linear(11, 3, bias=False)
-        self.idle = nn.Parameter(torch.ones(13))
+        self.idle = nn.Parameter(torch.ones(13, 2))
         self.scale = nn.Parameter(torch.tensor([1.5]))
         for parameter in (*self.trunk.parameters(), *self.head.parameters(), *self.side.parameters()):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
