@@ -64,10 +64,11 @@ class RunState:
 
 def generators() -> dict[str, Any]:
     """States of the process's random generators (python, numpy, torch, CUDA) as plain values and tensors."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     return {
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
