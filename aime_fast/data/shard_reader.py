@@ -1,0 +1,151 @@
+"""Reading shards: every byte that leaves here has been checked against its crc32, or will be at first use."""
+
+import json
+import mmap
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aime_fast.data.codecs import CODECS
+from aime_fast.data.episode import FRAME_BYTES
+from aime_fast.data.manifest import STRIP_LENGTH, EpisodeEntry, Manifest, ShardEntry, load_manifest
+from aime_fast.data.shards import BLOCK, TERMINATED, TRUNCATED, member_endings, strip_name
+from aime_fast.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Up to 16 consecutive frames of one episode, with the pixels still as stored."""
+
+    where: str
+    """Shard, episode and first frame, for messages."""
+    frames: int
+    offset: int
+    """First byte of the pixels in the shard."""
+    size: int
+    crc32: int
+    """Checksum of the stored pixels, not yet compared."""
+    actions: np.ndarray
+    """float32 [frames,A]."""
+    rewards: np.ndarray
+    """float32 [frames]."""
+    terminated: np.ndarray
+    """bool [frames]."""
+    truncated: np.ndarray
+    """bool [frames]."""
+
+
+class ShardReader:
+    """One mapped shard and its index; `UserError` naming the file when either is missing, cut or damaged."""
+
+    def __init__(self, folder: Path, manifest: Manifest, shard: ShardEntry) -> None:
+        self.path = folder / shard.file
+        self._manifest = manifest
+        self._codec = CODECS[manifest.codec]
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, 2)
+                if size != shard.bytes or size == 0:
+                    raise UserError(
+                        f"{self.path}: has {size} bytes, the manifest says {shard.bytes}; copy or pack it again"
+                    )
+                self.data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+                """The whole file, uint8 [bytes], mapped and not copied."""
+            index = self.path.with_suffix(".idx").read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); copy or pack it again") from error
+        self._lines = self._check_index(index, shard)
+
+    def _check_index(self, index: bytes, shard: ShardEntry) -> list[str]:
+        """The index's lines, one a strip."""
+        lines = index.decode("utf-8", "replace").splitlines()
+        if not lines or lines[0] != f"v1.2 {shard.samples}" or len(lines) != shard.samples + 1:
+            raise UserError(
+                f"{self.path.with_suffix('.idx')}: not an index of {shard.samples} strips; copy or pack the data again"
+            )
+        return lines[1:]
+
+    def strips(self, episode: EpisodeEntry) -> Iterator[Strip]:
+        """The strips of `episode`, in order, everything but their pixels checked."""
+        for number in range(episode.strips):
+            start = number * STRIP_LENGTH
+            frames = min(STRIP_LENGTH, episode.length - start)
+            where = f"{self.path}, episode {episode.id}, frames {start} to {start + frames - 1}"
+            stem = strip_name(episode.id, start)
+            places = self._places(self._lines[episode.first_sample + number], stem, where)
+            yield self._read(places, {"episode": episode.id, "start": start, "length": frames}, where)
+
+    def _places(self, line: str, stem: str, where: str) -> dict[str, tuple[int, int]]:
+        """Ending -> (offset, size) of one line of the index, which must name exactly the members of `stem`."""
+        columns = line.split(" ")
+        endings = member_endings(self._codec)
+        if columns[::4] != list(endings) or columns[3::4] != [f"{stem}.{ending}" for ending in endings]:
+            names = [name for name in columns[3::4] if name.startswith("/") or ".." in name.split("/")]
+            reason = f"name {names[0]!r} leads out of the folder" if names else "members are missing or misnamed"
+            raise UserError(f"{where}: in the index, {reason}; copy or pack the data again")
+        try:
+            places = {
+                ending: (int(offset), int(size))
+                for ending, offset, size in zip(endings, columns[1::4], columns[2::4], strict=True)
+            }
+        except ValueError:
+            raise UserError(f"{where}: the index holds no numbers; copy or pack the data again") from None
+        for offset, size in places.values():
+            if offset < BLOCK or offset % BLOCK or size < 1 or offset + size > len(self.data):
+                raise UserError(f"{where}: the index points outside the shard; copy or pack the data again")
+        return places
+
+    def _read(self, places: dict[str, tuple[int, int]], expected: dict[str, int], where: str) -> Strip:
+        parts = {ending: self.data[offset : offset + size].tobytes() for ending, (offset, size) in places.items()
+                 if ending != self._codec.extension}
+        try:
+            meta = json.loads(parts["meta"])
+            checksums = {ending: int(meta["crc32"][ending]) for ending in places if ending != "meta"}
+            described = {key: meta[key] for key in expected}
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{where}: the meta member is damaged; copy or pack the data again") from None
+        if described != expected:
+            raise UserError(f"{where}: the strip says it is {described}; copy or pack the data again")
+        frames, width = expected["length"], self._manifest.action_dim
+        sizes = {"act": 4 * frames * width, "rew": 4 * frames, "flags": frames}
+        if self._codec.name == "raw":
+            sizes["obs.raw"] = frames * FRAME_BYTES
+        for ending, size in sizes.items():
+            if places[ending][1] != size:
+                raise UserError(
+                    f"{where}: {ending} has {places[ending][1]} bytes, expected {size}; copy or pack the data again"
+                )
+            if ending in parts and zlib.crc32(parts[ending]) != checksums[ending]:
+                raise UserError(f"{where}: {ending} is damaged (wrong crc32); copy or pack the data again")
+        flags = np.frombuffer(parts["flags"], np.uint8)
+        offset, size = places[self._codec.extension]
+        return Strip(
+            where, frames, offset, size, checksums[self._codec.extension],
+            actions=np.frombuffer(parts["act"], "<f4").reshape(frames, width),
+            rewards=np.frombuffer(parts["rew"], "<f4"),
+            terminated=flags & TERMINATED > 0,
+            truncated=flags & TRUNCATED > 0,
+        )
+
+    def pixels(self, strip: Strip) -> np.ndarray:
+        """Decoded frames of `strip`, uint8 [frames,64,64,3]; `UserError` when its checksum or picture is wrong."""
+        check_pixels(self.data, strip.offset, strip.size, strip.crc32, strip.where)
+        try:
+            return self._codec.decode(self.data[strip.offset : strip.offset + strip.size].tobytes(), strip.frames)
+        except ValueError as error:
+            raise UserError(f"{strip.where}: the pixels are damaged ({error}); copy or pack the data again") from error
+
+
+def check_pixels(data: np.ndarray, offset: int, size: int, crc32: int, where: str) -> None:
+    """Raise `UserError` unless the stored pixels have this checksum."""
+    if zlib.crc32(data[offset : offset + size]) != crc32:
+        raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack the data again")
+
+
+def open_shards(folder: Path) -> tuple[Manifest, list[ShardReader]]:
+    """The checked manifest of a folder of shards, and a reader of each shard."""
+    manifest = load_manifest(folder)
+    return manifest, [ShardReader(folder, manifest, shard) for shard in manifest.shards]

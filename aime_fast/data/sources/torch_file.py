@@ -1,0 +1,36 @@
+"""Torch recordings: a `.pt` file of tensors."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aime_fast.data.sources.columns import Source, episode_ends, find_columns, read_episodes
+from aime_fast.errors import UserError
+
+
+def open_torch(path: Path) -> Source:
+    """Open a dict of tensors under the names and shapes of `open_hdf5`; the string `env` names the task.
+
+    The file is loaded with `weights_only=True`, which never runs code from it. `UserError` when it holds anything but
+    tensors and strings, or lacks a column, or its lengths disagree.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a torch file of plain tensors ({reason}); save a dict of tensors") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
+    arrays = {key: value.numpy() for key, value in content.items() if isinstance(value, torch.Tensor) and value.ndim}
+    columns = find_columns(arrays, str(path))
+    ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
+    environment = content.get("env")
+    lengths = np.diff(ends, prepend=0).tolist()
+    return Source(
+        str(path),
+        environment if isinstance(environment, str) else None,
+        lengths,
+        lambda: read_episodes(columns, ends, str(path)),
+    )
