@@ -1,9 +1,11 @@
 """The plain engine against `loss.backward()` and torch's own clipping and optimisers."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import Mean, Toy, batch, run_step, toy_config
 
 from aime_fast.balancing.sharded import global_norm, nonfinite_poisons_all, owned
@@ -106,6 +108,31 @@ def test_a_loss_without_gradient_is_a_task_of_zeros():
     engine.backward([losses[0], torch.zeros(()), losses[1]])
     report = engine.balance_and_step(Mean())
     assert bool(report.finite) and float(report.grad_norm) > 0
+
+
+class Waits(TorchDispatchMode):
+    """Counts the calls that would make the host wait for a device: `.item()`, `float()`, `bool()` of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
+@pytest.mark.parametrize("ds_config", [None, "zero0", "zero1", "zero2"])
+def test_no_call_of_a_step_waits_for_the_device(ds_config):
+    engine = open_engine(Toy(), replace(toy_config(accumulation=2), ds_config=ds_config), total_steps=2)
+    with Waits() as waits:
+        run_step(engine, Mean(), 0)
+        engine.set_lr(0.1)
+        assert waits.count == 0
+        assert bool(run_step(engine, Mean(), 1).finite)
+    assert waits.count == 1
+    engine.close()
 
 
 def test_calls_out_of_order_are_errors():

@@ -27,6 +27,10 @@ class Toy(nn.Module):
         hidden = torch.tanh(self.trunk(observations.to(self.trunk.weight.dtype)))
         return {"head": self.head(hidden), "side": self.side(hidden), "hidden": hidden, "actions": actions}
 
+    def inputs(self, step: int) -> tuple[Tensor, Tensor, Any]:
+        """The global batch of one step and its draws."""
+        return *batch(step), NoDraws()
+
     def losses(self, outputs: dict[str, Tensor]) -> list[Tensor]:
         """Means over the batch, so the mean over equal slices is the whole batch's loss."""
         return [
@@ -54,6 +58,13 @@ class Mean:
         return MeanReport(update, torch.isfinite(total if reduce is None else reduce(total)))
 
 
+class NoDraws:
+    """The toy needs no randomness."""
+
+    def rows(self, start: int, stop: int) -> None:
+        """Nothing, for any rows."""
+
+
 def batch(step: int, size: int = 12) -> tuple[Tensor, Tensor]:
     """Observations [size, 7] and targets [size, 5] of one step, the same on every rank."""
     generator = torch.Generator().manual_seed(1000 + step)
@@ -66,15 +77,12 @@ def toy_config(**optim: Any) -> TrainConfig:
     return replace(config, loader=replace(config.loader, batch_size=12), optim=replace(config.optim, **optim))
 
 
-def run_step(engine: Any, balancer: Any, step: int, size: int = 12) -> Any:
-    """One optimiser step of this rank's slice of the global batch, split into micro-batches."""
-    observations, actions = batch(step, size)
-    share = size // engine.world_size
-    chunks = [
-        tensor[engine.rank * share : (engine.rank + 1) * share].split(engine.micro_batch)
-        for tensor in (observations, actions)
-    ]
-    module = engine.module
-    for part, target in zip(*chunks, strict=True):
-        engine.backward(module.losses(engine(part, target, None)))
+def run_step(engine: Any, balancer: Any, step: int) -> Any:
+    """One optimiser step of this rank's slice of the global batch, split into micro-batches; the step's report."""
+    module, size = engine.module, engine.micro_batch
+    observations, actions, noise = module.inputs(step)
+    first = engine.rank * engine.accumulation * size
+    for start in range(first, first + engine.accumulation * size, size):
+        rows = slice(start, start + size)
+        engine.backward(module.losses(engine(observations[rows], actions[rows], noise.rows(start, start + size))))
     return engine.balance_and_step(balancer)
