@@ -149,6 +149,8 @@ def split_of_episodes(count: int, val_episodes: int | None, seed: int | None) ->
     wanted = (max(1, count // 5) if count > 1 else 0) if val_episodes is None else val_episodes
     if not 0 <= wanted < count:
         raise UserError(f"{wanted} validation episodes of {count} leave nothing to train on; ask for 0 to {count - 1}")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise UserError(f"the split's seed is {seed}; it must be from 0 to 2**64 - 1")
     order = np.arange(count)
     if seed is not None:
         order = np.argsort(np.random.Philox(key=seed).random_raw(count), kind="stable")

@@ -3,11 +3,12 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from aime_fast.data.codecs import CODECS
+from aime_fast.data.codecs import CODECS, Codec
 from aime_fast.data.episode import Episode
 from aime_fast.data.manifest import MANIFEST_NAME, ActionStatistics, Manifest, split_of_episodes
 from aime_fast.data.shard_reader import open_shards
@@ -30,15 +31,15 @@ def pack(
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
     `source` is an HDF5 or `.pt` recording or a folder of shards; one episode is in memory at a time. `codec` is `raw`
-    (mapped straight into memory) or `png` (lossless, about a sixth of the size). `val_episodes` (None: a fifth, at
+    (mapped straight into memory) or `png` (lossless, about a fifth of the size). `val_episodes` (None: a fifth, at
     least one) are kept for validation: the last ones, or drawn by `seed`. `environment` names the task where the
     source does not.
 
     The folder is written under another name beside `out` and renamed when whole. An `out` with files in it is only
-    replaced with `force`, and only when it holds shards. The same source and choices give the same bytes. `UserError` for bad
-    sources and choices; nothing is left behind then.
+    replaced with `force`, and only when it holds shards. The same source and choices give the same bytes.
+    `UserError` for bad sources, choices and targets; nothing is left behind then.
     """
-    source, out = Path(source), Path(out)
+    source, out = Path(source), Path(out).resolve()
     if codec not in CODECS:
         raise UserError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
     if strips_per_shard < 1:
@@ -49,37 +50,41 @@ def pack(
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
     folder = out.with_name(f".{out.name}.packing-{os.getpid()}")
-    folder.mkdir(parents=True)
     try:
-        writer = ShardWriter(folder, CODECS[codec], strips_per_shard)
-        statistics = ActionStatistics()
-        try:
-            entries = []
-            for episode, split in zip(recording.read(), splits, strict=True):
-                if episode.action_dim != (statistics.action_dim or episode.action_dim):
-                    raise UserError(
-                        f"{episode.name}: actions of {episode.action_dim} numbers after {statistics.action_dim}; "
-                        "pack the tasks apart"
-                    )
-                entries.append(writer.add(episode, split))
-                statistics.add(episode)
-            writer.close()
-        finally:
-            writer.abort()
-        Manifest(
-            environment=environment or recording.environment,
-            codec=codec,
-            encoder=CODECS[codec].encoder,
-            action_dim=statistics.action_dim,
-            action_statistics=statistics.over([split == "train" for split in splits]),
-            split_seed=seed,
-            shards=writer.shards,
-            episodes=entries,
-        ).save(folder)
+        folder.mkdir(parents=True)
+        manifest = _write_shards(recording, folder, CODECS[codec], splits, strips_per_shard)
+        replace(manifest, environment=environment or recording.environment, split_seed=seed).save(folder)
         _move_into_place(folder, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return out
+
+
+def _write_shards(recording: Source, folder: Path, codec: Codec, splits: list[str], strips_per_shard: int) -> Manifest:
+    """Write every episode into `folder`; the manifest of what was written, but for its environment and seed."""
+    statistics = ActionStatistics()
+    entries = []
+    with ShardWriter(folder, codec, strips_per_shard) as writer:
+        for episode, split in zip(recording.read(), splits, strict=True):
+            if episode.action_dim != (statistics.action_dim or episode.action_dim):
+                raise UserError(
+                    f"{episode.name}: actions of {episode.action_dim} numbers after {statistics.action_dim}; "
+                    "pack the tasks apart"
+                )
+            entries.append(writer.add(episode, split))
+            statistics.add(episode)
+    return Manifest(
+        environment=None,
+        codec=codec.name,
+        encoder=codec.encoder,
+        action_dim=statistics.action_dim,
+        action_statistics=statistics.over([split == "train" for split in splits]),
+        split_seed=None,
+        shards=writer.shards,
+        episodes=entries,
+    )
 
 
 def shards_as_source(folder: Path) -> Source:

@@ -99,8 +99,11 @@ class ShardReader:
         return places
 
     def _read(self, places: dict[str, tuple[int, int]], expected: dict[str, int], where: str) -> Strip:
-        parts = {ending: self.data[offset : offset + size].tobytes() for ending, (offset, size) in places.items()
-                 if ending != self._codec.extension}
+        parts = {
+            ending: self.data[offset : offset + size].tobytes()
+            for ending, (offset, size) in places.items()
+            if ending != self._codec.extension
+        }
         try:
             meta = json.loads(parts["meta"])
             checksums = {ending: int(meta["crc32"][ending]) for ending in places if ending != "meta"}
@@ -123,7 +126,11 @@ class ShardReader:
         flags = np.frombuffer(parts["flags"], np.uint8)
         offset, size = places[self._codec.extension]
         return Strip(
-            where, frames, offset, size, checksums[self._codec.extension],
+            where,
+            frames,
+            offset,
+            size,
+            checksums[self._codec.extension],
             actions=np.frombuffer(parts["act"], "<f4").reshape(frames, width),
             rewards=np.frombuffer(parts["rew"], "<f4"),
             terminated=flags & TERMINATED > 0,
@@ -141,7 +148,7 @@ class ShardReader:
 
 def check_pixels(data: np.ndarray, offset: int, size: int, crc32: int, where: str) -> None:
     """Raise `UserError` unless the stored pixels have this checksum."""
-    if zlib.crc32(data[offset : offset + size]) != crc32:
+    if zlib.crc32(data[offset : offset + size].data) != crc32:
         raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack the data again")
 
 

@@ -59,7 +59,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, codec: Codec, strips_per_shard: int) -> None:
         self.shards: list[ShardEntry] = []
-        """Finished shards; complete after `close`."""
+        """Finished shards; complete when the `with` block ends."""
         self._folder, self._codec, self._strips_per_shard = folder, codec, strips_per_shard
         self._episodes = 0
         self._start_shard()
@@ -77,12 +77,13 @@ class ShardWriter:
         self._episodes += 1
         return entry
 
-    def close(self) -> None:
-        """Finish the last shard, or drop the open one when no episode was added."""
-        self._end_shard()
+    def __enter__(self) -> "ShardWriter":
+        return self
 
-    def abort(self) -> None:
-        """Let go of the open file; its shard stays unfinished."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish the last shard; after an error only let go of its file."""
+        if kind is None:
+            self._end_shard()
         self._file.close()
 
     def _start_shard(self) -> None:

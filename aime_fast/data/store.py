@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from aime_fast.data.batch import Batch
@@ -128,7 +130,9 @@ def open_store(path: str | Path | None, split: str) -> FrameStore:
 
 def _check_split(splits: Sequence[str], split: str, where: Path) -> None:
     if split != "all" and split not in splits:
-        raise UserError(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack it with another split")
+        raise UserError(
+            f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack it with another split"
+        )
 
 
 def _store_of_shards(folder: Path, split: str) -> FrameStore:
@@ -138,10 +142,7 @@ def _store_of_shards(folder: Path, split: str) -> FrameStore:
     strips = [list(readers[entry.shard].strips(entry)) for entry in entries]
     if manifest.codec == "raw":
         return _store_of_mapped(folder, manifest, readers, entries, strips)
-    decoded = (
-        reader.pixels(strip) for entry, own in zip(entries, strips, strict=True)
-        for reader in (readers[entry.shard],) for strip in own
-    )
+    decoded = (readers[entry.shard].pixels(strip) for entry, own in zip(entries, strips, strict=True) for strip in own)
     columns = [_StripColumns(own) for own in strips]
     how = f"{folder}, {manifest.codec} decoded into memory"
     return _store_of_arrays(columns, decoded, how, manifest.environment)
@@ -162,6 +163,12 @@ def _store_of_arrays(
 ) -> FrameStore:
     """A store whose frames are one array in memory; `pixels` yields them in order, in pieces of any length."""
     lengths = [len(column.rewards) for column in columns]
+    needed, free = sum(lengths) * FRAME_BYTES, psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"{how} needs {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+            "pack it with codec raw, which is mapped from disk"
+        )
     frames = np.empty((sum(lengths), FRAME_BYTES), np.uint8)
     done = 0
     for piece in pixels:
@@ -209,7 +216,7 @@ def _store_of_mapped(
     )
 
 
-def _join(columns: Sequence[Episode | _StripColumns], lengths: list[int]) -> dict:
+def _join(columns: Sequence[Episode | _StripColumns], lengths: list[int]) -> dict[str, Any]:
     return {
         "lengths": lengths,
         "first": np.cumsum([0, *lengths[:-1]]),

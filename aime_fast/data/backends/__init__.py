@@ -53,5 +53,5 @@ def open_backend(
     if kind not in KINDS:
         raise UserError(f"unknown backend {kind!r}; choose one of {', '.join(KINDS)}")
     store = open_store(path, split)
-    chosen = "memory" if kind == "memory" else "memory (auto: frames in or mapped into host memory gather fastest)"
+    chosen = "memory" if kind == "memory" else "memory (auto: raw shards are mapped, the rest fits in host memory)"
     return MemoryBackend(store, sampler_config, seed, f"{chosen}: {store.description}")

@@ -55,13 +55,21 @@ def episode_ends(columns: Mapping[str, Any], ends: np.ndarray | None, where: str
     for column, values in columns.items():
         if len(values) != frames:
             raise UserError(f"{where}: {len(values)} {column} for {frames} frames; every column needs one row a frame")
+    for column in columns.keys() & {"dones", "terminals"}:
+        if columns[column].ndim != 1 or columns[column].dtype.kind not in "biuf":
+            raise UserError(
+                f"{where}: {column} are {columns[column].dtype} of shape {list(columns[column].shape)}; "
+                "expected one truth value or number a frame"
+            )
     if frames == 0:
         raise UserError(f"{where}: there are no frames in it")
     if ends is None:
-        dones = np.asarray(columns["dones"][:]).reshape(-1) if "dones" in columns else np.empty(0)
+        dones = columns["dones"][:] if "dones" in columns else np.empty(0)
         ends = np.union1d(np.flatnonzero(dones) + 1, [frames])
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
-        raise UserError(f"{where}: episode_ends is {ends.dtype} of shape {list(ends.shape)}; expected a row of integers")
+        raise UserError(
+            f"{where}: episode_ends is {ends.dtype} of shape {list(ends.shape)}; expected a row of integers"
+        )
     ends = ends.astype(np.int64)
     if ends[-1] != frames or (np.diff(ends, prepend=0) <= 0).any():
         raise UserError(f"{where}: episode_ends must rise from above 0 to {frames}, the number of frames")
@@ -81,8 +89,7 @@ def read_episodes(columns: Mapping[str, Any], ends: np.ndarray, where: str) -> I
         terminated = part["terminals"].astype(bool) if "terminals" in part else np.zeros(end - first, bool)
         dones = part["dones"].astype(bool) if "dones" in part else np.zeros_like(terminated)
         truncated = dones & ~terminated
-        if dones.ndim == 1:
-            truncated[-1] = not terminated[-1]
+        truncated[-1] = not terminated[-1]
         yield Episode(
             observations=part["observations"],
             actions=_float32(part["actions"]),

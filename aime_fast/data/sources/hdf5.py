@@ -10,6 +10,9 @@ from aime_fast.data.episode import Episode
 from aime_fast.data.sources.columns import Source, episode_ends, find_columns, read_episodes
 from aime_fast.errors import UserError
 
+# What h5py raises, by place of the damage, for a file that HDF5 cannot make sense of.
+BROKEN = (OSError, RuntimeError, KeyError, ValueError)
+
 
 def open_hdf5(path: Path) -> Source:
     """Open a file with data sets `observations|observation_pixels|pixels` uint8 [N,64,64,3], `actions|action` [N,A],
@@ -20,24 +23,26 @@ def open_hdf5(path: Path) -> Source:
     """
     try:
         with h5py.File(path, "r") as file:
-            columns = find_columns(_datasets(file), str(path))
-            ends = file["episode_ends"][:] if "episode_ends" in file else None
+            datasets = _datasets(file)
+            columns = find_columns(datasets, str(path))
+            ends = datasets["episode_ends"][:] if "episode_ends" in datasets else None
             ends = episode_ends(columns, ends, str(path))
             environment = file.attrs.get("env", file.attrs.get("environment"))
-    except OSError as error:
+    except BROKEN as error:
         raise UserError(f"{path}: cannot be read as HDF5 ({error}); record or copy it again") from error
 
     def read() -> Iterator[Episode]:
-        with h5py.File(path, "r") as file:
-            try:
+        try:
+            with h5py.File(path, "r") as file:
                 yield from read_episodes(find_columns(_datasets(file), str(path)), ends, str(path))
-            except OSError as error:
-                raise UserError(f"{path}: damaged HDF5 data ({error}); record or copy it again") from error
+        except BROKEN as error:
+            raise UserError(f"{path}: damaged HDF5 data ({error}); record or copy it again") from error
 
     lengths = np.diff(ends, prepend=0).tolist()
-    return Source(str(path), str(environment) if environment is not None else None, lengths, read)
+    return Source(str(path), environment if isinstance(environment, str) else None, lengths, read)
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Top-level data sets that have rows."""
-    return {name: item for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim > 0}
+    """Top-level data sets that have rows; `get` passes over links that lead nowhere."""
+    items = {name: file.get(name) for name in file}
+    return {name: item for name, item in items.items() if isinstance(item, h5py.Dataset) and item.ndim > 0}

@@ -23,7 +23,8 @@ def open_torch(path: Path) -> Source:
         raise UserError(f"{path}: not a torch file of plain tensors ({reason}); save a dict of tensors") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
-    arrays = {key: value.numpy() for key, value in content.items() if isinstance(value, torch.Tensor) and value.ndim}
+    arrays = {key: _array(value, path) for key, value in content.items() if isinstance(value, torch.Tensor)}
+    arrays = {key: array for key, array in arrays.items() if array.ndim}
     columns = find_columns(arrays, str(path))
     ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
     environment = content.get("env")
@@ -34,3 +35,10 @@ def open_torch(path: Path) -> Source:
         lengths,
         lambda: read_episodes(columns, ends, str(path)),
     )
+
+
+def _array(tensor: torch.Tensor, path: Path) -> np.ndarray:
+    try:
+        return tensor.detach().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: a tensor of {tensor.dtype} has no NumPy form; save plain dense tensors") from error

@@ -1,0 +1,75 @@
+"""A plain map-style PyTorch data set over the same windows, for training loops of one's own."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from aime_fast.data.batch import frames_to_float
+from aime_fast.data.store import FrameStore, open_store
+from aime_fast.data.windows import WindowSampler, valid_starts
+from aime_fast.errors import UserError
+
+
+class DMCVBDataset(Dataset[dict[str, Tensor]]):
+    """Every window of T frames inside one episode, for any `torch.utils.data.DataLoader`.
+
+    Item: `observations` float32 [T,3,64,64] in [-1,1], `actions` float32 [T,A] (`actions[t]` is taken after seeing
+    `observations[t]`), `rewards` float32 [T], `dones` bool [T]. It can be pickled: a worker process opens the data
+    itself.
+    """
+
+    def __init__(
+        self,
+        data_path: str | Path | None = None,
+        sequence_length: int = 16,
+        environment: str | None = None,
+        split: str = "train",
+        window_stride: int = 1,
+    ) -> None:
+        """Open a folder of shards, or an HDF5 or `.pt` recording; None is the recorded sample.
+
+        `split` is `train`, `val` or `all`; windows start at the multiples of `window_stride`. `UserError` for bad
+        data, for an `environment` other than the one the data was recorded in, and when T exceeds every episode.
+        """
+        self._arguments = (data_path, split)
+        self._store: FrameStore | None = open_store(data_path, split)
+        recorded = self._store.environment
+        if environment and recorded and environment != recorded:
+            raise UserError(
+                f"{data_path or 'the recorded sample'}: was recorded in {recorded}, not in {environment}; "
+                f"give other data or environment={recorded!r}"
+            )
+        if window_stride < 1:
+            raise UserError(f"window_stride is {window_stride}; it must be at least 1")
+        # The sampler is the one place that knows which lengths are possible.
+        WindowSampler(self._store.lengths, sequence_length, batch_size=1, seed=0)
+        self.environment = recorded or environment
+        """Task that was recorded, where known."""
+        self.sequence_length = sequence_length
+        """T, frames in an item."""
+        self.action_dim = self._store.action_dim
+        """A, the numbers in an action."""
+        self._windows = valid_starts(self._store.lengths, sequence_length, window_stride)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        if self._store is None:
+            self._store = open_store(*self._arguments)
+        index %= len(self)
+        batch = self._store.gather(self._windows[index : index + 1], self.sequence_length)
+        frames = batch.observations[0].permute(0, 3, 1, 2).contiguous()
+        return {
+            "observations": frames_to_float(frames),
+            "actions": batch.actions[0],
+            "rewards": batch.rewards[0],
+            "dones": batch.dones[0],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None}
