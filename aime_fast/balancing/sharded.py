@@ -30,6 +30,8 @@ from torch import Tensor
 Row = list[Tensor | None]
 Reduce = Callable[[Tensor], Tensor]
 
+_NORM_BLOCK = 4096
+
 
 class Rows(Protocol):
     """A layout of the task gradients; see the module's docstring for what each call means."""
@@ -333,11 +335,16 @@ def nonfinite_poisons_all(total: Callable[[Tensor], Tensor]) -> Reduce:
     return reduce
 
 
-def global_norm(tensors: Iterable[Any], reduce: Reduce | None, device: torch.device) -> Tensor:
+def global_norm(tensors: Iterable[Tensor | None], reduce: Reduce | None, device: torch.device) -> Tensor:
     """Euclidean norm of all entries, shards of other ranks included: 0-d float32, without a host sync."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    if not present:
-        norm = torch.zeros((), device=device)
-    else:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
-    return norm if reduce is None else reduce(norm.square()).sqrt()
+    squares = [_square_norm(tensor) for tensor in tensors if tensor is not None]
+    total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=device)
+    return (total if reduce is None else reduce(total)).sqrt().float()
+
+
+def _square_norm(tensor: Tensor) -> Tensor:
+    # torch's float32 norm of 34 M entries on a CPU is off by 0.2%: take it in blocks and add those up in float64.
+    flat = tensor.flatten()
+    whole = flat.numel() - flat.numel() % _NORM_BLOCK
+    blocks = torch.linalg.vector_norm(flat[:whole].view(-1, _NORM_BLOCK), dim=1)
+    return torch.cat([blocks, flat[whole:]]).double().square().sum()

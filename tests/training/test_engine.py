@@ -173,3 +173,8 @@ def test_global_norm_counts_every_shard():
     norm = global_norm([whole[:40].view(8, 5), None], lambda square: square + whole[40:].square().sum(), whole.device)
     torch.testing.assert_close(norm, whole.norm())
     assert global_norm([None], None, whole.device) == 0
+
+
+def test_global_norm_is_exact_on_long_vectors():
+    long = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(global_norm([long], None, long.device), long.double().norm().float(), rtol=2e-7, atol=0)

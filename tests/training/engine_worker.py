@@ -1,0 +1,140 @@
+"""One rank of the engine tests: `RANK=r WORLD_SIZE=n python engine_worker.py FOLDER` runs every case and saves it.
+
+Every case is run in one process, because starting torch and DeepSpeed costs more than all of them together. Results
+go to FOLDER/<world size>-<rank>.pt as {case: values}.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from aime_fast.balancing.rgb import RGB
+from toy import Toy, batch, run_step, toy_config
+from world import WINDOWS, World
+
+from aime_fast.training.engine import open_engine
+
+STEPS = 5
+LR = {"sgd": 0.05, "adamw": 0.005}
+
+
+def open_case(stage, name="sgd", accumulation=1, mode="global", clip=0.5, folder=None, seed=0, **ds):
+    """An engine and its balancer; `ds` joins the DeepSpeed configuration."""
+    config = toy_config(name=name, lr=LR[name], weight_decay=0.1, accumulation=accumulation, clip=clip)
+    config = replace(config, balancing=replace(config.balancing, mode=mode), ds_config=f"zero{stage}")
+    if ds:
+        path = Path(folder) / f"custom-{os.environ['RANK']}.json"
+        zero = {"stage": stage, **ds.pop("zero", {})}
+        path.write_text(json.dumps({"zero_optimization": zero, **ds}))
+        config = replace(config, ds_config=str(path))
+    return open_engine(Toy(seed), config, STEPS), RGB()
+
+
+def open_world(stage, accumulation):
+    """The real model under SGD."""
+    config = toy_config(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=0.5)
+    config = replace(config, loader=replace(config.loader, batch_size=WINDOWS), ds_config=f"zero{stage}")
+    return open_engine(World(), config, STEPS), RGB()
+
+
+def parameters(engine):
+    return torch.cat([p.detach().float().flatten() for p in engine.module.parameters() if p.requires_grad]).clone()
+
+
+def train(engine, rgb, steps=range(STEPS)):
+    """The flat parameters after each step, the norms and the cosines."""
+    trail = []
+    for step in steps:
+        report = run_step(engine, rgb, step)
+        trail.append((parameters(engine), report.grad_norm.clone(), report.balance.cosines.clone()))
+    return {
+        "parameters": torch.stack([row[0] for row in trail]),
+        "norms": torch.stack([row[1] for row in trail]),
+        "cosines": torch.stack([row[2] for row in trail]),
+        "finite": bool(report.finite),
+    }
+
+
+def equality(**case):
+    engine, rgb = open_case(**case)
+    values = train(engine, rgb)
+    engine.close()
+    return values
+
+
+def resume(stage, name):
+    """Whether five steps equal two steps, a new engine with the saved state, and three more."""
+    engine, rgb = open_case(stage=stage, name=name)
+    train(engine, rgb, range(2))
+    weights = {key: value.clone() for key, value in engine.module.state_dict().items()}
+    state, balance = torch.load(_through_disk(engine.state_dict()), weights_only=True), rgb.state_dict()
+    balance = torch.load(_through_disk(balance), weights_only=True)
+    whole = train(engine, rgb, range(2, STEPS))
+    again, rgb = open_case(stage=stage, name=name, seed=5)
+    again.module.load_state_dict(weights)
+    again.load_state_dict(state)
+    rgb.load_state_dict(balance)
+    values = train(again, rgb, range(2, STEPS))
+    again.close()
+    engine.close()  # it opened the process group, where there is one process
+    return {"whole": whole["parameters"], "resumed": values["parameters"]}
+
+
+def _through_disk(state):
+    path = Path(sys.argv[1]) / f"state-{os.environ['RANK']}.pt"
+    torch.save(state, path)
+    return path
+
+
+def nonfinite(stage, mode):
+    """A NaN in one task on the last rank: parameters before, after, and after one more good step."""
+    engine, rgb = open_case(stage=stage, name="adamw", mode=mode)
+    run_step(engine, rgb, 0)
+    before = parameters(engine)
+    observations, actions = (part.chunk(engine.world_size)[engine.rank] for part in batch(1))
+    losses = engine.module.losses(engine(observations, actions, None))
+    if engine.rank == engine.world_size - 1:
+        losses[1] = losses[1] * torch.nan
+    engine.backward(losses)
+    report = engine.balance_and_step(rgb)
+    after = parameters(engine)
+    good = run_step(engine, rgb, 2)
+    values = {"before": before, "after": after, "later": parameters(engine)}
+    engine.close()
+    return values | {"finite": bool(report.finite), "finite later": bool(good.finite)}
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    world_size = int(os.environ["WORLD_SIZE"])
+    if world_size > 1:
+        dist.init_process_group("gloo")
+    results = {}
+    for stage in (0, 1, 2):
+        for accumulation in (1, 2):
+            results[f"sgd-{stage}-{accumulation}"] = equality(stage=stage, accumulation=accumulation)
+        results[f"adamw-{stage}-1"] = equality(stage=stage, name="adamw")
+        results[f"local-{stage}"] = equality(stage=stage, mode="local", accumulation=2)
+        for mode in ("global", "local"):
+            results[f"nonfinite-{stage}-{mode}"] = nonfinite(stage, mode)
+        for name in ("sgd", "adamw"):
+            results[f"resume-{stage}-{name}"] = resume(stage, name)
+    blocking = {"zero": {"overlap_comm": False, "contiguous_gradients": False}}
+    results["sgd-blocking"] = equality(stage=2, accumulation=2, folder=folder, **blocking)
+    for stage in (1, 2):
+        results[f"bf16-{stage}"] = equality(stage=stage, folder=folder, bf16={"enabled": True})
+    for stage in (0, 2):
+        engine, rgb = open_world(stage, accumulation=2 if stage == 2 and world_size == 1 else 1)
+        results[f"world-{stage}"] = train(engine, rgb)
+        engine.close()
+    torch.save(results, Path(folder) / f"{world_size}-{os.environ['RANK']}.pt")
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

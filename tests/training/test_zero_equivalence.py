@@ -1,0 +1,172 @@
+"""ZeRO 0, 1 and 2 at world sizes 1 and 2 against one process that sees the whole batch and balances directly."""
+
+import os
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from engine_worker import LR, STEPS
+from toy import Toy
+from world import World
+
+from aime_fast.balancing.direct import direct_balance
+
+torch.set_num_threads(1)
+CLIP = 0.5
+
+
+def launch(world_size, folder):
+    """The worker's processes at this world size."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size)}
+    common |= {"OMP_NUM_THREADS": "1", "DEEPSPEED_TIMEOUT": "1"}
+    if world_size == 1:
+        del common["MASTER_PORT"]
+    script = str(Path(__file__).with_name("engine_worker.py"))
+    return [
+        subprocess.Popen(
+            [sys.executable, script, str(folder)],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """{(world size, rank): {case: values}}, and the workers must have printed nothing."""
+    folder = tmp_path_factory.mktemp("ranks")
+    found = {}
+    for world_size in (1, 2):
+        processes = launch(world_size, folder)
+        try:
+            printed = [process.communicate(timeout=120)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for rank, process in enumerate(processes):
+            assert process.returncode == 0, printed[rank]
+            assert printed[rank] == "", "DeepSpeed and torch should be quiet"
+            found[world_size, rank] = torch.load(folder / f"{world_size}-{rank}.pt", weights_only=True)
+    return found
+
+
+@cache
+def reference(name="sgd", parts=1, kind=Toy):
+    """Parameters after each step of plain torch: whole-batch gradients, the direct form of RGB in float64, clipping.
+
+    With `parts` > 1 each part of the batch is balanced alone with its own state and the updates are averaged.
+    """
+    module = kind()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    wide, rest = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    groups = [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+    optimizer = kinds[name](groups, lr=LR[name], fused=False, foreach=False)
+    size = sum(p.numel() for p in parameters)
+    states = [(torch.zeros(size, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)) for _ in range(parts)]
+    trail = []
+    for step in range(STEPS):
+        update = torch.zeros(size, dtype=torch.float64)
+        observations, actions, noise = module.inputs(step)
+        share = len(observations) // parts
+        for part in range(parts):
+            rows = slice(part * share, (part + 1) * share)
+            losses = module.losses(module(observations[rows], actions[rows], noise.rows(rows.start, rows.stop)))
+            rows = torch.stack([flat_gradient(loss, parameters) for loss in losses])
+            balanced, *states[part] = direct_balance(rows.double(), *states[part])
+            update += balanced / parts
+        norm = update.norm()
+        update *= (CLIP / (norm + 1e-6)).clamp(max=1.0)
+        for parameter, gradient in zip(parameters, update.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view(parameter.shape).float()
+        optimizer.step()
+        trail.append((torch.cat([p.detach().flatten() for p in parameters]), norm.float()))
+    return torch.stack([row[0] for row in trail]), torch.stack([row[1] for row in trail])
+
+
+def flat_gradient(loss, parameters):
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    return torch.cat([gradient.flatten() for gradient in filled])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("case", ["sgd-0-1", "sgd-0-2", "sgd-1-1", "sgd-1-2", "sgd-2-1", "sgd-2-2", "sgd-blocking"])
+def test_sgd_equals_one_process_with_the_whole_batch(results, world_size, case):
+    parameters, norms = reference()
+    for rank in range(world_size):
+        values = results[world_size, rank][case]
+        torch.testing.assert_close(values["norms"], norms, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(values["parameters"], parameters, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_world_model_equals_one_process_with_the_whole_batch(results, world_size, stage):
+    parameters, norms = reference(kind=World)
+    for rank in range(world_size):
+        values = results[world_size, rank][f"world-{stage}"]
+        torch.testing.assert_close(values["norms"], norms, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(values["parameters"], parameters, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_adamw_equals_one_process_with_the_whole_batch(results, world_size, stage):
+    parameters, norms = reference("adamw")
+    for rank in range(world_size):
+        values = results[world_size, rank][f"adamw-{stage}-1"]
+        torch.testing.assert_close(values["norms"], norms, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(values["parameters"], parameters, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_ranks_hold_the_same_parameters_bit_for_bit(results, stage):
+    for case in (f"sgd-{stage}-2", f"adamw-{stage}-1", f"local-{stage}"):
+        assert torch.equal(results[2, 0][case]["parameters"], results[2, 1][case]["parameters"])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_local_mode_is_the_mean_of_updates_balanced_alone(results, stage):
+    parameters, norms = reference(parts=2)
+    torch.testing.assert_close(results[2, 0][f"local-{stage}"]["norms"], norms, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(results[2, 0][f"local-{stage}"]["parameters"], parameters, rtol=0, atol=1e-6)
+    whole, _ = reference()
+    assert (parameters - whole).abs().max() > 1e-4
+    torch.testing.assert_close(results[1, 0][f"local-{stage}"]["parameters"], whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["global", "local"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_nan_on_one_rank_skips_the_step_on_all(results, stage, mode):
+    for where, cases in results.items():
+        values = cases[f"nonfinite-{stage}-{mode}"]
+        assert not values["finite"] and values["finite later"], where
+        assert torch.equal(values["before"], values["after"])
+        assert torch.isfinite(values["later"]).all() and not torch.equal(values["later"], values["after"])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_resume_is_bit_exact(results, stage, name):
+    for cases in results.values():
+        values = cases[f"resume-{stage}-{name}"]
+        assert torch.equal(values["whole"], values["resumed"])
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_bf16_follows_float32(results, stage):
+    parameters, _ = reference()
+    for cases in results.values():
+        # Eight bits of mantissa in the parameters and in each gradient: 2^-8 relative, over five steps.
+        torch.testing.assert_close(cases[f"bf16-{stage}"]["parameters"], parameters, rtol=2e-2, atol=2e-2)
