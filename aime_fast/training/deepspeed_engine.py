@@ -41,7 +41,6 @@ class DeepSpeedEngine(Engine):
         optimizer = make_optimizer(module, config.optim, device)
         self._deepspeed = _initialize(module, optimizer, settings)
         self._stage = settings.stage
-        self._bf16 = settings.bf16
         rows = _rows(trainable(module), self._deepspeed.optimizer, settings, config, world_size)
         super().__init__(module, optimizer, rows, config, device, rank, world_size)
 
@@ -50,20 +49,12 @@ class DeepSpeedEngine(Engine):
         self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
         self._deepspeed.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's optimiser state, and its float32 master weights where the parameters are bfloat16."""
-        state = super().state_dict()
-        if self._bf16:
-            state["master"] = [group["params"][0].detach().clone() for group in self.optimizer.param_groups]
-        return state
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()` of the same stage, rank and world size, after the module's own weights."""
         super().load_state_dict(state)
         if self._stage:
+            # The optimiser steps a copy of its partition, which has not seen the weights the module has loaded.
             self._deepspeed.optimizer.refresh_fp32_params()
-        for group, master in zip(self.optimizer.param_groups, state.get("master", []), strict=False):
-            group["params"][0].data.copy_(master)
 
     def _layout(self) -> dict[str, Any]:
         return {"engine": "deepspeed", "stage": self._stage, "world_size": self.world_size, "rank": self.rank}

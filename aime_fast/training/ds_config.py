@@ -31,12 +31,15 @@ _ZERO_REFUSED = {
     "compute_grad_norm": "the balanced gradient is clipped by the trainer; remove it and set --optim.clip",
     "elastic_checkpoint": "checkpoints are the trainer's; remove it",
 }
+_FLOAT32 = "the likelihood and the KL terms of the model are computed in float32 only; remove it"
 _REFUSED = {
     "optimizer": "the optimiser belongs to the trainer; remove it and use --optim.name and --optim.lr",
     "scheduler": "the schedule belongs to the trainer; remove it and use --optim.warmup_steps",
-    "fp16": "loss scaling does not suit gradients balanced between tasks; remove it or use bf16 at stage 1 or 2",
-    "amp": "mixed precision by apex is not supported; remove it or use bf16 at stage 1 or 2",
-    "torch_autocast": "autocast inside DeepSpeed is not supported; remove it or use bf16 at stage 1 or 2",
+    "fp16": "loss scaling does not suit gradients balanced between tasks; remove it, training is in float32",
+    "bf16": _FLOAT32,
+    "bfloat16": _FLOAT32,
+    "amp": _FLOAT32,
+    "torch_autocast": _FLOAT32,
     "data_types": "task gradients are always kept in float32; remove it",
     "communication_data_type": "task gradients are always reduced in float32; remove it",
     "wall_clock_breakdown": "DeepSpeed's timers would wait for the device each step; remove it",
@@ -52,8 +55,6 @@ class EngineSettings:
 
     stage: int
     """ZeRO stage: 0, 1 or 2."""
-    bf16: bool
-    """Parameters and activations in bfloat16 with float32 masters; else float32 throughout."""
     overlap: bool
     """Reduce one task's gradient while the next task's backward pass runs."""
     deepspeed: dict[str, Any]
@@ -99,17 +100,14 @@ def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
     for key, value in content.items():
         if key in _REFUSED and not _off(value):
             _refuse(name, key, _REFUSED[key])
-        if key not in _OURS | _PASSED | _REFUSED.keys() | {"zero_optimization", "bf16", "bfloat16"} and not _off(value):
+        if key not in _OURS | _PASSED | _REFUSED.keys() | {"zero_optimization"} and not _off(value):
             _refuse(name, key, "not an option of this trainer; remove it (ds_configs/README.md lists what is used)")
     _check_sizes(name, content, config, world_size)
     zero = content.get("zero_optimization", {})
     stage = _stage(name, zero)
     overlap = zero.get("overlap_comm")
-    bf16 = not _off(content.get("bf16", content.get("bfloat16")))
-    if bf16 and stage == 0:
-        _refuse(name, "bf16", "at stage 0 DeepSpeed would exchange the optimiser; use stage 1 or 2, or float32")
     micro_batch = config.loader.batch_size // (world_size * config.optim.accumulation)
-    return EngineSettings(stage, bf16, overlap is None or bool(overlap), _complete(content, stage, bf16, micro_batch))
+    return EngineSettings(stage, overlap is None or bool(overlap), _complete(content, stage, micro_batch))
 
 
 def _stage(name: str, zero: Any) -> int:
@@ -143,7 +141,7 @@ def _check_sizes(name: str, content: dict[str, Any], config: TrainConfig, world_
             _refuse(name, f"{key}={have}", reason)
 
 
-def _complete(content: dict[str, Any], stage: int, bf16: bool, micro_batch: int) -> dict[str, Any]:
+def _complete(content: dict[str, Any], stage: int, micro_batch: int) -> dict[str, Any]:
     zero = {key: value for key, value in content.get("zero_optimization", {}).items() if key in _ZERO_KEYS}
     zero["stage"] = stage
     if stage:
@@ -154,8 +152,6 @@ def _complete(content: dict[str, Any], stage: int, bf16: bool, micro_batch: int)
     complete |= {"train_micro_batch_size_per_gpu": micro_batch, "gradient_accumulation_steps": 1}
     complete |= {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "gradient_clipping": 0.0}
     complete.setdefault("steps_per_print", None)
-    if bf16:
-        complete["bf16"] = {"enabled": True, "check_grad_overflow": False}
     return complete
 
 

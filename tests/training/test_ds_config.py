@@ -23,7 +23,7 @@ def test_shipped_configurations_resolve_by_name_and_fit_any_run(stage, monkeypat
     assert find_ds_config(f"zero{stage}") == find_ds_config(f"zero{stage}.json") == SHIPPED / f"zero{stage}.json"
     for world_size in (1, 2, 3):
         found = engine_settings(replace(toy_config(accumulation=2), ds_config=f"zero{stage}"), world_size)
-        assert (found.stage, found.bf16, found.overlap) == (stage, False, True)
+        assert (found.stage, found.overlap) == (stage, True)
         assert found.deepspeed["train_micro_batch_size_per_gpu"] == 12 // (2 * world_size)
         assert found.deepspeed["gradient_accumulation_steps"] == 1
 
@@ -58,8 +58,9 @@ def test_a_missing_file_names_the_shipped_ones():
         ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, "balanced on the device"),
         ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "no order to choose; remove it"),
         ({"zero_optimization": {"stage": 2, "zero_quantized_gradients": True}}, "zero_quantized_gradients: not an opt"),
-        ({"fp16": {"enabled": True}}, "fp16: loss scaling .* use bf16 at stage 1 or 2"),
-        ({"bf16": {"enabled": True}}, "bf16: at stage 0 DeepSpeed would exchange the optimiser"),
+        ({"fp16": {"enabled": True}}, "fp16: loss scaling .* remove it, training is in float32"),
+        ({"bf16": {"enabled": True}}, "bf16: the likelihood and the KL terms .* in float32 only; remove it"),
+        ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, "torch_autocast: .* float32 only"),
         ({"optimizer": {"type": "Adam"}}, "optimizer: the optimiser belongs to the trainer"),
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler: the schedule belongs to the trainer"),
         ({"train_batch_size": 16}, r"train_batch_size=16: the run has 12 \(2 processes\); .*--loader.batch_size"),
@@ -84,7 +85,7 @@ def test_agreeing_and_switched_off_options_are_accepted(tmp_path):
             "gradient_accumulation_steps": 2,
             "gradient_clipping": 5.0,
             "fp16": {"enabled": False},
-            "bf16": {"enabled": True},
+            "bf16": {"enabled": False},
             "wall_clock_breakdown": False,
             "zero_optimization": {
                 "stage": 2,
@@ -97,7 +98,7 @@ def test_agreeing_and_switched_off_options_are_accepted(tmp_path):
         tmp_path,
         accumulation=2,
     )
-    assert (found.stage, found.bf16, found.overlap) == (2, True, False)
+    assert (found.stage, found.overlap) == (2, False)
     assert found.deepspeed["zero_optimization"]["allgather_bucket_size"] == 1000
     assert "offload_optimizer" not in found.deepspeed["zero_optimization"]
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_worker import LR, STEPS
+from engine_worker import CLIP, LR, STEPS
 from toy import Toy
 from world import World
 
 from aime_fast.balancing.direct import direct_balance
 
 torch.set_num_threads(1)
-CLIP = 0.5
 
 
 def launch(world_size, folder):
@@ -162,11 +161,3 @@ def test_resume_is_bit_exact(results, stage, name):
     for cases in results.values():
         values = cases[f"resume-{stage}-{name}"]
         assert torch.equal(values["whole"], values["resumed"])
-
-
-@pytest.mark.parametrize("stage", [1, 2])
-def test_bf16_follows_float32(results, stage):
-    parameters, _ = reference()
-    for cases in results.values():
-        # Eight bits of mantissa in the parameters and in each gradient: 2^-8 relative, over five steps.
-        torch.testing.assert_close(cases[f"bf16-{stage}"]["parameters"], parameters, rtol=2e-2, atol=2e-2)
