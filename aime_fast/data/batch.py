@@ -1,4 +1,4 @@
-"""A batch of windows, and the scale of its frames."""
+"""A batch of windows: what data hands to a training step."""
 
 from dataclasses import dataclass
 
@@ -31,13 +31,3 @@ class Batch:
         """The batch on `device`; itself where it is there already. The copy is asynchronous from pinned memory."""
         fields = (self.observations, self.actions, self.rewards, self.dones)
         return Batch(*(field.to(device, non_blocking=True) for field in fields))
-
-
-def frames_to_float(frames: Tensor) -> Tensor:
-    """Scale uint8 levels 0..255 to float32 in [-1,1], any shape: `x * (2/255) - 1`."""
-    return frames.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
-
-
-def frames_to_uint8(frames: Tensor) -> Tensor:
-    """Nearest level of floats in [-1,1] (clipped), any shape; undoes `frames_to_float` exactly."""
-    return frames.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

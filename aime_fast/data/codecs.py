@@ -20,7 +20,7 @@ class Codec:
     """Ending of the member in the shard."""
     encode: Callable[[np.ndarray], bytes]
     decode: Callable[[bytes, int], np.ndarray]
-    """Bytes and the number of frames to a strip; `ValueError` when they do not hold exactly that strip."""
+    """Bytes and the number of frames to a strip; `ValueError` when they cannot be that strip."""
     encoder: str
     """Library whose version decides the bytes (never the pixels); empty where none does."""
 

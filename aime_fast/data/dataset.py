@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from aime_kernels import normalise_frames
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from aime_fast.data.batch import frames_to_float
 from aime_fast.data.store import FrameStore, open_store
 from aime_fast.data.windows import WindowSampler, valid_starts
 from aime_fast.errors import UserError
@@ -63,9 +63,8 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
             self._store = open_store(*self._arguments)
         index %= len(self)
         batch = self._store.gather(self._windows[index : index + 1], self.sequence_length)
-        frames = batch.observations[0].permute(0, 3, 1, 2).contiguous()
         return {
-            "observations": frames_to_float(frames),
+            "observations": normalise_frames(batch.observations)[0],
             "actions": batch.actions[0],
             "rewards": batch.rewards[0],
             "dones": batch.dones[0],

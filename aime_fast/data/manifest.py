@@ -115,14 +115,30 @@ def _problem(manifest: Manifest) -> str | None:
         return f"unknown codec {manifest.codec!r} (known: {', '.join(CODECS)})"
     if (manifest.image_size, manifest.strip_length) != (IMAGE_SIZE, STRIP_LENGTH):
         return f"image size {manifest.image_size} and strip length {manifest.strip_length} are not 64 and 16"
-    if type(manifest.action_dim) is not int or manifest.action_dim < 1:
-        return f"action_dim is {manifest.action_dim!r}"
+    return _action_problem(manifest) or _shard_problem(manifest) or _episode_problem(manifest)
+
+
+def _action_problem(manifest: Manifest) -> str | None:
+    width = manifest.action_dim
+    if type(width) is not int or width < 1:
+        return f"action_dim is {width!r}"
+    rows = [manifest.action_statistics[name] for name in ("mean", "std", "min", "max")]
+    if any(len(row) != width for row in rows) or not np.isfinite(np.array(rows, np.float64)).all():
+        return f"action statistics are not four rows of {width} numbers"
+    return None
+
+
+def _shard_problem(manifest: Manifest) -> str | None:
     for shard in manifest.shards:
         # A manifest from elsewhere must not make us read outside its own folder.
         if not isinstance(shard.file, str) or Path(shard.file).name != shard.file or not shard.file.endswith(".tar"):
             return f"shard name {shard.file!r} is not a plain .tar file name"
         if any(type(number) is not int or number < 0 for number in (shard.samples, shard.bytes)):
             return f"shard {shard.file} has a size that is not a count"
+    return None
+
+
+def _episode_problem(manifest: Manifest) -> str | None:
     samples = [0] * len(manifest.shards)
     for place, episode in enumerate(manifest.episodes):
         numbers = (episode.id, episode.length, episode.shard, episode.first_sample)

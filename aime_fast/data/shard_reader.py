@@ -62,7 +62,7 @@ class ShardReader:
     def _check_index(self, index: bytes, shard: ShardEntry) -> list[str]:
         """The index's lines, one a strip."""
         lines = index.decode("utf-8", "replace").splitlines()
-        if not lines or lines[0] != f"v1.2 {shard.samples}" or len(lines) != shard.samples + 1:
+        if not index.endswith(b"\n") or lines[0] != f"v1.2 {shard.samples}" or len(lines) != shard.samples + 1:
             raise UserError(
                 f"{self.path.with_suffix('.idx')}: not an index of {shard.samples} strips; copy or pack the data again"
             )

@@ -1,6 +1,7 @@
 """Torch recordings: a `.pt` file of tensors."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ def open_torch(path: Path) -> Source:
     tensors and strings, or lacks a column, or its lengths disagree.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of a pickle too new or too old torch first warns and then refuses; one message is enough.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a torch file of plain tensors ({reason}); save a dict of tensors") from error
