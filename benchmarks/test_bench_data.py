@@ -1,0 +1,114 @@
+"""Windows per second of every way to read the same frames: B=8, T=16, 10,240 frames (126 MB, beyond most caches).
+
+Run with `make bench ARGS=benchmarks/test_bench_data.py`. One thread; after the warm-up the files are in the page cache
+and their checksums compared. `windows_per_second` of the fastest, median and slowest round stands in `extra_info`.
+"""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from aime_fast.config import LoaderConfig
+from aime_fast.data.backends import open_backend
+from aime_fast.data.dataset import DMCVBDataset
+from aime_fast.data.pack import pack
+from aime_fast.data.store import open_store
+from aime_fast.data.windows import WindowSampler
+
+B, T, STEPS, ROUNDS = 8, 16, 64, 15
+CONFIG = LoaderConfig(batch_size=B, sequence_length=T)
+EPISODES, LENGTH = 80, 128
+
+
+class PlainHDF5(Dataset):
+    """What one writes on the first day: open the file, slice a window, scale it."""
+
+    def __init__(self, path):
+        self.file = h5py.File(path, "r")
+
+    def __len__(self):
+        return EPISODES * (LENGTH - T + 1)
+
+    def __getitem__(self, index):
+        first = index // (LENGTH - T + 1) * LENGTH + index % (LENGTH - T + 1)
+        window = slice(first, first + T)
+        return {name: torch.from_numpy(self.file[name][window]) for name in ("observations", "actions", "rewards")}
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """The recorded sample, eight times over, as uncompressed HDF5."""
+    path = tmp_path_factory.mktemp("bench") / "frames.h5"
+    sample = open_store(None, "all").gather(np.stack([np.arange(10), np.zeros(10, np.int64)], 1), LENGTH)
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.tile(sample.observations.numpy().reshape(-1, 64, 64, 3), (8, 1, 1, 1))
+        file["actions"] = np.tile(sample.actions.numpy().reshape(-1, 6), (8, 1))
+        file["rewards"] = np.tile(sample.rewards.numpy().reshape(-1), 8)
+        file["episode_ends"] = np.arange(1, EPISODES + 1) * LENGTH
+    return path
+
+
+@pytest.fixture(scope="module")
+def shards(recording):
+    return pack(recording, recording.parent / "raw", val_episodes=0)
+
+
+def measure(benchmark, read, windows=B * STEPS, rounds=ROUNDS):
+    """Time `read`, which yields `windows` windows, and record their rate."""
+    torch.set_num_threads(1)
+    benchmark.pedantic(read, rounds=rounds, warmup_rounds=2)
+    stats = benchmark.stats.stats
+    benchmark.extra_info["windows_per_second"] = [round(windows / t) for t in (stats.min, stats.median, stats.max)]
+
+
+@pytest.mark.parametrize("kind", ["one raw shard", "many raw shards", "png"])
+def test_memory_backend(benchmark, recording, shards, kind):
+    if kind == "one raw shard":
+        folder = shards
+    elif kind == "many raw shards":
+        folder = pack(recording, recording.parent / "many", val_episodes=0, strips_per_shard=16)
+    else:
+        folder = pack(recording, recording.parent / "png", val_episodes=0, codec="png")
+    backend = open_backend("memory", folder, CONFIG, "train", 0)
+    benchmark.group = "windows"
+    measure(benchmark, lambda: [backend.batch(step) for step in range(STEPS)])
+
+
+def test_bare_numpy_gather(benchmark, recording):
+    """The ceiling: the same windows' pixels alone, copied by NumPy out of one memory map."""
+    frames = np.memmap(recording.parent / "bare.raw", np.uint8, "w+", shape=(EPISODES * LENGTH, 64 * 64 * 3))
+    with h5py.File(recording) as file:
+        frames[:] = file["observations"][:].reshape(frames.shape)
+    sampler = WindowSampler([LENGTH] * EPISODES, T, B, 0)
+    rows = [(w[:, :1] * LENGTH + w[:, 1:] + np.arange(T)) for w in map(sampler.batch, range(STEPS))]
+    plain = np.asarray(frames)
+    benchmark.group = "windows"
+    measure(benchmark, lambda: [plain[index] for index in rows])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_plain_hdf5_loader(benchmark, recording, workers):
+    """A DataLoader over h5py, frames left as uint8 as the back-ends leave them; workers start in the time measured."""
+    dataset = PlainHDF5(recording)
+    loader = DataLoader(dataset, B, sampler=RandomSampler(dataset, num_samples=2048), num_workers=workers)
+    benchmark.group = "windows"
+    measure(benchmark, lambda: list(loader), windows=2048, rounds=5)
+
+
+def test_dmcvb_dataset(benchmark, shards):
+    """The map-style view, whose items are floats: four times the bytes."""
+    dataset = DMCVBDataset(shards, T)
+    places = np.random.default_rng(0).integers(0, len(dataset), B * STEPS)
+    benchmark.group = "windows"
+    measure(benchmark, lambda: [dataset[place] for place in places])
+
+
+@pytest.mark.parametrize("codec", ["raw", "png"])
+def test_pack(benchmark, recording, codec):
+    """Frames a second of packing, one process."""
+    benchmark.group = "pack"
+    benchmark.pedantic(pack, (recording, recording.parent / f"packed-{codec}"), dict(codec=codec, force=True), rounds=3)
+    frames = EPISODES * LENGTH / benchmark.stats.stats.median
+    benchmark.extra_info["frames_per_second"] = round(frames)
