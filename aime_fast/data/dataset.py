@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from aime_kernels import normalise_frames
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -63,8 +62,9 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
             self._store = open_store(*self._arguments)
         index %= len(self)
         batch = self._store.gather(self._windows[index : index + 1], self.sequence_length)
+        frames = batch.observations[0].permute(0, 3, 1, 2).contiguous().float()
         return {
-            "observations": normalise_frames(batch.observations)[0],
+            "observations": frames.mul_(2.0 / 255.0).sub_(1.0),
             "actions": batch.actions[0],
             "rewards": batch.rewards[0],
             "dones": batch.dones[0],
