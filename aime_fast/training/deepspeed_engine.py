@@ -17,7 +17,7 @@ from aime_fast.training.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engine import Engine, make_optimizer, micro_batch_size, trainable
 
 TIMEOUT_MINUTES = 10
-"""A rank that waits longer than this for the others stops with an error; DEEPSPEED_TIMEOUT (minutes) overrides."""
+"""A rank that waits longer than this for the others stops with an error; DEEPSPEED_TIMEOUT overrides."""
 
 
 class DeepSpeedEngine(Engine):
@@ -99,9 +99,7 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     if dist.is_initialized():
         return False
-    options: dict[str, Any] = {
-        "timeout": timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT", TIMEOUT_MINUTES)))
-    }
+    options: dict[str, Any] = {"timeout": _timeout()}
     if device.type == "cuda":
         options["device_id"] = device
     if world_size == 1 and "MASTER_PORT" not in os.environ:
@@ -117,6 +115,13 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
             ) from error
         raise
     return True
+
+
+def _timeout() -> timedelta:
+    minutes = os.environ.get("DEEPSPEED_TIMEOUT", str(TIMEOUT_MINUTES))
+    if not minutes.isdecimal() or int(minutes) == 0:
+        raise UserError(f"DEEPSPEED_TIMEOUT={minutes} in the environment: give whole minutes, at least 1")
+    return timedelta(minutes=int(minutes))
 
 
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:

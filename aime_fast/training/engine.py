@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -179,6 +180,9 @@ def open_engine(model: nn.Module, config: TrainConfig, total_steps: int) -> Engi
         UserError: a configuration that does not fit, in one line.
     """
     if config.ds_config is None:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes > 1:
+            raise UserError(f"{processes} processes without --ds_config would train apart; add --ds_config zero2")
         return PlainEngine(model, config)
     from aime_fast.training.deepspeed_engine import DeepSpeedEngine
 

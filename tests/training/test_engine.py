@@ -151,6 +151,19 @@ def test_a_batch_that_does_not_divide_is_a_users_mistake():
         micro_batch_size(toy_config(accumulation=2), 5)
 
 
+def test_many_processes_need_deepspeed(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="2 processes without --ds_config would train apart; add --ds_config zero2"):
+        open_engine(Toy(), toy_config(), total_steps=1)
+
+
+@pytest.mark.parametrize("minutes", ["0", "0.5", "soon"])
+def test_a_bad_timeout_is_a_users_mistake(monkeypatch, minutes):
+    monkeypatch.setenv("DEEPSPEED_TIMEOUT", minutes)
+    with pytest.raises(UserError, match=f"DEEPSPEED_TIMEOUT={minutes} .* whole minutes"):
+        open_engine(Toy(), replace(toy_config(), ds_config="zero2"), total_steps=1)
+
+
 def test_owned_rows_share_no_memory():
     shared = torch.arange(4.0)
     row = owned([shared, shared, torch.tensor(2.0).expand(3), None, torch.ones(2, dtype=torch.float64)])
