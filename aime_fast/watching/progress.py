@@ -1,0 +1,103 @@
+"""What a person sees while a run goes on: a bar in a terminal, one line now and then in a log file."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import psutil
+from tqdm import tqdm
+
+_QUIET_SECONDS = (0.0, 5.0, 15.0, 60.0)
+"""Least seconds before each line of a log; the last one stays. Short at first: a reader soon knows the speed."""
+
+
+class Progress:
+    """Progress of a run that ends after `total_steps` steps or `minutes`, whichever comes first; None: not by that.
+
+    In a terminal it is one tqdm bar; elsewhere (a file, a pipe, CI) a line every minute, sooner in the first ones.
+    Both show the share that is done, losses, frames a second, the share of time spent waiting for data, memory (of
+    the GPU where one is used, else of the process) and the time left. `first_step` is where a resumed run begins:
+    the time left is judged by the steps of this process alone.
+    """
+
+    def __init__(
+        self,
+        total_steps: int | None,
+        minutes: float | None = None,
+        *,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._total, self._seconds, self._first = total_steps, minutes and 60 * minutes, first_step
+        self._started = self._printed = time.monotonic()
+        self._lines = 0
+        self._bar: tqdm | None = None
+        if self._stream.isatty():
+            ends = total_steps or minutes
+            layout = "{desc}|{bar:20}| {postfix}" if ends else "{desc}| {postfix}"
+            # The bar counts thousandths of the run, whether steps or minutes end it.
+            self._bar = tqdm(total=1000 if ends else None, file=self._stream, dynamic_ncols=True, bar_format=layout)
+
+    def update(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        frames_per_second: float,
+        data_wait_fraction: float,
+    ) -> None:
+        """Show step `step` (counted from 1) and `values`, name -> number, plain Python numbers (no device is read).
+
+        `frames_per_second` is over all processes; `data_wait_fraction` lies in [0, 1].
+        """
+        now = time.monotonic()
+        losses = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        speed = f"{frames_per_second:,.0f} frames/s, data wait {data_wait_fraction:.0%}, {_memory()}"
+        left = self._left(step, now - self._started)
+        head = f"step {step}" + (f"/{self._total}" if self._total else "")
+        if self._bar is not None:
+            self._bar.n = round(1000 * self._done(step, now - self._started))
+            self._bar.set_description_str(head + " ", refresh=False)
+            self._bar.set_postfix_str(f"{losses} | {speed}, {left}")
+        elif self._due(now, step):
+            self._printed, self._lines = now, self._lines + 1
+            print(f"{head} | {losses} | {speed}, {left}", file=self._stream, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line of its own (an epoch's result, a warning, a checkpoint), above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands and go to a new line."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _due(self, now: float, step: int) -> bool:
+        wait = _QUIET_SECONDS[min(self._lines, len(_QUIET_SECONDS) - 1)]
+        return now - self._printed >= wait or step == self._total
+
+    def _done(self, step: int, elapsed: float) -> float:
+        """The share of the run that is over, in [0, 1]."""
+        by_steps = step / self._total if self._total else 0.0
+        return min(max(by_steps, elapsed / self._seconds if self._seconds else 0.0), 1.0)
+
+    def _left(self, step: int, elapsed: float) -> str:
+        """`12:05 left`: by the steps or by the clock, whichever ends first; the time passed where neither is set."""
+        ends = []
+        if self._total and step > self._first:
+            ends.append(elapsed / (step - self._first) * max(self._total - step, 0))
+        if self._seconds:
+            ends.append(max(self._seconds - elapsed, 0.0))
+        return f"{tqdm.format_interval(min(ends))} left" if ends else f"{tqdm.format_interval(elapsed)} passed"
+
+
+def _memory() -> str:
+    """Memory in use, in GB: reserved on this process's GPU, or resident in the process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return f"{torch.cuda.memory_reserved() / 1e9:.1f} GB on the GPU"
+    return f"{psutil.Process().memory_info().rss / 1e9:.1f} GB"
