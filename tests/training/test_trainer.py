@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from aime_fast.errors import UserError
 from aime_fast.training import trainer as module
+from aime_fast.training.loading import load_model
 from aime_fast.training.trainer import DMCVBTrainer
 
 
@@ -46,7 +47,8 @@ def contents(checkpoint):
 def assert_same(one, two, where=""):
     assert type(one) is type(two), where
     if isinstance(one, torch.Tensor):
-        assert torch.equal(one, two), where
+        # Bit for bit; NaN stands for what is not known yet.
+        torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{where}: {text}")
     elif isinstance(one, dict):
         assert one.keys() == two.keys(), where
         for key in one:
@@ -115,6 +117,18 @@ def test_a_signal_saves_and_ends_the_run(data, whole, tmp_path, monkeypatch, num
     summary = trainer.fit()
     assert (summary.steps, summary.signal) == (5, number)
     assert_same(contents(whole.checkpoint), contents(run(data, tmp_path / "run", resume="auto").checkpoint))
+
+
+def test_the_best_model_of_a_run_comes_back(whole, tmp_path):
+    model = load_model(whole.folder)
+    best = min(
+        (row for row in rows(whole.folder, "val") if row["psnr"] == whole.best_psnr), key=lambda row: row["step"]
+    )
+    weights = load_file(whole.folder / "checkpoints" / f"step-{best['step']:08d}" / "weights.safetensors")
+    assert not model.training
+    assert_same(dict(model.state_dict()), weights)
+    with pytest.raises(UserError, match="no checkpoint there"):
+        load_model(tmp_path)
 
 
 def test_time_ends_a_run_and_shapes_its_learning_rate(data, tmp_path):
