@@ -49,7 +49,10 @@ class PosteriorHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it."""
+    """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it.
+
+    A learned canvas at half resolution holds what all frames share, so that the latents need not.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -66,6 +69,8 @@ class Decoder(nn.Module):
             NormedConv(2 * width, width, stride=-2),
             NormedConv(width, width, stride=-2),
         )
+        side = config.image_size // self.patch
+        self.canvas = nn.Parameter(torch.zeros(width, side, side))
         self.channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Conv2d(width, self.channels * self.patch**2, 1)
         nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(width))
@@ -74,4 +79,4 @@ class Decoder(nn.Module):
         """z [B, T, D] and slots [B, T, S, d] -> parameters [B*T, channels, H, W]."""
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
         grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
-        return F.pixel_shuffle(self.head(self.layers(grid)), self.patch)
+        return F.pixel_shuffle(self.head(self.layers(grid) + self.canvas), self.patch)

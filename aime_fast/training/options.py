@@ -3,8 +3,7 @@
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from aime_fast.balancing.rgb import RGB
-from aime_fast.config import PRESETS, BalancingConfig, TrainConfig, preset_config
+from aime_fast.config import PRESETS, TrainConfig, preset_config
 from aime_fast.config_ranges import check_ranges
 from aime_fast.errors import UserError
 
@@ -37,11 +36,6 @@ def with_action_dim(config: TrainConfig, action_dim: int, data: str) -> TrainCon
             f"leave model.action_dim out or set it to {action_dim}"
         )
     return replace(config, model=replace(config.model, action_dim=action_dim))
-
-
-def balancer(config: BalancingConfig) -> RGB:
-    """Gradient balancing as configured; `mode` is the engine's affair."""
-    return RGB(**{item.name: getattr(config, item.name) for item in fields(config) if item.name != "mode"})
 
 
 def _with(group: Any, options: dict[str, Any], prefix: str) -> Any:

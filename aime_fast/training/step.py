@@ -84,7 +84,7 @@ def noise_key(seed: int, step: int) -> int:
 def balance_values(report: Any) -> dict[str, Tensor]:
     """What the engine's report says of the gradients, one 0-d tensor a name."""
     balance = report.balance
-    values = {"grad_norm": report.grad_norm}
+    values = {"grad_norm": report.grad_norm, "rgb_cancelled": balance.cancelled}
     for i, task in enumerate(TASK_NAMES):
         values |= {
             f"grad_norm_{task}": balance.norms[i],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import record_function
 
+from aime_fast.balancing.rgb import RGB
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.errors import UserError
@@ -20,7 +21,7 @@ from aime_fast.training.engine import open_engine
 from aime_fast.training.feed import Feed
 from aime_fast.training.interruptions import Interruptions
 from aime_fast.training.meters import Interval
-from aime_fast.training.options import balancer, configured, with_action_dim
+from aime_fast.training.options import configured, with_action_dim
 from aime_fast.training.peers import Peers
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.schedules import Schedules, total_steps
@@ -82,7 +83,7 @@ class DMCVBTrainer:
         self.engine = open_engine(model, config, max(1, self.total_steps or 1))
         self.peers = Peers(self.engine.rank, self.engine.world_size)
         self.aggregator = LossAggregator(config.objectives)
-        self.rgb = balancer(config.balancing)
+        self.rgb = RGB.from_config(config.balancing)
         self.step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
 
         self.progress = Progress()

@@ -36,7 +36,7 @@ class Progress:
         self._bar: tqdm | None = None
         if self._stream.isatty():
             ends = total_steps or minutes
-            layout = "{desc}|{bar:20}| {postfix}" if ends else "{desc}| {postfix}"
+            layout = "{bar:20} {desc}" if ends else "{desc}"
             # The bar counts thousandths of the run, whether steps or minutes end it.
             self._bar = tqdm(total=1000 if ends else None, file=self._stream, dynamic_ncols=True, bar_format=layout)
 
@@ -54,15 +54,14 @@ class Progress:
         now = time.monotonic()
         losses = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         speed = f"{frames_per_second:,.0f} frames/s, data wait {data_wait_fraction:.0%}, {_memory()}"
-        left = self._left(step, now - self._started)
-        head = f"step {step}" + (f"/{self._total}" if self._total else "")
+        count = f"step {step}" + (f"/{self._total}" if self._total else "")
+        line = f"{count} | {losses} | {speed}, {self._left(step, now - self._started)}"
         if self._bar is not None:
             self._bar.n = round(1000 * self._done(step, now - self._started))
-            self._bar.set_description_str(head + " ", refresh=False)
-            self._bar.set_postfix_str(f"{losses} | {speed}, {left}")
+            self._bar.set_description_str(line)
         elif self._due(now, step):
             self._printed, self._lines = now, self._lines + 1
-            print(f"{head} | {losses} | {speed}, {left}", file=self._stream, flush=True)
+            print(line, file=self._stream, flush=True)
 
     def note(self, text: str) -> None:
         """Print a line of its own (an epoch's result, a warning, a checkpoint), above the bar where there is one."""

@@ -1,21 +1,14 @@
 """Dirichlet-process Gaussian mixture: sticks, weights, densities and divergences, all differentiable."""
 
 from aime_kernels.dpgmm.density import gaussian_log_density, mixture_log_density
-from aime_kernels.dpgmm.divergence import (
-    expected_kumaraswamy_beta_kl,
-    gamma_kl,
-    gamma_log_mean,
-    minus_expected_log_remainder,
-)
+from aime_kernels.dpgmm.divergence import expected_kumaraswamy_beta_kl, gamma_kl
 from aime_kernels.dpgmm.sticks import kumaraswamy_log_sticks, stick_breaking_log_weights
 
 __all__ = [
     "expected_kumaraswamy_beta_kl",
     "gamma_kl",
-    "gamma_log_mean",
     "gaussian_log_density",
     "kumaraswamy_log_sticks",
-    "minus_expected_log_remainder",
     "mixture_log_density",
     "stick_breaking_log_weights",
 ]

@@ -1,167 +1,131 @@
-"""Mixture of discretised logistics with channel coupling (Salimans et al. 2017, PixelCNN++, section 2.1 and 2.2).
+"""Log-likelihood of RGB frames under a mixture of discretised logistics, its gradient made in the same pass.
 
-Parameters are [N, 10*M, H, W]: M mixture logits, then 3*M means, 3*M raw log-scales and 3*M raw coefficients, each
-of the last three ordered channel (red, green, blue) first, mixture second. Frames lie on 256 levels in [-1, 1], so a
-bin is 2/255 wide; the first and the last bin reach to infinity.
+The model is that of PixelCNN++ (Salimans et al. 2017, arXiv:1701.05517) on 256 levels in [-1, 1]; `parameters.py` has
+the layout and the coupling. A bin's probability needs no difference of two sigmoids: with half width w = 1/255,
+y = (x - mu) / s, h = w / s and q = e^-|y|,
 
-With p and q the standardised upper and lower edge of a bin, the log-probability is exact without cancellation:
-log(sigma(p) - sigma(q)) = -softplus(-p) - softplus(q) + log(1 - exp(q - p)).
+    sigma(y + h) - sigma(y - h) = 2 q sinh h / (1 + 2 q cosh h + q^2)
+
+exactly, so nothing cancels however far the mean is, and the three channels of a component share one logarithm (h is at
+most 4.3). An outer bin, x = -1 or 1, is open to one side: its probability is sigma(k), k = h - y sign(x), which has the
+same form with y replaced by k, 1 for 2 sinh h, 1 for 2 cosh h + q, and min(k, 0) for log q = -|y|.
+
+This is the largest elementwise job of a CPU step (10 M values a pixel), hence in place, a component at a time: it
+keeps one tensor (the gradient) where autograd through the same formula keeps some forty. Not meant for `torch.compile`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
-HALF_BIN = 1 / 255
-LOG_SCALE_CENTRE, LOG_SCALE_REACH = -2.0, 5.0
-"""log s = centre + reach * tanh(raw / reach): smoothly inside (-7, 3)."""
-CHUNKS = 16
-"""The pass over [N, 3, M, pixels] is cut into so many pieces along N, to stay in the cache; never more with larger N."""
+from aime_kernels.logistic_mixture.parameters import NEUTRAL_SCALE, SCALE_CEILING, SMALLEST_SCALE, components
+
+_HALF_BIN = 1.0 / 255.0
+_PIECES = 8
+"""Frames are worked through in so many pieces, however many there are, which keeps temporaries near the cache."""
+_FAR = 40.0
+"""e^-40 is nothing beside 1, even in float64; beyond e^-87 float32 turns denormal and exp takes 30 times longer."""
+_NEGLIGIBLE = -80.0
+"""Nats below the best component where a component's share is no longer computed, for the same reason."""
 
 
 def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor) -> Tensor:
-    """Log-probability of whole frames.
+    """Log-probability of whole frames, in nats: [N, 3, H, W] and parameters [N, 10 M, H, W] -> [N].
 
-    Args:
-        frames: [N, 3, H, W] on the 256 levels of [-1, 1]; not differentiated.
-        parameters: [N, 10*M, H, W], float32 or float64; differentiable once.
-
-    Returns:
-        Nats of each frame, [N].
+    frames: on the 256 levels of [-1, 1], not differentiated; parameters: float32 or float64, differentiable once.
+    Raises ValueError when the shapes do not fit.
     """
-    if parameters.shape[1] % 10 or frames.shape[2:] != parameters.shape[2:]:
-        raise ValueError(f"frames {tuple(frames.shape)} do not fit parameters {tuple(parameters.shape)} of [N, 10*M, H, W]")
-    return _LogProb.apply(frames, parameters)
+    blocks = components(parameters)
+    n, _, height, width = parameters.shape
+    if frames.shape != (n, 3, height, width):
+        raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
+    return _LogProb.apply(frames.to(parameters.dtype).flatten(2), blocks)
 
 
 class _LogProb(torch.autograd.Function):
-    """Value and gradient in one sweep: the step reads the many parameters once and keeps nothing but the gradient."""
+    """x [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient of each frame behind, backward scales it."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, blocks: Tensor) -> Tensor:
         wanted = ctx.needs_input_grad[1]
-        frames, packed = frames.to(parameters.dtype).flatten(2), parameters.contiguous().flatten(2)
-        gradient = torch.empty_like(packed) if wanted else None
-        total = packed.new_empty(len(packed))
-        size = -(-len(packed) // CHUNKS)
-        for start in range(0, len(packed), max(size, 1)):
-            part = slice(start, start + size)
-            total[part] = _sweep(frames[part], packed[part], None if gradient is None else gradient[part])
-        if gradient is not None:
-            ctx.save_for_backward(gradient.view_as(parameters))
-        return total
+        # A copy of the parameters is turned into their gradient in place.
+        gradient = torch.empty_like(blocks, memory_format=torch.contiguous_format) if wanted else None
+        outs = [None] * _PIECES if gradient is None else gradient.tensor_split(_PIECES)
+        total = [
+            _log_prob(values, block.clone() if out is None else out.copy_(block), wanted)
+            for values, block, out in zip(x.tensor_split(_PIECES), blocks.tensor_split(_PIECES), outs, strict=True)
+        ]
+        ctx.save_for_backward(gradient)
+        return torch.cat(total)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor]:
         (gradient,) = ctx.saved_tensors
         return None, gradient * upstream[:, None, None, None]
 
 
-def _sweep(frames: Tensor, packed: Tensor, gradient: Tensor | None) -> Tensor:
-    """Log-probability [n] of frames [n, 3, P] under packed parameters [n, 10*M, P]; fills `gradient` if given."""
-    x = frames[:, :, None]
-    logits, means, raw_scales, raw_coefficients = unpack(packed)
-    bounded = (raw_scales / LOG_SCALE_REACH).tanh_()
-    inverse = (bounded * -LOG_SCALE_REACH).sub_(LOG_SCALE_CENTRE).exp_()
-    coefficients = raw_coefficients.tanh()
-    centred = x - means
-    centred[:, 1].addcmul_(coefficients[:, 0], x[:, 0], value=-1)
-    centred[:, 2].addcmul_(coefficients[:, 1], x[:, 0], value=-1)
-    centred[:, 2].addcmul_(coefficients[:, 2], x[:, 1], value=-1)
+class _Bins(NamedTuple):
+    """Per value [n, 3, P], as floats: 1 in an outer bin, 1 in an inner bin, and 1 (inner) or -sign(x) (outer)."""
 
-    not_first = (x > HALF_BIN - 1).to(packed.dtype)
-    not_last = (x < 1 - HALF_BIN).to(packed.dtype)
-    upper = (centred + HALF_BIN).mul_(inverse)
-    lower = centred.sub_(HALF_BIN).mul_(inverse)
-    width = inverse * (2 * HALF_BIN)
-    inside = torch.expm1(-width).neg_().log_().mul_(not_first * not_last)
-    inside.addcmul_(F.softplus(-upper), not_last, value=-1)
-    inside.addcmul_(F.softplus(lower), not_first, value=-1)
-    joint = inside.sum(1).add_(logits.log_softmax(1))
-    log_prob = joint.logsumexp(1)
-    if gradient is not None:
-        responsibilities = joint.sub_(log_prob[:, None]).exp_()
-        _fill_gradient(
-            gradient, responsibilities, logits, x, bounded, inverse, coefficients, upper, lower, width, not_first, not_last
-        )
-    return log_prob.sum(1)
+    outer: Tensor
+    inner: Tensor
+    flip: Tensor
 
 
-def _fill_gradient(
-    gradient: Tensor,
-    responsibilities: Tensor,
-    logits: Tensor,
-    x: Tensor,
-    bounded: Tensor,
-    inverse: Tensor,
-    coefficients: Tensor,
-    upper: Tensor,
-    lower: Tensor,
-    width: Tensor,
-    not_first: Tensor,
-    not_last: Tensor,
-) -> None:
-    """d log-probability / d parameters in closed form; destroys its intermediate arguments."""
-    to_logits, to_means, to_scales, to_coefficients = unpack(gradient)
-    torch.sub(responsibilities, logits.softmax(1), out=to_logits)
-    weight = responsibilities[:, None]
-    above = torch.sigmoid(-upper).mul_(not_last).mul_(weight)
-    below = torch.sigmoid(lower).mul_(not_first).mul_(weight)
-    torch.sub(below, above, out=to_means).mul_(inverse)
-
-    torch.mul(lower, below, out=to_scales).sub_(above.mul_(upper))
-    between = width.div_(torch.expm1(width)).mul_(not_first * not_last).mul_(weight)
-    to_scales.sub_(between).mul_(bounded.square_().neg_().add_(1))
-
-    slope = coefficients.square_().neg_().add_(1)
-    torch.mul(to_means[:, 1], x[:, 0], out=to_coefficients[:, 0])
-    torch.mul(to_means[:, 2], x[:, 0], out=to_coefficients[:, 1])
-    torch.mul(to_means[:, 2], x[:, 1], out=to_coefficients[:, 2])
-    to_coefficients.mul_(slope)
+def _log_prob(x: Tensor, blocks: Tensor, wanted: bool) -> Tensor:
+    """log p [n] of x [n, 3, P]; overwrites the parameters `blocks` [n, M, 10, P] by d log p / d blocks if wanted."""
+    outer = (x.abs() > 1.0 - _HALF_BIN).to(x.dtype)
+    bins = _Bins(outer, 1.0 - outer, 1.0 - outer - outer * x.sign())
+    log_weight = blocks[:, :, 0].log_softmax(1)
+    # The number of calls grows with M, never with the number of frames.
+    share = torch.stack([_component(x, bins, block, wanted) for block in blocks.unbind(1)], 1).add_(log_weight)
+    best = share.amax(1, keepdim=True)
+    share.sub_(best).clamp_min_(_NEGLIGIBLE).exp_()
+    total = share.sum(1, keepdim=True)
+    if wanted:
+        share.div_(total)
+        blocks[:, :, 1:].mul_(share[:, :, None])
+        blocks[:, :, 0] = share.sub_(log_weight.exp_())
+    return total.log_().add_(best).sum((1, 2))
 
 
-def unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Views of [N, 10*M, P]: logits [N, M, P]; means, raw log-scales, raw coefficients, each [N, 3, M, P]."""
-    mixtures = packed.shape[1] // 10
-    logits, *rest = packed.split([mixtures, 3 * mixtures, 3 * mixtures, 3 * mixtures], dim=1)
-    means, scales, coefficients = (part.unflatten(1, (3, mixtures)) for part in rest)
-    return logits, means, scales, coefficients
+def _component(x: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Tensor:
+    """log p(x | component) [n, P]; turns channels 1-9 of its parameters `block` [n, 10, P] into gradients if wanted."""
+    y, growth, coupling = block[:, 1:4], block[:, 4:7], block[:, 7:]
+    coupling.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh, in a third of the time
+    growth.neg_().exp_().add_(SCALE_CEILING).reciprocal_()
+    inverse = torch.rsub(growth, SMALLEST_SCALE, alpha=-NEUTRAL_SCALE).reciprocal_()
+    y.neg_().add_(x)
+    y[:, 1:].addcmul_(coupling[:, :2], x[:, :1], value=-1.0)
+    y[:, 2].addcmul_(coupling[:, 2], x[:, 1], value=-1.0)
+    h = inverse * _HALF_BIN
+    y.mul_(inverse).mul_(bins.flip).addcmul_(h, bins.outer)
 
-
-def logistic_mixture_mean(parameters: Tensor) -> Tensor:
-    """Expected frames [N, 3, H, W], clamped to [-1, 1], of parameters [N, 10*M, H, W].
-
-    Each mixture's means are chained through the coupling before they are averaged by weight; clipping of the
-    logistics at the ends of the range is neglected.
-    """
-    logits, means, _, raw = unpack(parameters.flatten(2))
-    coefficients = raw.tanh()
-    red = means[:, 0]
-    green = means[:, 1] + coefficients[:, 0] * red
-    blue = means[:, 2] + coefficients[:, 1] * red + coefficients[:, 2] * green
-    weights = logits.softmax(1)
-    expected = torch.stack([(weights * channel).sum(1) for channel in (red, green, blue)], dim=1)
-    return expected.clamp(-1, 1).unflatten(2, parameters.shape[2:])
-
-
-def logistic_mixture_sample(parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw frames [N, 3, H, W] on the 256 levels from parameters [N, 10*M, H, W]: a mixture a pixel, then its chain."""
-    logits, means, raw_scales, raw = unpack(parameters.flatten(2))
-    uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype).clamp_(1e-7, 1 - 1e-7)
-    chosen = (logits - (-uniform.log()).log()).argmax(1)[:, None, None].expand(-1, 3, 1, -1)
-    mean, raw_scale, coefficient = (part.gather(2, chosen)[:, :, 0] for part in (means, raw_scales, raw.tanh()))
-    scale = (LOG_SCALE_CENTRE + LOG_SCALE_REACH * (raw_scale / LOG_SCALE_REACH).tanh()).exp()
-    noise = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype).clamp_(1e-7, 1 - 1e-7)
-    spread = scale * torch.logit(noise)
-    red = to_level(mean[:, 0] + spread[:, 0])
-    green = to_level(mean[:, 1] + coefficient[:, 0] * red + spread[:, 1])
-    blue = to_level(mean[:, 2] + coefficient[:, 1] * red + coefficient[:, 2] * green + spread[:, 2])
-    return torch.stack([red, green, blue], dim=1).unflatten(2, parameters.shape[2:])
-
-
-def to_level(value: Tensor) -> Tensor:
-    """The nearest of the 256 levels in [-1, 1]."""
-    return ((value.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    cosh = h.expm1()  # e^h - 1 first: sinh of a small h keeps its digits
+    shrunk = cosh.add(1.0).reciprocal_()
+    sinh = torch.addcmul(cosh, cosh, shrunk)
+    cosh.add_(shrunk).add_(1.0)
+    distance = y.abs()
+    q = distance.clamp_max(_FAR).neg_().exp_()
+    density = torch.add(cosh, q).mul_(bins.inner).add_(bins.outer).mul_(q).add_(1.0).reciprocal_()
+    ratio = torch.addcmul(bins.outer, sinh, bins.inner).mul_(density)
+    log_prob = (ratio[:, 0] * ratio[:, 1]).mul_(ratio[:, 2]).log_()
+    # -min(k, 0) = (|k| - k) / 2 in an outer bin, |y| in an inner one.
+    distance.addcmul_(distance, bins.outer, value=-0.5).addcmul_(y, bins.outer, value=-0.5)
+    log_prob.sub_(distance[:, 0]).sub_(distance[:, 1]).sub_(distance[:, 2])
+    if wanted:
+        growth.addcmul_(growth, growth, value=-SCALE_CEILING).mul_(inverse).mul_(NEUTRAL_SCALE)
+        # h d log p / dh, then d log p / dy, both at fixed other; outer bins depend on k alone.
+        by_width = cosh.div_(sinh).addcmul_(sinh.mul_(q), density, value=-1.0).mul_(h).mul_(bins.inner)
+        slope = torch.mul(q, bins.inner).add_(bins.inner).add_(bins.outer, alpha=0.5)
+        slope.mul_(density).mul_(q.neg_().add_(1.0))
+        slope = torch.copysign(slope, y).neg_().add_(bins.outer, alpha=0.5)
+        growth.mul_(y.mul_(slope).add_(by_width)).neg_()
+        y.copy_(slope.mul_(bins.flip).mul_(inverse)).neg_()
+        coupling.square_().neg_().add_(1.0)
+        coupling[:, :2].mul_(y[:, 1:]).mul_(x[:, :1])
+        coupling[:, 2].mul_(y[:, 2]).mul_(x[:, 1])
+    return log_prob

@@ -1,0 +1,164 @@
+"""The mixture of discretised logistics: normalisation, closed-form gradient, mean and samples."""
+
+import math
+
+import pytest
+import torch
+from aime_kernels import logistic_mixture_log_prob, logistic_mixture_mean, logistic_mixture_sample
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+HALF_BIN = 1 / 255
+
+
+def level_values(levels):
+    return levels.double() * (2 / 255) - 1
+
+
+def textbook_log_prob(frames, parameters):
+    """Log-probability per frame from log-sigmoids of the bin's two ends, to be differentiated by autograd."""
+    blocks, x = parameters.unflatten(1, (-1, 10)), frames[:, None]
+    red, green, _ = x.unbind(2)
+    c = blocks[:, :, 7:].tanh()
+    seen = [torch.zeros_like(c[:, :, 0]), c[:, :, 0] * red, c[:, :, 1] * red + c[:, :, 2] * green]
+    scale = math.exp(-7) + math.exp(-2) / (torch.exp(-blocks[:, :, 4:7]) + math.exp(-5))
+    centred = x - blocks[:, :, 1:4] - torch.stack(seen, 2)
+    below_upper, above_lower = F.logsigmoid((centred + HALF_BIN) / scale), F.logsigmoid((HALF_BIN - centred) / scale)
+    inside = below_upper + above_lower + torch.log(-torch.expm1(-2 * HALF_BIN / scale))
+    channels = torch.where(x < HALF_BIN - 1, below_upper, torch.where(x > 1 - HALF_BIN, above_lower, inside))
+    return (channels.sum(2) + blocks[:, :, 0].log_softmax(1)).logsumexp(1).sum((1, 2))
+
+
+def example(n, mixtures, height, width, spread, dtype=torch.float64):
+    levels = torch.randint(0, 256, (n, 3, height, width))
+    levels[torch.rand(levels.shape) < 0.2] = 0
+    levels[torch.rand(levels.shape) < 0.2] = 255
+    parameters = spread * torch.randn(n, 10 * mixtures, height, width, dtype=torch.float64)
+    return level_values(levels).to(dtype), parameters.to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.5, 20.0])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (1, 1, 1, 1), (17, 2, 3, 2)])
+def test_value_and_gradient_equal_the_textbook_form(shape, spread):
+    frames, parameters = example(*shape, spread)
+    weights = torch.randn(shape[0], dtype=torch.float64)
+    expected = textbook_log_prob(frames, parameters)
+    (expected_gradient,) = torch.autograd.grad(expected @ weights, parameters)
+    found = logistic_mixture_log_prob(frames, parameters)
+    (gradient,) = torch.autograd.grad(found @ weights, parameters)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-10)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(logistic_mixture_log_prob(frames, parameters.detach()), expected, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("spread", [1.5, 20.0])
+def test_float32_against_float64(spread):
+    frames, parameters = example(4, 5, 6, 6, spread, torch.float32)
+    exact_parameters = parameters.detach().double().requires_grad_()
+    exact = logistic_mixture_log_prob(frames.double(), exact_parameters)
+    found = logistic_mixture_log_prob(frames, parameters)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-3)
+    found.sum().backward()
+    exact.sum().backward()
+    torch.testing.assert_close(parameters.grad.double(), exact_parameters.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("raw_scale", [-9.0, -1.0, 0.5, 9.0])
+def test_probabilities_of_the_256_levels_sum_to_one(channel, raw_scale):
+    mixtures = 3
+    parameters = torch.randn(1, 10 * mixtures, 1, 1, dtype=torch.float64)
+    blocks = parameters.view(mixtures, 10)
+    blocks[:, 4:7] = raw_scale
+    # The other two channels are certain: at -1, with means so low that every other level is impossible.
+    others = [c for c in range(3) if c != channel]
+    blocks[:, [1 + c for c in others]] = -1e5
+    levels = torch.zeros(256, 3, 1, 1)
+    levels[:, channel, 0, 0] = torch.arange(256)
+    log_prob = logistic_mixture_log_prob(level_values(levels), parameters.expand(256, -1, -1, -1))
+    assert log_prob.exp().sum().item() == pytest.approx(1.0, abs=1e-10)
+
+
+def test_hard_inputs_are_finite_with_a_gradient_that_points_home():
+    extremes = torch.tensor([-1e4, -100.0, -7.0, 7.0, 100.0, 1e4])
+    frames = level_values(torch.tensor([0, 1, 128, 254, 255])).float()
+    for value in extremes:
+        for first in (1, 4, 7):
+            parameters = torch.zeros(5, 20, 1, 1)
+            parameters[:, first : first + 3] = value
+            parameters[:, 10:14] = -value
+            parameters.requires_grad_()
+            log_prob = logistic_mixture_log_prob(frames[:, None, None, None].expand(-1, 3, 1, 1), parameters)
+            log_prob.sum().backward()
+            assert log_prob.isfinite().all() and parameters.grad.isfinite().all()
+    far = torch.zeros(1, 10, 1, 1)
+    far[:, 1:4] = 50.0
+    far[:, 4:7] = -5.0
+    far.requires_grad_()
+    logistic_mixture_log_prob(torch.zeros(1, 3, 1, 1), far).sum().backward()
+    assert (far.grad[0, 1:4] < -1).all() and (far.grad[0, 4:7] > 0.3).all()
+
+
+class OperatorCalls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_operator_calls_do_not_grow_with_the_number_of_frames():
+    counts = []
+    for n in (5, 16, 64):
+        frames, parameters = example(n, 2, 3, 3, 1.0)
+        with OperatorCalls() as calls:
+            logistic_mixture_log_prob(frames, parameters).sum().backward()
+        counts.append(calls.count)
+    assert len(set(counts)) == 1
+
+
+def test_backward_leaves_the_kept_gradient_intact():
+    frames, parameters = example(2, 2, 3, 3, 1.0)
+    total = logistic_mixture_log_prob(frames, parameters).sum()
+    (first,) = torch.autograd.grad(3 * total, parameters, retain_graph=True)
+    (second,) = torch.autograd.grad(total, parameters)
+    torch.testing.assert_close(first, 3 * second)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        logistic_mixture_log_prob(torch.zeros(2, 3, 4, 4), torch.zeros(2, 20, 4, 5))
+    with pytest.raises(ValueError, match="10 M"):
+        logistic_mixture_mean(torch.zeros(2, 25, 4, 4))
+
+
+def test_mean_and_samples_agree_with_the_probabilities():
+    mixtures, draws = 3, 40_000
+    parameters = 0.3 * torch.randn(1, 10 * mixtures, 1, 1, dtype=torch.float64)
+    parameters.view(mixtures, 10)[:, 4:7] = -2.5
+    generator = torch.Generator().manual_seed(1)
+    frames = logistic_mixture_sample(parameters.expand(draws, -1, -1, -1), generator)
+    levels = (frames + 1) * 127.5
+    torch.testing.assert_close(levels, levels.round())
+    mean = logistic_mixture_mean(parameters)
+    standard_error = frames.std(0) / math.sqrt(draws)
+    assert ((frames.mean(0) - mean[0]).abs() < 4 * standard_error).all()
+    # Samples of p weigh any other model q by q / p to a mean of 1, if they have the probabilities p says.
+    other = parameters + 0.003 * torch.randn_like(parameters)
+    log_p, log_q = (logistic_mixture_log_prob(frames, p.expand(draws, -1, -1, -1)) for p in (parameters, other))
+    ratio = (log_q - log_p).exp()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(draws)
+
+
+def test_samples_fold_what_lies_outside_into_the_outer_levels():
+    parameters = torch.zeros(1, 10, 4, 4)
+    parameters[:, 1], parameters[:, 2], parameters[:, 3] = -9.0, 9.0, 9.0
+    frames = logistic_mixture_sample(parameters)
+    assert (frames[:, 0] == -1).all() and (frames[:, 1:] == 1).all()
+
+
+def test_the_mean_carries_gradient():
+    parameters = 0.1 * torch.randn(1, 20, 2, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(logistic_mixture_mean, (parameters.requires_grad_(),))
