@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from aime_kernels import normalise_frames
 
 from aime_fast.data.batch import Batch
 from aime_fast.evaluation.metrics import psnr, unit_range
@@ -26,9 +25,8 @@ def reconstruction_psnr(model: Any, windows: Iterable[Batch]) -> float:
     total, frames_seen = 0.0, 0
     for batch in windows:
         batch = batch.to(device)
-        frames = normalise_frames(batch.observations)
-        shown = model.reconstruct(model(frames, batch.actions))
-        values = psnr(unit_range(shown), unit_range(frames))
+        outputs = model(batch.observations.movedim(-1, 2), batch.actions)
+        values = psnr(unit_range(model.reconstruct(outputs)), unit_range(outputs.observations))
         total += values.sum().item()
         frames_seen += values.numel()
     model.train(training)

@@ -1,5 +1,6 @@
 """The trainer: opens data, model and engine, and runs the loop until the steps, the epochs or the time are up."""
 
+import math
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -116,10 +117,10 @@ class DMCVBTrainer:
             for line in [*self._opening(), *self._notes]:
                 reporter.note(line)
             with Interruptions() as interruptions:
-                self._train(reporter, feed, interruptions, until)
-                if interruptions.received:
-                    reporter.note(f"stopped by signal {interruptions.received} after step {self.progress.step}; saved")
-            return self._summary(interruptions.received)
+                signal = self._train(reporter, feed, interruptions, until)
+            if signal:
+                reporter.note(f"stopped by signal {signal} after step {self.progress.step}; saved")
+            return self._summary(signal)
         finally:
             feed.close()
             reporter.close()
@@ -139,12 +140,15 @@ class DMCVBTrainer:
             f"{epoch} steps of {self.config.loader.batch_size} windows; training for {end} into {self.folder.path}",
         ]
 
-    def _train(self, reporter: Reporter, feed: Feed, interruptions: Interruptions, until: int | None) -> None:
-        """The loop. Every rank takes every decision in it from values that all ranks have."""
+    def _train(self, reporter: Reporter, feed: Feed, interruptions: Interruptions, until: int | None) -> int:
+        """The loop; the signal that ended it before its time, or 0.
+
+        Every rank takes every decision in it from values that all ranks have.
+        """
         progress = self.progress
         interval = Interval(self.engine.device, progress.skipped_in_a_row)
         earlier, started = progress.seconds, time.monotonic()
-        stop = self._finished() or progress.step == until
+        stop, signal = self._finished() or progress.step == until, 0
         while not stop:
             with interval:
                 decide = self.peers.agree(lambda: (earlier + time.monotonic() - started, interruptions.received))
@@ -166,6 +170,7 @@ class DMCVBTrainer:
             every = self.config.watching.figures_every
             if every and not validating and progress.step % every == 0:
                 self._picture(reporter, beta)
+        return 0 if self._finished() else signal
 
     def _finished(self) -> bool:
         """Whether the steps, the epochs or the time are up."""
@@ -207,7 +212,7 @@ class DMCVBTrainer:
             )
         reporter.validation(progress.step, values)
         reporter.pictures(progress.step, pictures)
-        if progress.best_psnr is not None and values["psnr"] <= progress.best_psnr:
+        if not values["psnr"] > (-math.inf if progress.best_psnr is None else progress.best_psnr):
             return False
         progress.best_psnr, progress.best_step = values["psnr"], progress.step
         return True
