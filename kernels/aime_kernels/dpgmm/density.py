@@ -1,10 +1,11 @@
 """Log-densities of diagonal Gaussians and of their mixtures."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -31,10 +32,10 @@ def mixture_log_density(z: Tensor, log_pi: Tensor, means: Tensor, log_vars: Tens
 
 
 class _ComponentLogDensity(torch.autograd.Function):
-    """log N(z_s; mean_k, var_k): [N, S, D], [N, K, D], [N, K, D] -> [N, S, K], the differences recomputed in backward."""
+    """log N(z_s; mean_k, var_k): [N, S, D], [N, K, D], [N, K, D] -> [N, S, K]; backward recomputes the differences."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor, means: Tensor, log_vars: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, means: Tensor, log_vars: Tensor) -> Tensor:
         ctx.save_for_backward(z, means, log_vars)
         scaled = (z[:, :, None] - means[:, None]).mul_(torch.exp(-0.5 * log_vars)[:, None])
         normaliser = log_vars.sum(-1) + z.shape[-1] * _LOG_2PI
@@ -42,7 +43,7 @@ class _ComponentLogDensity(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, means, log_vars = ctx.saved_tensors
         difference = z[:, :, None] - means[:, None]
         pull = difference * torch.exp(-log_vars)[:, None] * grad[..., None]

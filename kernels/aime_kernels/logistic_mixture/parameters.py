@@ -7,7 +7,8 @@ Component k owns the ten consecutive channels 10 k .. 10 k + 9, so that one comp
     4 5 6    raw log-scales: log s = raw - 2, smoothly bounded to (-7, 3) by s = e^-7 + e^-2 / (e^-raw + e^-5)
     7 8 9    raw coupling: c = tanh(raw)
 
-The channels are coupled through the values already seen: mu_r = m_r, mu_g = m_g + c_0 x_r, mu_b = m_b + c_1 x_r + c_2 x_g.
+The channels are coupled through the values already seen:
+mu_r = m_r, mu_g = m_g + c_0 x_r, mu_b = m_b + c_1 x_r + c_2 x_g.
 """
 
 import math

@@ -45,7 +45,7 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor) -> Tensor:
 
 
 class _LogProb(torch.autograd.Function):
-    """x [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient of each frame behind, backward scales it."""
+    """x [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves each frame's gradient behind, backward scales it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, blocks: Tensor) -> Tensor:
