@@ -18,19 +18,18 @@ from aime_fast.training.step import noise_key
 
 VALIDATION_KEYS = 2**31
 """Draws of validation batch i are keyed (seed, this + i): no training step comes here."""
-PICTURED_WINDOWS = 4
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A few validation windows on the CPU, as the picture grid takes them."""
+    """One validation window on the CPU, as the picture grid takes it."""
 
     originals: Tensor
-    """[N, T, 3, H, W] in [0, 1], as the others."""
+    """[T, 3, H, W] in [-1, 1], as the others."""
     reconstructions: Tensor
     perceiver_reconstructions: Tensor
     attention_maps: Tensor
-    """[N, T, S, G, G]."""
+    """[T, S, G, G]."""
 
 
 @torch.no_grad()
@@ -55,12 +54,11 @@ def validate(
         noise = model.draw_noise(noise_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
         outputs = model(frames, batch.actions, noise=noise)
         losses, _ = aggregator.compute_losses(outputs, beta=beta)
-        shown = [unit_range(x) for x in (frames, model.reconstruct(outputs), outputs.perceiver_reconstructions)]
-        losses["psnr"] = psnr(shown[1], shown[0]).mean()
-        losses["psnr_perceiver"] = psnr(shown[2], shown[0]).mean()
+        shown = (frames, model.reconstruct(outputs), outputs.perceiver_reconstructions)
+        losses["psnr"] = psnr(unit_range(shown[1]), unit_range(frames)).mean()
+        losses["psnr_perceiver"] = psnr(unit_range(shown[2]), unit_range(frames)).mean()
         meter.add(losses, weight=len(batch))
         if index == 0:
-            few = [x[:PICTURED_WINDOWS].cpu() for x in (*shown, outputs.attention_maps)]
-            pictures = Pictures(*few)
+            pictures = Pictures(*(x[0].cpu() for x in (*shown, outputs.attention_maps)))
     model.train(training)
     return meter.read(peers.gather).means, pictures

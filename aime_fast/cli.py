@@ -1,0 +1,92 @@
+"""The command `aime-fast`: one verb a task."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from aime_fast.errors import UserError, exit_on_user_error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `aime-fast VERB ...`; the process's exit code (2 for a mistake of the user)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["train"]:
+        from aime_fast.train import main as train
+
+        return train(arguments[1:])
+    return exit_on_user_error(lambda: _run(arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}; `{self.prog} --help` lists what there is")
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    command: Callable[..., int] | None = options.pop("command", None)
+    if command is None:
+        parser.print_help()
+        return 2
+    return command(**options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="aime-fast", description="Train AIME, the Adaptive Infinite Mixture Engine.")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+    verbs.add_parser("train", help="train a model; `aime-fast train --help` lists its options")
+
+    pack = verbs.add_parser("pack", help="turn a recording into shards")
+    pack.add_argument("source", help="an HDF5 or .pt file, or a folder of shards")
+    pack.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
+    pack.add_argument("--codec", choices=["raw", "png"], default="raw", help="how frames are stored, both lossless")
+    pack.add_argument("--val-episodes", type=int, metavar="N", help="episodes held out [a fifth, at least one]")
+    pack.add_argument("--seed", type=int, metavar="N", help="draw the held-out episodes [the last ones]")
+    pack.add_argument("--environment", metavar="NAME", help="name of the task, recorded in the manifest")
+    pack.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    pack.set_defaults(command=_pack)
+
+    look = verbs.add_parser("inspect", help="say what is in a data set")
+    look.add_argument("path", nargs="?", metavar="DIR", help="shards or a recording [the shipped sample]")
+    look.add_argument("--deep", action="store_true", help="read everything and verify every checksum")
+    look.add_argument("--contact-sheet", metavar="PNG", help="write a picture of the episodes")
+    look.set_defaults(command=_inspect)
+
+    judge = verbs.add_parser("evaluate", help="reconstruction PSNR of a run on held-out episodes")
+    judge.add_argument("--checkpoint", required=True, metavar="RUN", help="a run's folder or one checkpoint")
+    judge.add_argument("--data", metavar="PATH", help="shards or a recording [the shipped sample]")
+    judge.set_defaults(command=_evaluate)
+    return parser
+
+
+def _pack(**options: object) -> int:
+    from aime_fast.data.pack import pack
+
+    print(f"packed into {pack(**options)}")  # type: ignore[arg-type]
+    return 0
+
+
+def _inspect(path: str | None, deep: bool, contact_sheet: str | None) -> int:
+    from aime_fast.data.inspect import inspect
+
+    print(inspect(path, deep=deep, contact_sheet=contact_sheet))
+    return 0
+
+
+def _evaluate(checkpoint: str, data: str | None) -> int:
+    from aime_fast.config import LoaderConfig
+    from aime_fast.data.backends import open_backend
+    from aime_fast.evaluation.reconstruction import PROTOCOL_STRIDE, reconstruction_psnr
+    from aime_fast.training.loading import load_model
+
+    model = load_model(checkpoint, lambda line: print(line, file=sys.stderr))
+    backend = open_backend("auto", data, LoaderConfig(), "val", 0)
+    if backend.action_dim != model.config.action_dim:
+        raise UserError(
+            f"the data's actions have {backend.action_dim} numbers and the model's {model.config.action_dim}; "
+            "name the data it was trained on with --data"
+        )
+    value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
+    print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
+    return 0
