@@ -10,7 +10,7 @@ _PUBLIC = {
     "LossAggregator": "aime_fast.objectives.aggregator",
     "RGB": "aime_fast.balancing.rgb",
 }
-__all__ = ["RGB", "DMCVBDataset", "DMCVBTrainer", "DPGMMVariationalRecurrentAutoencoder", "LossAggregator"]  # noqa: F822
+__all__ = ["RGB", "DMCVBDataset", "DMCVBTrainer", "DPGMMVariationalRecurrentAutoencoder", "LossAggregator"]
 __version__ = "0.1.0"
 
 

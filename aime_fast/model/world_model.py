@@ -169,8 +169,8 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             outputs[0].noise.candidates,
             first,
         )
-        pairs = [list(part.parameters()) for part in (self.teacher, self.trunk)]
-        torch._foreach_lerp_(pairs[0], pairs[1], 1 - self.config.teacher_decay)
+        teacher, live = ([p.data for p in part.parameters()] for part in (self.teacher, self.trunk))
+        torch._foreach_lerp_(teacher, live, 1 - self.config.teacher_decay)
 
     def _noise(self, noise: Noise | None, batch: int, frames: int) -> Noise:
         if noise is not None:

@@ -46,7 +46,7 @@ def save_reconstruction_grid(
 
 
 def save_rollout_grid(path: str | Path, truth: Tensor, imagined: Tensor, known: int, title: str) -> None:
-    """Write a PNG with the rows truth and imagined, both [T, 3, H, W] in [-1, 1]; the first `known` frames were seen."""
+    """Write a PNG with the rows truth and imagined, [T, 3, H, W] in [-1, 1]; the first `known` were seen."""
     shown = spread(len(truth))
     names = [f"t = {int(t)}" + (" seen" if t < known else "") for t in shown]
     save_rows(path, {"truth": pixels(truth[shown]), "imagined": pixels(imagined[shown])}, title, names)
