@@ -3,8 +3,15 @@
 import argparse
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from aime_fast import __version__
 from aime_fast.errors import UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from aime_fast.config import LoaderConfig
+    from aime_fast.data.backends import Backend
+    from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as Model
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +41,7 @@ def _run(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="aime-fast", description="Train AIME, the Adaptive Infinite Mixture Engine.")
+    parser.add_argument("--version", action="version", version=f"aime-fast {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
     verbs.add_parser("train", help="train a model; `aime-fast train --help` lists its options")
 
@@ -57,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--checkpoint", required=True, metavar="RUN", help="a run's folder or one checkpoint")
     judge.add_argument("--data", metavar="PATH", help="shards or a recording [the shipped sample]")
     judge.set_defaults(command=_evaluate)
+
+    dream = verbs.add_parser("imagine", help="draw what a run expects beyond the frames it saw, above the truth")
+    dream.add_argument("--checkpoint", required=True, metavar="RUN", help="a run's folder or one checkpoint")
+    dream.add_argument("--out", required=True, metavar="PNG", help="the picture to write")
+    dream.add_argument("--data", metavar="PATH", help="shards or a recording [the shipped sample]")
+    dream.add_argument("--context", type=_count, default=5, metavar="N", help="frames the model sees [5]")
+    dream.add_argument("--horizon", type=_count, default=15, metavar="N", help="frames it imagines from actions [15]")
+    dream.add_argument("--seed", type=int, default=0, metavar="N", help="decides which of its futures is drawn [0]")
+    dream.set_defaults(command=_imagine)
     return parser
 
 
@@ -76,17 +93,54 @@ def _inspect(path: str | None, deep: bool, contact_sheet: str | None) -> int:
 
 def _evaluate(checkpoint: str, data: str | None) -> int:
     from aime_fast.config import LoaderConfig
-    from aime_fast.data.backends import open_backend
     from aime_fast.evaluation.reconstruction import PROTOCOL_STRIDE, reconstruction_psnr
+
+    model, backend = _open(checkpoint, data, LoaderConfig())
+    value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
+    print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
+    return 0
+
+
+def _imagine(checkpoint: str, out: str, data: str | None, context: int, horizon: int, seed: int) -> int:
+    import torch
+
+    from aime_fast.config import LoaderConfig
+    from aime_fast.watching.figures import save_rollout_grid
+
+    model, backend = _open(checkpoint, data, LoaderConfig(batch_size=1, sequence_length=context + horizon))
+    batch = next(backend.evaluation_windows(context + horizon))
+    truth = batch.observations.movedim(-1, 2)
+    with torch.no_grad():
+        seen = model.reconstruct(model(truth[:, :context], batch.actions[:, :context]))
+        future = model.imagine(truth[:, :context], batch.actions[:, :-1], key=seed)
+    # One future, not the mean of many: a mean blurs where futures part.
+    imagined = torch.cat([seen[0], future[0, 0]])
+    title = f"the first {context} frames seen, the next {horizon} imagined from actions alone"
+    try:
+        save_rollout_grid(out, truth[0].float() / 127.5 - 1, imagined, context, title)
+    except OSError as error:
+        raise UserError(f"cannot write --out {out} ({error.strerror}); name a .png file") from error
+    print(f"wrote {out}")
+    return 0
+
+
+def _open(checkpoint: str, data: str | None, loader: "LoaderConfig") -> tuple["Model", "Backend"]:
+    """A run's model and the held-out episodes to try it on; `UserError` when their actions differ in size."""
+    from aime_fast.data.backends import open_backend
     from aime_fast.training.loading import load_model
 
     model = load_model(checkpoint, lambda line: print(line, file=sys.stderr))
-    backend = open_backend("auto", data, LoaderConfig(), "val", 0)
+    backend = open_backend("auto", data, loader, "val", 0)
     if backend.action_dim != model.config.action_dim:
         raise UserError(
             f"the data's actions have {backend.action_dim} numbers and the model's {model.config.action_dim}; "
             "name the data it was trained on with --data"
         )
-    value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
-    print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
-    return 0
+    return model, backend
+
+
+def _count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)

@@ -34,9 +34,9 @@ class ModelConfig:
     """Entries of the tokenizer's codebook."""
     code_dim: int = 256
     """Numbers in one code."""
-    tokenizer_width: int = 128
+    tokenizer_width: int = 96
     """Channels of the tokenizer at a quarter of the resolution."""
-    perceiver_latents: int = 8
+    perceiver_latents: int = 4
     """Latent queries of the perceiver a frame."""
     perceiver_dim: int = 512
     """Width of the perceiver."""
@@ -234,18 +234,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             attention_state_dim=128,
             num_codes=256,
             code_dim=64,
-            tokenizer_width=48,
+            tokenizer_width=32,
             perceiver_latents=4,
             perceiver_dim=192,
             perceiver_layers=2,
             perceiver_heads=4,
             encoder_width=32,
             decoder_width=32,
-            mlp_dim=512,
+            mlp_dim=768,
             num_mixtures=5,
         ),
         "loader": dict(window_stride=1),
-        "optim": dict(lr=5e-4),
+        "optim": dict(lr=1e-3),
     },
     "paper": {},
 }

@@ -1,0 +1,107 @@
+"""The command `aime-fast`: verbs, exit codes, one line for a mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+from aime_fast.cli import main
+from aime_fast.errors import UserError, exit_on_user_error
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of `aime-fast ARGUMENTS` in this process."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as end:
+        code = end.code or 0
+    return (code, *capsys.readouterr())
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def mistake():
+    raise UserError("the file is missing\n  look again")
+
+
+def test_exit_codes(capsys):
+    assert exit_on_user_error(lambda: None) == 0
+    assert exit_on_user_error(lambda: 7) == 7
+    assert exit_on_user_error(mistake) == 2
+    assert capsys.readouterr().err == "error: the file is missing look again\n"
+    assert exit_on_user_error(stop) == 130
+    with pytest.raises(ZeroDivisionError):
+        exit_on_user_error(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("verb", ["train", "pack", "inspect", "evaluate", "imagine"])
+def test_every_verb_has_help(capsys, verb):
+    listed = run(capsys, "--help")
+    assert listed[0] == 0
+    assert f" {verb} " in listed[1]
+    code, out, err = run(capsys, verb, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: aime-fast {verb} ")
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[:2] == (0, "aime-fast 0.1.0\n")
+
+
+def test_no_verb_prints_the_verbs(capsys):
+    code, out, _ = run(capsys)
+    assert code == 2
+    assert "imagine" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "--stepz", "3"], "did you mean --steps?"),
+        (["train", "--preset", "huge"], "choose one of debug, small, paper"),
+        (["pack", "/nowhere.h5", "--out", "shards"], "/nowhere.h5"),
+        (["pack", "/nowhere.h5"], "--out"),
+        (["inspect", "/nowhere"], "/nowhere"),
+        (["inspect", "--depp"], "--depp"),
+        (["evaluate", "--checkpoint", "/nowhere"], "/nowhere: no checkpoint there"),
+        (["imagine", "--checkpoint", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
+        (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "a whole number from 1, not '0'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inspect_describes_the_sample(capsys):
+    code, out, err = run(capsys, "inspect")
+    assert (code, err) == (0, "")
+    assert "cheetah" in out
+
+
+def test_a_mistake_in_a_process_of_its_own_leaves_no_traceback():
+    code = "import sys; from aime_fast.cli import main; sys.exit(main(['train', '--optim.lr', 'fast']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --optim.lr must be a number, not 'fast'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_of_train_waits_for_nothing_heavy():
+    code = (
+        "import sys; from aime_fast.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'deepspeed', 'h5py', 'matplotlib', 'tensorboard'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
