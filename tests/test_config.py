@@ -64,7 +64,9 @@ def test_the_later_file_and_the_later_flag_win(tmp_path):
 
 
 def test_a_saved_configuration_reads_back(tmp_path):
-    config = parse_train_args(["--preset", "small", "--optim.lr", "1e-5", "--minutes", "2", "--watching.tensorboard", "false"])
+    config = parse_train_args(
+        ["--preset", "small", "--optim.lr", "1e-5", "--minutes", "2", "--watching.tensorboard", "false"]
+    )
     file = write(tmp_path / "config.yaml", yaml.safe_dump(to_dict(config)))
     assert parse_train_args(["--config", file]) == config
 
