@@ -1,19 +1,24 @@
 """Pictures of what a model sees: frames, reconstructions, and where its slots look."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+Colour = tuple[int, int, int]
 COLUMNS = 8
 """Frames shown, evenly spaced over the window."""
 ZOOM = 2
 """Screen pixels a frame's pixel takes, each way."""
-MARGIN, GAP = 104, 4
-"""Width of the row labels and space between tiles, in screen pixels."""
+LABELS, GAP, PAD, MARK = 112, 4, 14, 17
+"""Width of the row labels, space between tiles, space around the whole, size of a slot's mark; screen pixels."""
+INK, FAINT = (30, 34, 42), (110, 116, 128)
+"""Colours of the writing."""
 SLOT_COLOURS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (241, 196, 15), (142, 68, 173), (243, 155, 127))
 """Colour of each slot, RGB in 0..255; used again from the start beyond six slots."""
 
@@ -42,13 +47,15 @@ def save_reconstruction_grid(
         "perceiver": pixels(perceiver_reconstructions[shown]),
         "attention": overlay(frames, attention_maps[shown]),
     }
-    save_rows(path, rows, title, [f"t = {int(t)}" for t in shown])
+    save_rows(
+        path, rows, title, [f"t = {t}" for t in shown], marks={"attention": slot_colours(attention_maps.shape[1])}
+    )
 
 
 def save_rollout_grid(path: str | Path, truth: Tensor, imagined: Tensor, known: int, title: str) -> None:
     """Write a PNG with the rows truth and imagined, [T, 3, H, W] in [-1, 1]; the first `known` were seen."""
     shown = spread(len(truth))
-    names = [f"t = {int(t)}" + (" seen" if t < known else "") for t in shown]
+    names = [f"t = {t}" + (" (seen)" if t < known else "") for t in shown]
     save_rows(path, {"truth": pixels(truth[shown]), "imagined": pixels(imagined[shown])}, title, names)
 
 
@@ -60,30 +67,51 @@ def overlay(frames: np.ndarray, maps: Tensor) -> np.ndarray:
     size = frames.shape[1:3]
     shares = F.interpolate(maps.float(), size=size, mode="nearest").movedim(1, -1).cpu().numpy()
     strength = shares / np.maximum(shares.max((1, 2), keepdims=True), 1e-12)
-    colours = np.array([SLOT_COLOURS[slot % len(SLOT_COLOURS)] for slot in range(maps.shape[1])], np.float32)
+    colours = np.array(slot_colours(maps.shape[1]), np.float32)
     mixed = strength @ colours / np.maximum(strength.sum(-1, keepdims=True), 1e-12)
     cover = 0.6 * strength.max(-1, keepdims=True)
     return ((1 - cover) * frames + cover * mixed).astype(np.uint8)
 
 
-def save_rows(path: str | Path, rows: dict[str, np.ndarray], title: str, names: list[str]) -> None:
-    """Write labelled rows of tiles uint8 [n, H, W, 3] as one PNG, atomically."""
+def slot_colours(slots: int) -> list[Colour]:
+    """The colour of each of `slots` slots."""
+    return [SLOT_COLOURS[slot % len(SLOT_COLOURS)] for slot in range(slots)]
+
+
+def save_rows(
+    path: str | Path,
+    rows: dict[str, np.ndarray],
+    title: str,
+    names: list[str],
+    marks: Mapping[str, Sequence[Colour]] = MappingProxyType({}),
+) -> None:
+    """Write labelled rows of tiles uint8 [n, H, W, 3] as one PNG, atomically.
+
+    `names` stand above the columns; `marks` are the squares of colour, numbered from 1, below a row's label.
+    """
     count, height, width = next(iter(rows.values())).shape[:3]
     tile = (width * ZOOM, height * ZOOM)
-    font = ImageFont.load_default(13)
-    top = 2 * 20
-    size = (MARGIN + count * (tile[0] + GAP), top + len(rows) * (tile[1] + GAP))
+    left, top = PAD + LABELS, PAD + 50
+    size = (left + count * (tile[0] + GAP) - GAP + PAD, top + len(rows) * (tile[1] + GAP) - GAP + PAD)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 2), title, fill="black", font=font)
+    small, middle, large = (ImageFont.load_default(points) for points in (11, 14, 17))
+    draw.text((PAD, PAD), title, fill=INK, font=large)
     for column, name in enumerate(names):
-        draw.text((MARGIN + column * (tile[0] + GAP), 20), name, fill="gray", font=font)
+        x = left + column * (tile[0] + GAP) + tile[0] / 2
+        draw.text((x, top - 6), name, fill=FAINT, font=middle, anchor="ms")
     for row, (label, tiles) in enumerate(rows.items()):
         y = top + row * (tile[1] + GAP)
-        draw.text((6, y + tile[1] // 2 - 8), label, fill="black", font=font)
+        colours = marks.get(label, ())
+        draw.text((left - 10, y + tile[1] / 2 - (10 if colours else 0)), label, fill=INK, font=middle, anchor="rm")
+        pitch = min(MARK, (LABELS - 10) / max(len(colours), 1))
+        for slot, colour in enumerate(colours):
+            x, below = left - 10 - pitch * (len(colours) - slot), y + tile[1] / 2 + 4
+            draw.rectangle((x + 2, below, x + pitch - 1, below + MARK - 3), fill=colour)
+            draw.text((x + pitch / 2 + 1, below + MARK / 2 - 1), str(slot + 1), fill="white", font=small, anchor="mm")
         for column, image in enumerate(tiles):
             enlarged = Image.fromarray(image).resize(tile, Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (MARGIN + column * (tile[0] + GAP), y))
+            sheet.paste(enlarged, (left + column * (tile[0] + GAP), y))
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished.png")
