@@ -1,9 +1,13 @@
 """The command `aime-fast`: verbs, exit codes, one line for a mistake."""
 
+import re
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
+from PIL import Image
 
 from aime_fast.cli import main
 from aime_fast.errors import UserError, exit_on_user_error
@@ -105,3 +109,50 @@ def test_help_of_train_waits_for_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Three short episodes of noise, two numbers in an action; the last one is held out."""
+    path, draw = tmp_path_factory.mktemp("recording") / "noise.h5", np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["observations"] = draw.integers(0, 256, (60, 64, 64, 3), np.uint8)
+        file["actions"] = draw.standard_normal((60, 2)).astype(np.float32)
+        file["rewards"], file["dones"] = np.zeros(60, np.float32), np.zeros(60, np.uint8)
+        file["episode_ends"] = np.array([20, 40, 60])
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, recording):
+    """The folder of a run of one step."""
+    folder = str(tmp_path_factory.mktemp("runs") / "run")
+    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "4", "--loader.windows-per-epoch", "1"]
+    assert main(["train", "--preset", "debug", *sizes, "--data", recording, "--steps", "1", "--out", folder]) == 0
+    return folder
+
+
+def test_evaluate_prints_the_psnr(capsys, recording, trained):
+    code, out, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", recording)
+    assert (code, err) == (0, "")
+    assert 0 < float(re.search(r"PSNR (\d+\.\d\d) dB", out)[1]) < 20
+
+
+def test_imagine_draws_the_future(capsys, tmp_path, recording, trained):
+    picture = tmp_path / "future.png"
+    arguments = ["imagine", "--checkpoint", trained, "--data", recording, "--out", str(picture)]
+    assert run(capsys, *arguments, "--context", "3", "--horizon", "6") == (0, f"wrote {picture}\n", "")
+    with Image.open(picture) as drawn:
+        assert drawn.width > 8 * 64
+    code, _, err = run(capsys, *arguments, "--horizon", "40")
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", [["evaluate"], ["imagine", "--out", "future.png"]])
+def test_a_run_refuses_data_with_other_actions(capsys, tmp_path, monkeypatch, trained, verb):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *verb, "--checkpoint", trained)
+    assert code == 2
+    assert "the data's actions have 6 numbers and the model's 2" in err
+    assert list(tmp_path.iterdir()) == []
