@@ -1,6 +1,7 @@
 """How the pixels of one strip of frames become bytes: lossless codecs, by name."""
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import PIL
 from PIL import Image, features
 
 from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, IMAGE_SIZE
+
+# Pillow's protests at a header that claims an absurd size; neither is a kind of OSError.
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,14 @@ def _encode_png(strip: np.ndarray) -> bytes:
 def _decode_png(data: bytes, frames: int) -> np.ndarray:
     try:
         # The size is checked on the header alone, so a forged one cannot make the decoder allocate.
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=["PNG"])
+        with image:
             if image.mode != "RGB" or image.size != (IMAGE_SIZE, IMAGE_SIZE * frames):
                 raise ValueError(f"a {image.mode} picture of {image.size} for {frames} frames")
             return np.asarray(image).reshape(frames, *FRAME_SHAPE)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, *BOMBS) as error:
         raise ValueError(f"not a whole PNG picture: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """What is in there: a table of a data set, a picture of it, and the proof that it is whole."""
 
 import hashlib
+import os
 import tarfile
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     existing file is not replaced. `UserError` names the first file that is missing or damaged.
     """
     path = SAMPLE if path is None else Path(path)
-    manifest = load_manifest(path) if path.is_dir() else None
+    manifest = load_manifest(path) if os.path.isdir(path) else None
     source = shards_as_source(path) if manifest else open_source(path)
     splits = (
         [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths), None, None)
@@ -103,7 +104,7 @@ def _verify_members(reader: ShardReader, index: Path) -> None:
 
 
 def _write_contact_sheet(source: Source, path: Path) -> Path:
-    if path.exists():
+    if os.path.exists(path):
         raise UserError(f"{path}: exists already; choose another name for the contact sheet")
     rows = []
     for episode, _ in zip(source.read(), range(SHEET_ROWS), strict=False):

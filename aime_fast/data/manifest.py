@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def load_manifest(folder: Path) -> Manifest:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder}: no {MANIFEST_NAME} here; give a folder that `aime-fast pack` wrote") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); pack the data again") from error
     if not isinstance(fields, dict) or fields.pop("format", None) != "aime-fast shards":
         raise UserError(f"{path}: not a manifest of aime-fast shards; give a folder that `aime-fast pack` wrote")
@@ -100,7 +101,7 @@ def load_manifest(folder: Path) -> Manifest:
         fields["episodes"] = [EpisodeEntry(**entry) for entry in fields["episodes"]]
         manifest = Manifest(**fields)
         problem = _problem(manifest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: fields are missing, unknown or of the wrong kind ({error}); pack again") from error
     if problem:
         raise UserError(f"{path}: {problem}; the manifest was edited or damaged, pack the data again")
@@ -115,6 +116,10 @@ def _problem(manifest: Manifest) -> str | None:
         return f"unknown codec {manifest.codec!r} (known: {', '.join(CODECS)})"
     if (manifest.image_size, manifest.strip_length) != (IMAGE_SIZE, STRIP_LENGTH):
         return f"image size {manifest.image_size} and strip length {manifest.strip_length} are not 64 and 16"
+    if manifest.convention != CONVENTION:
+        return f"actions are stored by another convention ({manifest.convention!r})"
+    if not isinstance(manifest.environment, str | None):
+        return f"environment {manifest.environment!r} is not a name"
     return _action_problem(manifest) or _shard_problem(manifest) or _episode_problem(manifest)
 
 
@@ -123,7 +128,11 @@ def _action_problem(manifest: Manifest) -> str | None:
     if type(width) is not int or width < 1:
         return f"action_dim is {width!r}"
     rows = [manifest.action_statistics[name] for name in ("mean", "std", "min", "max")]
-    if any(len(row) != width for row in rows) or not np.isfinite(np.array(rows, np.float64)).all():
+    if (
+        len(manifest.action_statistics) != len(rows)
+        or any(len(row) != width for row in rows)
+        or not np.isfinite(np.array(rows, np.float64)).all()
+    ):
         return f"action statistics are not four rows of {width} numbers"
     return None
 
@@ -131,7 +140,7 @@ def _action_problem(manifest: Manifest) -> str | None:
 def _shard_problem(manifest: Manifest) -> str | None:
     for shard in manifest.shards:
         # A manifest from elsewhere must not make us read outside its own folder.
-        if not isinstance(shard.file, str) or Path(shard.file).name != shard.file or not shard.file.endswith(".tar"):
+        if not isinstance(shard.file, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.tar", shard.file):
             return f"shard name {shard.file!r} is not a plain .tar file name"
         if any(type(number) is not int or number < 0 for number in (shard.samples, shard.bytes)):
             return f"shard {shard.file} has a size that is not a count"

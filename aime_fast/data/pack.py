@@ -45,7 +45,7 @@ def pack(
     if strips_per_shard < 1:
         raise UserError(f"strips_per_shard is {strips_per_shard}; it must be at least 1")
     _check_target(out, force)
-    recording = shards_as_source(source) if source.is_dir() else open_source(source)
+    recording = shards_as_source(source) if os.path.isdir(source) else open_source(source)
     if environment and recording.environment and environment != recording.environment:
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
@@ -108,7 +108,7 @@ def shards_as_source(folder: Path) -> Source:
 
 
 def _check_target(out: Path, force: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not os.path.exists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:
         raise UserError(f"{out}: exists already; choose another folder, or --force to replace it")

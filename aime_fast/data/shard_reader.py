@@ -76,7 +76,9 @@ class ShardReader:
             where = f"{self.path}, episode {episode.id}, frames {start} to {start + frames - 1}"
             stem = strip_name(episode.id, start)
             places = self._places(self._lines[episode.first_sample + number], stem, where)
-            yield self._read(places, {"episode": episode.id, "start": start, "length": frames}, where)
+            strip = self._read(places, {"episode": episode.id, "start": start, "length": frames}, where)
+            _check_values(strip, last=start + frames == episode.length)
+            yield strip
 
     def _places(self, line: str, stem: str, where: str) -> dict[str, tuple[int, int]]:
         """Ending -> (offset, size) of one line of the index, which must name exactly the members of `stem`."""
@@ -108,7 +110,7 @@ class ShardReader:
             meta = json.loads(parts["meta"])
             checksums = {ending: int(meta["crc32"][ending]) for ending in places if ending != "meta"}
             described = {key: meta[key] for key in expected}
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise UserError(f"{where}: the meta member is damaged; copy or pack the data again") from None
         if described != expected:
             raise UserError(f"{where}: the strip says it is {described}; copy or pack the data again")
@@ -144,6 +146,16 @@ class ShardReader:
             return self._codec.decode(self.data[strip.offset : strip.offset + strip.size].tobytes(), strip.frames)
         except ValueError as error:
             raise UserError(f"{strip.where}: the pixels are damaged ({error}); copy or pack the data again") from error
+
+
+def _check_values(strip: Strip, last: bool) -> None:
+    """Raise `UserError` for what packing refuses, so that shards another program wrote are held to the same rules."""
+    for name, values in (("actions", strip.actions), ("rewards", strip.rewards)):
+        if not np.isfinite(values).all():
+            raise UserError(f"{strip.where}: {name} hold NaN or infinity; pack a mended recording again")
+    ends = strip.terminated | strip.truncated
+    if ends[: len(ends) - last].any():
+        raise UserError(f"{strip.where}: a frame is marked as the end, but the episode goes on; pack the data again")
 
 
 def check_pixels(data: np.ndarray, offset: int, size: int, crc32: int, where: str) -> None:

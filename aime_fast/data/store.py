@@ -1,5 +1,6 @@
 """Every frame of one split within reach: mapped shards, or arrays in memory, behind one gather."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ def open_store(path: str | Path | None, split: str) -> FrameStore:
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     folder = SAMPLE if path is None else Path(path)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return _store_of_shards(folder, split)
     source = open_source(folder)
     splits = split_of_episodes(len(source.lengths), None, None)

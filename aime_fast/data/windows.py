@@ -11,7 +11,10 @@ def valid_starts(episode_lengths: Sequence[int], sequence_length: int, stride: i
     """Windows of `sequence_length` frames inside one episode, in order: int64 [n,2] rows (episode, first frame).
 
     First frames are the multiples of `stride`; an episode shorter than the window has none.
+    `UserError` for a stride below 1.
     """
+    if stride < 1:
+        raise UserError(f"the stride of windows is {stride}; it must be at least 1")
     counts = [max(0, (length - sequence_length) // stride + 1) for length in episode_lengths]
     episodes = np.repeat(np.arange(len(counts)), counts)
     firsts = np.concatenate([np.arange(count) * stride for count in counts]) if counts else np.empty(0, np.int64)
@@ -49,6 +52,8 @@ class WindowSampler:
         ):
             if value < least:
                 raise UserError(f"{name} is {value}; it must be at least {least}")
+        if seed >= 2**64:
+            raise UserError(f"seed is {seed}; it must be less than 2**64")
         longest = max(episode_lengths, default=0)
         if sequence_length > longest:
             raise UserError(

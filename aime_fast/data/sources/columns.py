@@ -102,4 +102,6 @@ def read_episodes(columns: Mapping[str, Any], ends: np.ndarray, where: str) -> I
 
 
 def _float32(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32) if values.dtype.kind == "f" else values
+    # What is too large for float32 becomes infinity, which `Episode` refuses by name.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32) if values.dtype.kind == "f" else values

@@ -28,6 +28,8 @@ def open_hdf5(path: Path) -> Source:
             ends = datasets["episode_ends"][:] if "episode_ends" in datasets else None
             ends = episode_ends(columns, ends, str(path))
             environment = file.attrs.get("env", file.attrs.get("environment"))
+            if isinstance(environment, bytes):  # a string of fixed length, as C and MATLAB write them
+                environment = environment.decode()
     except BROKEN as error:
         raise UserError(f"{path}: cannot be read as HDF5 ({error}); record or copy it again") from error
 

@@ -1,8 +1,8 @@
 """Torch recordings: a `.pt` file of tensors."""
 
-import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +22,16 @@ def open_torch(path: Path) -> Source:
             # Of a pickle too new or too old torch first warns and then refuses; one message is enough.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a torch file of plain tensors ({reason}); save a dict of tensors") from error
+    # A damaged pickle leads the unpickler anywhere: KeyError, IndexError, AssertionError, struct.error were all seen.
+    except Exception as error:
+        # Of an UnpicklingError only the kind is told: its text advises turning the protection off.
+        reason = str(error) if isinstance(error, OSError) else type(error).__name__
+        raise UserError(
+            f"{path}: damaged, or not a torch file of plain tensors ({reason}); save a dict of tensors"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
-    arrays = {key: _array(value, path) for key, value in content.items() if isinstance(value, torch.Tensor)}
+    arrays = {key: _array(value, path) for key, value in content.items() if _is_column(key, value)}
     arrays = {key: array for key, array in arrays.items() if array.ndim}
     columns = find_columns(arrays, str(path))
     ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
@@ -39,6 +43,10 @@ def open_torch(path: Path) -> Source:
         lengths,
         lambda: read_episodes(columns, ends, str(path)),
     )
+
+
+def _is_column(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, torch.Tensor)
 
 
 def _array(tensor: torch.Tensor, path: Path) -> np.ndarray:
