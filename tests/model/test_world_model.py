@@ -1,0 +1,141 @@
+"""Shapes, causality, operator counts, imagination and overfitting of the whole model at the debug size."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from aime_fast.config import preset_config
+from aime_fast.errors import UserError
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.objectives.aggregator import LossAggregator
+
+CONFIG = replace(preset_config("debug").model, action_dim=3)
+B, T = 2, 6
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return DPGMMVariationalRecurrentAutoencoder.from_config(CONFIG)
+
+
+def window(batch=B, frames=T, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    observations = torch.randint(0, 256, (batch, frames, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    return observations, torch.randn(batch, frames, CONFIG.action_dim, generator=generator)
+
+
+def test_shapes_and_key_access(model):
+    outputs = model(*window(), model.draw_noise(0, B, T))
+    grid = CONFIG.grid
+    wanted = {
+        "reconstructions": (B, T, 3, 64, 64),
+        "perceiver_reconstructions": (B, T, 3, 64, 64),
+        "latents": (B, T, CONFIG.latent_dim),
+        "hidden_states": (B, T, CONFIG.hidden_dim),
+        "context": (B, T, CONFIG.context_dim),
+        "attention_maps": (B, T, CONFIG.num_slots, grid, grid),
+        "mixture_weights": (B, T, CONFIG.max_components),
+        "tokens": (B, T, grid, grid),
+    }
+    for name, shape in wanted.items():
+        assert outputs[name].shape == shape, name
+        assert getattr(outputs, name) is not None
+    torch.testing.assert_close(outputs.mixture_weights.sum(-1), torch.ones(B, T))
+    torch.testing.assert_close(outputs.attention_maps.sum((-1, -2)), torch.ones(B, T, CONFIG.num_slots))
+    with pytest.raises(KeyError):
+        outputs["nothing"]
+
+
+@pytest.mark.parametrize("t", [0, 2, 4])
+def test_the_next_frame_moves_nothing_before_it(model, t):
+    observations, actions = window()
+    changed, acted = observations.clone(), actions.clone()
+    changed[:, t + 1] = 255 - changed[:, t + 1]
+    acted[:, t + 1] += 1
+    noise = model.draw_noise(0, B, T)
+    first, second = model(observations, actions, noise), model(changed, acted, noise)
+    for name in ("context", "posterior_mean", "posterior_log_var", "latents", "slots", "hidden_states"):
+        torch.testing.assert_close(first[name][:, : t + 1], second[name][:, : t + 1], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(first[name][:, t + 1], second[name][:, t + 1]), name
+    for name in ("log_weights", "means", "log_vars", "log_a", "log_b"):
+        before, after = getattr(first.prior, name), getattr(second.prior, name)
+        torch.testing.assert_close(before[:, : t + 2], after[:, : t + 2], rtol=1e-4, atol=1e-5)
+
+
+class Count(TorchDispatchMode):
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_operator_calls_do_not_grow_with_frames(model):
+    counts = []
+    for frames in (8, 16):
+        observations, actions = window(4, frames)
+        with Count() as counter:
+            _, tasks = LossAggregator().compute_losses(model(observations, actions, model.draw_noise(0, 4, frames)))
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            for i, task in enumerate(tasks):
+                torch.autograd.grad(task, parameters, retain_graph=i < 2, allow_unused=True)
+        counts.append(counter.calls)
+    assert counts[0] == counts[1]
+    assert counts[1] < 6000
+
+
+def test_noise_rows_are_those_of_the_global_batch(model):
+    noise = model.draw_noise(7, 4, T)
+    part = noise.rows(1, 4).rows(1, 2)
+    assert part.first_row == 2
+    assert torch.equal(part.latent, noise.latent[2:3])
+
+
+def test_imagination_needs_only_context_and_actions(model):
+    observations, actions = window()
+    frames = model.imagine(observations[:, :2], actions, samples=3)
+    assert frames.shape == (B, 3, T - 1, 3, 64, 64)
+    later = actions.clone()
+    later[:, 3] += 5
+    changed = model.imagine(observations[:, :2], later, samples=3)
+    torch.testing.assert_close(changed[:, :, :2], frames[:, :, :2])
+    assert not torch.allclose(changed[:, :, 2:], frames[:, :, 2:])
+
+
+def test_one_batch_is_overfitted(model):
+    rows = torch.linspace(-1, 1, 64)
+    scene = torch.stack([rows.repeat(64, 1), rows[:, None].repeat(1, 64), torch.zeros(64, 64)])
+    levels = ((scene + 1) * 127.5).round().byte().expand(1, 4, -1, -1, -1).contiguous()
+    actions = torch.zeros(1, 4, CONFIG.action_dim)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for step in range(150):
+        losses, tasks = LossAggregator().compute_losses(model(levels, actions, model.draw_noise(step, 1, 4)), beta=0.0)
+        optimizer.zero_grad()
+        sum(tasks).backward()
+        optimizer.step()
+    assert losses["recon_loss"] < 4.0
+
+
+def test_every_gradient_is_finite_on_flat_and_extreme_frames(model):
+    for level in (0, 255):
+        observations = torch.full((1, 3, 3, 64, 64), level, dtype=torch.uint8)
+        _, tasks = LossAggregator().compute_losses(model(observations, torch.full((1, 3, CONFIG.action_dim), 100.0)))
+        for i, task in enumerate(tasks):
+            grads = torch.autograd.grad(
+                task, [p for p in model.parameters() if p.requires_grad], retain_graph=i < 2, allow_unused=True
+            )
+            assert all(g.isfinite().all() for g in grads if g is not None)
+
+
+def test_wrong_shapes_and_sizes_are_named():
+    model = DPGMMVariationalRecurrentAutoencoder.from_config(CONFIG)
+    observations, actions = window()
+    with pytest.raises(UserError, match="actions"):
+        model(observations, actions[..., :2])
+    with pytest.raises(UserError, match="observations"):
+        model(observations[..., :32], actions)
+    with pytest.raises(UserError, match="no size named"):
+        DPGMMVariationalRecurrentAutoencoder(hidden=3)
