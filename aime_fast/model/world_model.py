@@ -156,11 +156,13 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         return draw_noise(self.config, key, batch, frames)
 
     @torch.no_grad()
-    def after_step(self, outputs: list[SequenceOutputs]) -> None:
+    def after_step(self, outputs: list[SequenceOutputs], finite: Tensor | None = None) -> None:
         """Move the codebook's and the teacher's averages by one step; `outputs` holds the step's micro-batches.
 
-        Collective: every rank calls it once a step.
+        Where `finite` (0-d bool, equal on all ranks) is false the codebook stays as it was. Collective: every rank
+        calls it once a step.
         """
+        kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
         cells = self.config.grid**2
         first = outputs[0].noise.first_row * outputs[0].context.shape[1] * cells
         self.tokenizer.codebook.update(
@@ -169,6 +171,9 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             outputs[0].noise.candidates,
             first,
         )
+        if finite is not None:
+            for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
+                buffer.copy_(torch.where(finite, buffer, old))
         teacher, live = ([p.data for p in part.parameters()] for part in (self.teacher, self.trunk))
         torch._foreach_lerp_(teacher, live, 1 - self.config.teacher_decay)
 

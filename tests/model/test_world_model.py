@@ -139,3 +139,13 @@ def test_wrong_shapes_and_sizes_are_named():
         model(observations[..., :32], actions)
     with pytest.raises(UserError, match="no size named"):
         DPGMMVariationalRecurrentAutoencoder(hidden=3)
+
+
+def test_a_step_that_is_not_finite_leaves_the_codebook(model):
+    outputs = model(*window(), model.draw_noise(0, B, T))
+    before = [buffer.clone() for buffer in model.tokenizer.codebook.buffers()]
+    outputs.token_info.encodings[0, 0] = float("nan")
+    model.after_step([outputs], torch.tensor(False))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.tokenizer.codebook.buffers(), strict=True))
+    model.after_step([model(*window(), model.draw_noise(0, B, T))], torch.tensor(True))
+    assert not torch.equal(before[0], model.tokenizer.codebook.codes)

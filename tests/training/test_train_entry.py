@@ -1,6 +1,8 @@
 """`python aime_fast/train.py` from a bare checkout: exit codes, one line for a mistake, no module in the way."""
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -38,3 +40,33 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     assert "Traceback" not in done.stderr
     assert message in done.stderr.strip().splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def two_processes(tmp_path, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", str(port)]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(ROOT / "aime_fast" / "train.py"), *arguments]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_bit_for_bit(tmp_path):
+    """Twelve steps under ZeRO-2, and again from a copy that has lost everything after step 6."""
+    data = write_recording(tmp_path / "recording.pt")
+    sizes = ["--loader.batch-size", "2", "--loader.sequence-length", "4", "--checkpoint-every", "6"]
+    options = ["--ds_config", "zero2", "--preset", "debug", "--data", data, *sizes, "--keep-checkpoints", "9"]
+    done = two_processes(tmp_path, *options, "--steps", "12", "--out", "whole")
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for path in (tmp_path / "parts" / "checkpoints").glob("step-*"):
+        if path.name > "step-00000006":
+            shutil.rmtree(path)
+    done = two_processes(tmp_path, *options, "--steps", "12", "--out", "parts", "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stderr
+    for file in ("weights.safetensors", "rank-0-of-2.pt", "rank-1-of-2.pt"):
+        whole, parts = (tmp_path / run / "checkpoints" / "step-00000012" / file for run in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes(), file

@@ -92,6 +92,22 @@ def test_a_resumed_run_is_the_same_run(data, whole, tmp_path, pause):
                 assert {name: resumed[row["step"]][name] for name in same} == same
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_resumed_run_is_the_same_run_under_zero(data, tmp_path, stage):
+    found = []
+    for out, pauses in (("whole", [None]), ("parts", [4, None])):
+        for until in pauses:
+            options = tiny_options(data, tmp_path / out, ds_config=f"zero{stage}", resume="auto")
+            trainer = DMCVBTrainer(**options)
+            try:
+                summary = trainer.fit(until)
+            finally:
+                trainer.close()
+        found.append(contents(summary.checkpoint))
+    assert_same(*found)
+
+
 def test_a_run_can_be_paused_and_continued_in_one_process(data, whole, tmp_path):
     trainer = DMCVBTrainer(**tiny_options(data, tmp_path / "run"))
     trainer.fit(until=2)
