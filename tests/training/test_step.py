@@ -3,6 +3,7 @@
 import pytest
 import torch
 from recording import tiny_options, write_recording
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_fast.config import preset_config
 from aime_fast.training.step import noise_key
@@ -16,6 +17,16 @@ def data(tmp_path_factory):
 
 def trainer_of(data, tmp_path, **changes):
     return DMCVBTrainer(**tiny_options(data, tmp_path / "run", **changes))
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operator that brings one number to the host: behind `.item()`, `bool()` and implicit conversions."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
 
 
 def test_no_step_waits_for_the_device(data, tmp_path, monkeypatch):
@@ -34,10 +45,12 @@ def test_no_step_waits_for_the_device(data, tmp_path, monkeypatch):
 
     for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse(name, getattr(torch.Tensor, name)))
-    trainer.engine.set_lr(2e-4)
-    result = trainer.step(inputs, 0.6)
+    with Reads() as reads:
+        trainer.engine.set_lr(2e-4)
+        result = trainer.step(inputs, 0.6)
     monkeypatch.undo()
     assert waits == []
+    assert reads.count == 0
     assert bool(result.finite)
     assert all(value.ndim == 0 and not value.requires_grad for value in result.values.values())
 
