@@ -1,7 +1,6 @@
 """Rotation-based gradient balancing (RGB): its state, and the two passes over the gradients."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,35 +8,10 @@ import torch
 from aime_kernels import rgb_combine, rgb_gram
 from torch import Tensor
 
-from aime_fast.balancing.gram import MOST_STEPS, Rescale, Rotation, solve_rotation
+from aime_fast.balancing.gram import MOST_STEPS, Rescale, solve_rotation
+from aime_fast.balancing.report import BalanceReport, Vector
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError
-
-Vector = list[Tensor | None]
-
-
-@dataclass(frozen=True)
-class BalanceReport:
-    """What one balancing did: float64 tensors on the gradients' device, equal on all ranks; n tasks."""
-
-    update: Vector
-    """The balanced update, in the rows' own memory; None where no row and no direction ever had an entry."""
-    finite: Tensor
-    """0-d bool: False when any gradient was not finite; then the update is zero and no state has changed."""
-    cosines: Tensor
-    """[n, n]: cosines between the tasks' gradients; a task without gradient has zeros."""
-    projections: Tensor
-    """[n]: p_i, cosine between task i's gradient and the new direction d."""
-    angles: Tensor
-    """[n]: radians by which the gradients were turned, in [0, pi/2)."""
-    norms: Tensor
-    """[n]: norms of the gradients; not finite where a gradient is not."""
-    active: Tensor
-    """[n] bool: tasks with a gradient; the others took no part."""
-    cancelled: Tensor
-    """0-d bool: the unit gradients sum to zero; before the first consensus the update is then zero, see docs/rgb.md."""
-    update_norm: Tensor
-    """0-d: norm of the whole update, over all shards."""
 
 
 class RGB:
@@ -149,7 +123,7 @@ class RGB:
         self._counter = self._counter + rotation.finite
         if self.adaptive_steps:
             self._losses = torch.where(rotation.finite, sums[n + 1, :n], self._losses)
-        self.report = _report(update, rotation)
+        self.report = BalanceReport.of(update, rotation)
         return self.report
 
     def backward(self, task_losses: Sequence[Tensor] | Tensor, **overrides: Any) -> np.ndarray:
@@ -177,7 +151,7 @@ class RGB:
                 rows.append([None] * len(parameters))
         report = self.balance(rows, losses=losses, **overrides)
         for parameter, gradient in zip(parameters, report.update, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
         return np.ones(len(losses))
 
     def state_dict(self) -> dict[str, Any]:
@@ -228,21 +202,17 @@ class RGB:
         if len({len(row) for row in rows}) > 1:
             raise UserError(f"RGB: rows of {[len(row) for row in rows]} tensors; mark a missing gradient with None")
         size = len(rows[0])
-        anywhere = next((tensor for row in rows for tensor in row if tensor is not None), None)
-        known = next((tensor for tensor in self.direction or [] if tensor is not None), None)
-        device = anywhere.device if anywhere is not None else known.device if known is not None else torch.device("cpu")
-        if self._angles is None or self._counter is None or self._losses is None or self.direction is None:
+        if self._angles is None or self.direction is None:
             self.direction = [None] * size
-            self._angles = torch.zeros(n, dtype=torch.float64, device=device)
-            self._counter = torch.zeros((), dtype=torch.int64, device=device)
-            self._losses = torch.full((n,), torch.nan, dtype=torch.float64, device=device)
+            self._angles = torch.zeros(n, dtype=torch.float64)
+            self._counter = torch.zeros((), dtype=torch.int64)
+            self._losses = torch.full((n,), torch.nan, dtype=torch.float64)
         if len(self._angles) != n or len(self.direction) != size:
             raise UserError(
                 f"RGB: {n} tasks of {size} tensors, but the state is of {len(self._angles)} tasks of "
                 f"{len(self.direction)}; use one RGB object for each set of tasks and parameters"
             )
-        self._angles, self._counter = self._angles.to(device), self._counter.to(device)
-        self._losses = self._losses.to(device)
+        self._move(next((tensor.device for row in rows for tensor in row if tensor is not None), self._angles.device))
         for k, tensors in enumerate(zip(*rows, strict=True)):
             present = next((tensor for tensor in tensors if tensor is not None), None)
             known = self.direction[k]
@@ -256,11 +226,18 @@ class RGB:
                     f"RGB: gradient {k} has shape {tuple(present.shape)}, its direction {tuple(known.shape)}; "
                     "the state belongs to another model or another sharding"
                 )
-            else:
-                self.direction[k] = known.to(device)
         return self.direction
 
-    def _targets(self, rows: Sequence[Sequence[Tensor | None]], direction: Vector) -> Vector:
+    def _move(self, device: torch.device) -> None:
+        """Bring the state to a device; nothing happens where it is there already."""
+        assert self._angles is not None and self._counter is not None and self._losses is not None
+        assert self.direction is not None
+        self._angles, self._counter = self._angles.to(device), self._counter.to(device)
+        self._losses = self._losses.to(device)
+        self.direction = [None if tensor is None else tensor.to(device) for tensor in self.direction]
+
+    @staticmethod
+    def _targets(rows: Sequence[Sequence[Tensor | None]], direction: Vector) -> Vector:
         """Where the update goes: at each position the first row's tensor that is there, else room like d's."""
         update: Vector = []
         for known, tensors in zip(direction, zip(*rows, strict=True), strict=True):
@@ -296,18 +273,3 @@ def _owned(gradients: Sequence[Tensor | None]) -> Vector:
 def _copies(direction: Vector) -> Vector:
     """A copy of every tensor of a list."""
     return [None if tensor is None else tensor.clone() for tensor in direction]
-
-
-def _report(update: Vector, rotation: Rotation) -> BalanceReport:
-    """The report of a rotation that was carried out."""
-    return BalanceReport(
-        update=update,
-        finite=rotation.finite,
-        cosines=rotation.cosines,
-        projections=rotation.projections,
-        angles=rotation.angles,
-        norms=rotation.norms,
-        active=rotation.active,
-        cancelled=rotation.cancelled,
-        update_norm=rotation.update_norm,
-    )

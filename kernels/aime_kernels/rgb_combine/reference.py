@@ -5,10 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aime_kernels.rgb_gram.layout import chunk_elements, first_present, flat_alike
-
-_CHUNK = 1 << 16
-"""Elements of a vector worked on at a time on a CPU: a few float32 vectors of 256 KiB stay in cache."""
+from aime_kernels.rgb_gram.layout import chunk_elements, chunks, flat_alike, gather
 
 
 @torch.no_grad()
@@ -28,56 +25,55 @@ def rgb_combine(
     is left alone, and `update[k]` must be None there too. `update[k]` may be a row's own tensor: a chunk is read
     before it is written. No two other tensors may share memory. coefficients: [2, n+1], on the device of the data;
     the arithmetic is in the direction's dtype. finite: 0-d bool on the device; False writes a zero update and leaves
-    the direction as it is, whatever the rows hold.
+    the direction as it is, whatever the rows hold. Raises ValueError when tensors at one position differ in shape.
 
     Why an op: n+1 vectors are read and two written once; written as tensor algebra each axpy is a pass of its own.
     """
-    n = len(rows)
-    present = first_present(direction)
-    if present is None:
+    columns = [column for column in zip(*rows, direction, update, strict=True) if column[-2] is not None]
+    if not columns:
         return
-    scalars = [[row[i] for i in range(n + 1)] for row in coefficients.to(present.dtype)]
-    chunk = chunk_elements(present.device, _CHUNK)
-    scratch = present.new_empty(2, min(chunk, max(tensor.numel() for tensor in direction if tensor is not None)))
-    zero = present.new_zeros(())
-    for k, target in enumerate(direction):
-        result = update[k]
-        if target is None or result is None:
-            continue
-        inputs = [row[k] for row in rows]
-        *flats, old, out = flat_alike([*inputs, target, result])
-        assert old is not None and out is not None
-        _combine_flat(flats, old, out, scalars, scratch, finite, zero)
-        if old.data_ptr() != target.data_ptr():
-            target.copy_(old.view(target.shape))
-        if out.data_ptr() != result.data_ptr():
-            result.copy_(out.view(result.shape))
-
-
-def _combine_flat(
-    flats: Sequence[Tensor | None],
-    direction: Tensor,
-    update: Tensor,
-    scalars: list[list[Tensor]],
-    scratch: Tensor,
-    finite: Tensor,
-    zero: Tensor,
-) -> None:
-    """`rgb_combine` on 1-d tensors of one length; `scratch` holds two chunks, `scalars` the coefficients as 0-d."""
-    of_update, of_direction = scalars
-    chunk = scratch.shape[1]
-    for start in range(0, direction.numel(), chunk):
-        stop = min(start + chunk, direction.numel())
-        new, total = scratch[:, : stop - start]
-        old, out = direction[start:stop], update[start:stop]
-        terms = [(i, flat[start:stop]) for i, flat in enumerate(flats) if flat is not None]
-        torch.mul(old, of_direction[-1], out=new)
-        for i, term in terms:
-            new.addcmul_(term, of_direction[i])
-        torch.mul(new, of_update[-1], out=total)
-        for i, term in terms:
-            total.addcmul_(term, of_update[i])
+    positions = [flat_alike(column) for column in columns]
+    first = next(tensor for tensor in direction if tensor is not None)
+    scalars = [list(row) for row in coefficients.to(first.dtype)]
+    chunk = chunk_elements(first.device)
+    size = sum(tensor.numel() for tensor in direction if tensor is not None)
+    scratch = first.new_empty(len(rows) + 3, min(chunk, size))
+    zero = first.new_zeros(())
+    for lengths, pieces in chunks(positions, chunk):
+        buffers = scratch[:, : sum(lengths)]
+        # A stretch of one tensor is read in place; short tensors are gathered first.
+        inputs = [
+            parts[0] if len(parts) == 1 else gather(parts, lengths, buffer)
+            for parts, buffer in zip(pieces[:-1], buffers, strict=False)
+        ]
+        old, (new, total) = inputs.pop(), buffers[-2:]
+        assert old is not None
+        _combine(inputs, old, scalars, new, total)
         # A select, not a factor of zero: zero times NaN is NaN, and asking the host would stall the device.
         torch.where(finite, total, zero, out=total)
-        out.copy_(total)
-        torch.where(finite, new, old, out=old)
+        torch.where(finite, new, old, out=new)
+        for result, targets in ((new, pieces[-2]), (total, pieces[-1])):
+            torch._foreach_copy_([target for target in targets if target is not None], result.split(lengths))
+    _copy_back(columns, positions)
+
+
+def _combine(
+    inputs: Sequence[Tensor | None], old: Tensor, scalars: list[list[Tensor]], new: Tensor, total: Tensor
+) -> None:
+    """Write both combinations of 1-d tensors into `new` and `total`; `scalars` are the coefficients as 0-d tensors."""
+    of_update, of_direction = scalars
+    terms = [(i, term) for i, term in enumerate(inputs) if term is not None]
+    torch.mul(old, of_direction[-1], out=new)
+    for i, term in terms:
+        new.addcmul_(term, of_direction[i])
+    torch.mul(new, of_update[-1], out=total)
+    for i, term in terms:
+        total.addcmul_(term, of_update[i])
+
+
+def _copy_back(columns: Sequence[Sequence[Tensor | None]], positions: Sequence[Sequence[Tensor | None]]) -> None:
+    """Copy direction and update home where mixed layouts made `flat_alike` return copies of them."""
+    for tensors, flats in zip(columns, positions, strict=True):
+        for tensor, flat in zip(tensors[-2:], flats[-2:], strict=True):
+            if tensor is not None and flat is not None and tensor.data_ptr() != flat.data_ptr():
+                tensor.copy_(flat.view(tensor.shape))

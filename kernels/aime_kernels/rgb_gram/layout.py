@@ -1,9 +1,21 @@
-"""Long vectors stored as lists of tensors, seen as flat chunks without moving them."""
+"""Long vectors stored as lists of tensors, walked in flat chunks of even size without moving them as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Flats = Sequence[Tensor | None]
+
+
+class Chunk(NamedTuple):
+    """The same stretch of several long vectors."""
+
+    lengths: list[int]
+    """Elements of each piece."""
+    pieces: list[list[Tensor | None]]
+    """`pieces[i][j]`: piece j of vector i, 1-d, `lengths[j]` elements, a view of its memory; None for zeros."""
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -17,7 +29,7 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def flat_alike(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+def flat_alike(tensors: Flats) -> list[Tensor | None]:
     """View tensors of one shape as 1-d tensors whose elements correspond; None stays None.
 
     Tensors that share one dense layout (contiguous, channels-last, transposed, ...) come back as views in the order
@@ -35,11 +47,40 @@ def flat_alike(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous().view(-1) for tensor in tensors]
 
 
-def first_present(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """The first tensor that is not None, or None."""
-    return next((tensor for tensor in tensors if tensor is not None), None)
+def chunks(positions: Sequence[Flats], size: int) -> Iterator[Chunk]:
+    """Cut long vectors into chunks of at most `size` elements: long tensors are split evenly, short ones gathered.
+
+    positions: for each position the 1-d tensors of all vectors there, of one length, at least one not None. So the
+    number of chunks follows from the number of elements, however many tensors they are in.
+    """
+    lengths: list[int] = []
+    columns: list[list[Tensor | None]] = []
+    for flats in positions:
+        numel = next(flat.numel() for flat in flats if flat is not None)
+        parts = -(-numel // size)
+        for part in range(parts):
+            start, stop = numel * part // parts, numel * (part + 1) // parts
+            if sum(lengths) + stop - start > size:
+                yield Chunk(lengths, [list(row) for row in zip(*columns, strict=True)])
+                lengths, columns = [], []
+            lengths.append(stop - start)
+            columns.append([None if flat is None else flat[start:stop] for flat in flats])
+    if lengths:
+        yield Chunk(lengths, [list(row) for row in zip(*columns, strict=True)])
 
 
-def chunk_elements(device: torch.device, cached: int) -> int:
-    """Elements of a chunk: `cached` on a CPU, to stay in its cache; many more where launches cost more."""
-    return cached if device.type == "cpu" else 1 << 22
+def gather(pieces: Flats, lengths: Sequence[int], out: Tensor) -> Tensor:
+    """Copy pieces one after the other into `out` [sum of lengths], zeros for None, in its dtype; returns it."""
+    if len(pieces) == 1 and pieces[0] is not None:
+        return out.copy_(pieces[0])
+    if all(piece is None for piece in pieces):
+        return out.zero_()
+    dtype = next(piece.dtype for piece in pieces if piece is not None)
+    zeros = out.new_zeros(max(lengths), dtype=dtype) if any(piece is None for piece in pieces) else out
+    parts = [zeros[:length] if piece is None else piece for piece, length in zip(pieces, lengths, strict=True)]
+    return torch.cat(parts, out=out)
+
+
+def chunk_elements(device: torch.device) -> int:
+    """Elements of a chunk: on a CPU few enough that a few of them stay in cache, many more where launches cost more."""
+    return 1 << 17 if device.type == "cpu" else 1 << 21

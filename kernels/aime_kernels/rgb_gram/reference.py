@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aime_kernels.rgb_gram.layout import chunk_elements, first_present, flat_alike
+from aime_kernels.rgb_gram.layout import chunk_elements, chunks, flat_alike, gather
 
 _BLOCK = 4096
 """Elements of one small product; the blocks of a chunk are the batch over which the threads divide."""
-_CHUNK = 32 * _BLOCK
-"""Elements of a vector converted at a time on a CPU: four vectors in float64 are 4 MiB."""
 
 
 @torch.no_grad()
@@ -27,34 +25,24 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
     if len({len(vector) for vector in vectors}) > 1:
         raise ValueError(f"vectors have different numbers of tensors: {[len(vector) for vector in vectors]}")
     m = len(vectors)
-    present = first_present([tensor for vector in vectors for tensor in vector])
-    device = torch.device("cpu") if present is None else present.device
-    gram = torch.zeros(m, m, dtype=torch.float64, device=device)
-    if present is None:
-        return gram
-    chunk = chunk_elements(device, _CHUNK)
-    longest = max(tensor.numel() for vector in vectors for tensor in vector if tensor is not None)
-    blocks = -(-min(chunk, longest) // _BLOCK)
+    columns = [column for column in zip(*vectors, strict=True) if any(tensor is not None for tensor in column)]
+    if not columns:
+        return torch.zeros(m, m, dtype=torch.float64)
+    positions = [flat_alike(column) for column in columns]
+    sizes = [next(flat.numel() for flat in flats if flat is not None) for flats in positions]
+    device = next(flat.device for flat in positions[0] if flat is not None)
+    chunk = chunk_elements(device)
+    blocks = -(-min(chunk, sum(sizes)) // _BLOCK)
     staging = torch.empty(m, blocks * _BLOCK, dtype=torch.float64, device=device)
-    for tensors in zip(*vectors, strict=True):
-        if first_present(tensors) is not None:
-            _add_products(gram, flat_alike(tensors), staging, chunk)
+    gram = torch.zeros(m, m, dtype=torch.float64, device=device)
+    for lengths, pieces in chunks(positions, chunk):
+        total = sum(lengths)
+        # Less than a block is one short block; otherwise zeros fill the last block up.
+        block = min(total, _BLOCK)
+        padded = -(-total // block) * block
+        for row, parts in zip(staging, pieces, strict=True):
+            gather(parts, lengths, row[:total])
+        staging[:, total:padded].zero_()
+        batch = staging[:, :padded].unflatten(1, (-1, block))
+        gram += torch.bmm(batch.permute(1, 0, 2), batch.permute(1, 2, 0)).sum(0)
     return (gram + gram.t()) / 2
-
-
-def _add_products(gram: Tensor, flats: Sequence[Tensor | None], staging: Tensor, chunk: int) -> None:
-    """Add the inner products of 1-d tensors (None: zeros) to `gram` [m, m]; `staging` [m, >= chunk] is scratch."""
-    numel = next(flat.numel() for flat in flats if flat is not None)
-    for start in range(0, numel, chunk):
-        length = min(chunk, numel - start)
-        # A tensor shorter than a block is one short block; otherwise zeros fill the last block up.
-        block = min(length, _BLOCK)
-        padded = -(-length // block) * block
-        for row, flat in zip(staging, flats, strict=True):
-            if flat is None:
-                row[:padded].zero_()
-            else:
-                row[:length].copy_(flat[start : start + length])
-                row[length:padded].zero_()
-        blocks = staging[:, :padded].unflatten(1, (-1, block))
-        gram += torch.bmm(blocks.permute(1, 0, 2), blocks.permute(1, 2, 0)).sum(0)
