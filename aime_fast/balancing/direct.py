@@ -32,7 +32,8 @@ def direct_balance(
     n, size = u.shape
 
     mean = u.mean(0)
-    if mean.norm() > CANCELLED:
+    cancelled = mean.norm() <= CANCELLED
+    if not cancelled:
         mean = mean / mean.norm()
         blend = mu * direction + (1 - mu) * mean if direction.norm() > 0 else mean
         direction = blend / blend.norm() if blend.norm() > CANCELLED else direction
@@ -46,7 +47,7 @@ def direct_balance(
         w = torch.where((p < -ALIGNED)[:, None], torch.eye(n, size + n, dtype=u.dtype).roll(size, 1), w)
         w = torch.where((p > ALIGNED)[:, None], 0.0, w / w.norm(dim=1, keepdim=True).clamp(min=1e-30))
         a = angles[active].clamp(0.0, LARGEST_ANGLE)
-        a = torch.where(p < -ALIGNED, a.clamp(min=OPPOSED_ANGLE), a)
+        a = torch.where((p < -ALIGNED) | cancelled, a.clamp(min=OPPOSED_ANGLE), a)
         a = torch.where(p > ALIGNED, 0.0, a)
         for _ in range(steps):
             a.requires_grad_()

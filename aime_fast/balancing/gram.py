@@ -17,7 +17,7 @@ CANCELLED = 1e-6
 ALIGNED = 0.999
 """Above this cosine with d a task is aligned with it; below its negative the task is opposed to it."""
 OPPOSED_ANGLE = math.acos(ALIGNED)
-"""Angle from which the search starts for an opposed task, where the objective is flat at angle 0."""
+"""Angle from which the search starts for an opposed task, and for tasks that cancel: there angle 0 is a saddle."""
 LARGEST_ANGLE = math.pi / 2 - 1e-6
 MOST_STEPS = 10
 """Bound of an adaptive number of descent steps."""
@@ -94,7 +94,8 @@ def solve_rotation(
     free = turning & (p >= -ALIGNED)
     sine = torch.where(free, 1 - p.square(), 1.0).sqrt()
     start = torch.where(turning, angles.clamp(0.0, LARGEST_ANGLE), 0.0)
-    start = torch.where(turning & ~free, start.clamp(min=OPPOSED_ANGLE), start)
+    flat = turning & (~free | consensus.cancelled)
+    start = torch.where(flat, start.clamp(min=OPPOSED_ANGLE), start)
     blocks = _pair_products(cosines, p, sine, free)
     found = _search(start, turning, blocks, count, lambd, steps, lr)
 

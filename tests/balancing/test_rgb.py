@@ -186,3 +186,158 @@ def test_attribute_style_use():
 def test_bad_settings_are_refused():
     with pytest.raises(UserError):
         RGB(mu=2.0)
+
+
+def test_bad_rows_and_options_are_refused():
+    row = [torch.ones(3)]
+    for call, words in [
+        (lambda rgb: rgb.balance([]), "0 task gradients"),
+        (lambda rgb: rgb.balance([row, [*row, None]]), "mark a missing gradient"),
+        (lambda rgb: rgb.balance([row], momentum=1), "unknown option 'momentum'"),
+        (lambda rgb: rgb.balance([row], alpha_steps=-1), "alpha_steps"),
+        (lambda rgb: rgb.backward([torch.ones(())]), "get_share_params"),
+        (lambda rgb: rgb.load_state_dict({"weights": 1}), "another program"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            call(RGB())
+    rgb = RGB(task_num=2)
+    with pytest.raises(UserError, match="task_num is 2"):
+        rgb.balance([row])
+    rgb.balance([row, row])
+    with pytest.raises(UserError, match="another model or another sharding"):
+        rgb.balance([[torch.ones(4)], [torch.ones(4)]])
+    with pytest.raises(UserError, match="one RGB object"):
+        rgb.balance([[*row, None], [*row, None]])
+    rgb.rep_grad, rgb.get_share_params = True, lambda: [torch.nn.Parameter(torch.ones(1))]
+    with pytest.raises(UserError, match="rep_grad"):
+        rgb.backward([torch.ones(()), torch.ones(())])
+    with pytest.raises(UserError, match="adaptive_steps needs"):
+        RGB(adaptive_steps=True).balance([row])
+    with pytest.raises(UserError, match="rescale"):
+        RGB(rescale="max")
+
+
+def test_a_poisoned_shard_of_another_rank_stops_this_rank_too():
+    rgb = RGB()
+    balanced(rgb, gradients(3))
+    before = [tensor.clone() for tensor in (rgb._angles, rgb._counter, join(rgb.direction))]
+    update, report = balanced(rgb, gradients(3, seed=1), reduce=lambda sums: sums + torch.nan * torch.eye(len(sums)))
+    assert not report.finite
+    assert update.eq(0).all()
+    after = (rgb._angles, rgb._counter, join(rgb.direction))
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert balanced(rgb, gradients(3, seed=1))[1].finite
+
+
+def test_a_poisoned_first_step_leaves_the_next_one_first():
+    rgb = RGB()
+    balanced(rgb, torch.nan * gradients(3))
+    assert torch.equal(balanced(rgb, gradients(3))[0], balanced(RGB(), gradients(3))[0])
+
+
+def test_options_override_attributes_for_one_call():
+    rows = gradients(3)
+    options = {"mu": 0.2, "lambd": 0.1, "alpha_steps": 7, "lr_inner": 0.4, "update_interval": 1}
+    rgb, other = RGB(), RGB(**options)
+    balanced(rgb, rows), balanced(other, rows, **RGB()._settings({}))
+    assert torch.equal(balanced(rgb, gradients(3, seed=1), **options)[0], balanced(other, gradients(3, seed=1))[0])
+    assert rgb.mu == 0.9
+
+
+def test_adaptive_steps_follow_how_unevenly_the_losses_change():
+    rgb, half = RGB(adaptive_steps=True), RGB(adaptive_steps=True)
+    first, second = torch.tensor([2.0, 4.0, -1.0]), torch.tensor([1.0, 4.4, -2.0])
+    change = (second - first) / first.abs()
+    spread = change.std().item()
+    steps = int(1 + 9 * spread / (spread + 1))
+    assert 1 < steps < 10
+    fixed = RGB()
+    assert torch.equal(balanced(rgb, gradients(3), losses=first)[0], balanced(fixed, gradients(3))[0])
+    wanted = balanced(fixed, gradients(3, seed=1), alpha_steps=steps)[0]
+    torch.testing.assert_close(balanced(rgb, gradients(3, seed=1), losses=second)[0], wanted)
+    # Two ranks of equal gradients: sums over ranks change by the same fraction as means.
+    for seed, losses in ((0, first), (1, second)):
+        update, _ = balanced(half, gradients(3, seed=seed), losses=losses, reduce=lambda sums: 2 * sums)
+    torch.testing.assert_close(update * 2**0.5, wanted)
+
+
+def test_low_precision_gradients_are_balanced_in_float32():
+    rows = gradients(3, dtype=torch.float32).to(torch.bfloat16)
+    update, _ = balanced(RGB(), rows)
+    wanted, _ = balanced(RGB(), rows.double())
+    assert update.dtype == torch.bfloat16
+    torch.testing.assert_close(update.double(), wanted, rtol=1e-2, atol=1e-5)
+
+
+def test_a_parameter_no_task_reaches_still_follows_the_direction():
+    rows = gradients(2)
+    rgb, zeros = RGB(), RGB()
+    balanced(rgb, rows), balanced(zeros, rows)
+    parts = [split(row) for row in gradients(2, seed=1)]
+    for part in parts:
+        part[1] = None
+    filled = [[torch.zeros(5, dtype=torch.float64) if t is None else t.clone() for t in part] for part in parts]
+    update = rgb.balance(parts).update
+    torch.testing.assert_close(join(update), join(zeros.balance(filled).update), rtol=1e-12, atol=1e-14)
+    assert update[1].norm() > 0
+
+
+def test_float32_rows_match_float64_rows_to_rounding():
+    rgb, exact = RGB(), RGB()
+    for seed in range(5):
+        rows = gradients(4, seed=seed, dtype=torch.float32)
+        update, _ = balanced(rgb, rows)
+        wanted, _ = balanced(exact, rows.double())
+        torch.testing.assert_close(update.double(), wanted, rtol=0, atol=1e-6 * wanted.norm().item())
+
+
+def test_nothing_is_read_on_the_host(monkeypatch):
+    def refuse(self, *args):
+        raise AssertionError("read on the host")
+
+    rgb = RGB(update_interval=2, adaptive_steps=True)
+    rows = [split(row) for row in gradients(3)]
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    rgb.balance(rows, losses=torch.ones(3))
+    rgb.balance(rows, losses=torch.ones(3))
+
+
+def test_memory_beyond_the_rows_is_the_direction_and_bounded_scratch():
+    """No [n, P] temporary: at P = 2M of float32, 8 MB a row, the peak grows by d and a few MB of chunks."""
+    size, n = 1 << 21, 3
+    rows = [list(torch.randn(size).split(size // 8)) for _ in range(n)]
+    rgb = RGB()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        rgb.balance(rows)
+        rgb.balance(rows)
+    total = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
+    direction, scratch = 4 * size, 2 * 8 * 2 * (n + 1 + n + 3) * (1 << 17)
+    assert total < direction + scratch
+    assert max(event.self_cpu_memory_usage for event in profile.events()) < 4 * size
+
+
+def test_attribute_style_equals_the_direct_form_on_shared_and_missing_gradients():
+    torch.manual_seed(1)
+    a, b = (torch.nn.Parameter(torch.randn(4, 5, dtype=torch.float64)) for _ in range(2))
+    c = torch.nn.Parameter(torch.randn(3, dtype=torch.float64))
+    frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    x = torch.randn(5, dtype=torch.float64)
+
+    def losses():
+        # `a + b` hands one tensor to both, `sum` an expanded scalar; the last loss depends on nothing.
+        return [(a + b).sum(), ((a + b) @ x).square().sum(), (a * b).sum() + c.square().sum(), torch.zeros(())]
+
+    dense = []
+    for loss in losses()[:3]:
+        parts = torch.autograd.grad(loss, [a, b, c], allow_unused=True)
+        dense.append(join([torch.zeros_like(p) if g is None else g for p, g in zip([a, b, c], parts, strict=True)]))
+    dense.append(torch.zeros_like(dense[0]))
+    wanted, _, _ = direct_balance(torch.stack(dense), torch.zeros_like(dense[0]), torch.zeros(4, dtype=torch.float64))
+    rgb = RGB(get_share_params=lambda: [a, frozen, b, c])
+    a.grad = torch.full_like(a, 5.0)
+    assert rgb.backward(losses()).tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(join([p.grad for p in (a, b, c)]), wanted, rtol=1e-10, atol=1e-12)
+    assert frozen.grad is None
+    assert rgb.report.active.tolist() == [True, True, True, False]
+    assert rgb.backward(torch.stack(losses()), mu=0.5).shape == (4,)
