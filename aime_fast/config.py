@@ -88,6 +88,8 @@ class ObjectiveConfig:
 
     lambda_recon: float = 1.0
     """Weight of the reconstruction term."""
+    lambda_mean: float = 500.0
+    """Weight of the squared error of the decoder's mean, so that moving parts are learned early; 0: pure ELBO."""
     lambda_gram: float = 0.05
     """Weight of the Gram loss."""
     lambda_att_dyn: float = 0.1

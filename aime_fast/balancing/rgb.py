@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from aime_kernels import rgb_combine, rgb_gram
 from torch import Tensor
 
 from aime_fast.balancing.gram import MOST_STEPS, Rescale, solve_rotation
 from aime_fast.balancing.report import BalanceReport, Vector
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError
+from aime_kernels import rgb_combine, rgb_gram
 
 
 class RGB:

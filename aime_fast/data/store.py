@@ -83,6 +83,18 @@ class FrameStore:
         """A, the numbers in an action."""
         return self.actions.shape[1]
 
+    def mean_frame(self, at_most: int = 4096) -> torch.Tensor:
+        """Mean of up to `at_most` frames, evenly spread over the split: float32 [3, 64, 64] in [-1, 1]."""
+        total = sum(self.lengths)
+        places = np.linspace(0, total - 1, min(total, at_most)).round().astype(np.int64)
+        episodes = np.searchsorted(self.first, places, side="right") - 1
+        windows = np.stack([episodes, places - self.first[episodes]], 1)
+        levels = sum(
+            self.gather(part, 1).observations.sum((0, 1), dtype=torch.float64)
+            for part in np.array_split(windows, -(-len(windows) // 256))
+        )
+        return (torch.as_tensor(levels) / (len(windows) * 127.5) - 1.0).movedim(-1, 0).float()
+
     def gather(self, windows: np.ndarray, sequence_length: int) -> Batch:
         """Windows int64 [B,2] of (episode, first frame) as a batch of T = `sequence_length` frames, copied.
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from aime_kernels import slot_attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
 from aime_fast.model.layers import mlp
+from aime_kernels import slot_attention
 
 
 @dataclass

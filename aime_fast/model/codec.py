@@ -1,13 +1,11 @@
 """Frame encoder q(z_t | x_t, c_t), decoder p(x_t | z_t, slots_t), and the pixel likelihoods."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.layers import NormedConv, Residual, bounded_log_variance
+from aime_fast.model.layers import ConvBlock, Residual, bounded_log_variance
 
 
 class Trunk(nn.Module):
@@ -18,13 +16,13 @@ class Trunk(nn.Module):
         width, patch = config.encoder_width, config.image_size // (4 * config.grid)
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(patch),
-            NormedConv(3 * patch**2, width, stride=2),
-            NormedConv(width, 2 * width, stride=2),
+            ConvBlock(3 * patch**2, width, stride=2),
+            ConvBlock(width, 2 * width, stride=2),
             Residual(2 * width),
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map [N, 3, H, W] to features [N, 2*width, G, G]."""
+        """Map standardised frames [N, 3, H, W] to features [N, 2*width, G, G]."""
         return self.layers(frames)
 
 
@@ -34,7 +32,7 @@ class PosteriorHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, side = 2 * config.encoder_width, config.grid // 2
-        self.down = NormedConv(width, 2 * width, stride=2)
+        self.down = ConvBlock(width, 2 * width, stride=2)
         self.features = nn.Linear(2 * width * side**2, config.mlp_dim)
         self.context = nn.Linear(config.context_dim, config.mlp_dim, bias=False)
         self.out = nn.Sequential(
@@ -49,10 +47,7 @@ class PosteriorHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it.
-
-    A learned canvas at half resolution holds what all frames share, so that the latents need not.
-    """
+    """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -62,21 +57,17 @@ class Decoder(nn.Module):
         self.inputs = nn.Sequential(nn.Linear(inputs, config.mlp_dim), nn.LayerNorm(config.mlp_dim), nn.SiLU())
         self.expand = nn.Linear(config.mlp_dim, 4 * width * self.side**2)
         self.layers = nn.Sequential(
-            nn.GroupNorm(8, 4 * width),
             nn.SiLU(),
-            NormedConv(4 * width, 2 * width, stride=-2),
+            ConvBlock(4 * width, 2 * width, stride=-2),
             Residual(2 * width),
-            NormedConv(2 * width, width, stride=-2),
-            NormedConv(width, width, stride=-2),
+            ConvBlock(2 * width, width, stride=-2),
+            ConvBlock(width, width, stride=-2),
         )
-        side = config.image_size // self.patch
-        self.canvas = nn.Parameter(torch.zeros(width, side, side))
         self.channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Conv2d(width, self.channels * self.patch**2, 1)
-        nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(width))
 
     def forward(self, latent: Tensor, slots: Tensor) -> Tensor:
         """z [B, T, D] and slots [B, T, S, d] -> parameters [B*T, channels, H, W]."""
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
         grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
-        return F.pixel_shuffle(self.head(self.layers(grid) + self.canvas), self.patch)
+        return F.pixel_shuffle(self.head(self.layers(grid)), self.patch)

@@ -4,17 +4,17 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aime_fast.config import ModelConfig
+from aime_fast.model.layers import bounded_log_variance, mlp
 from aime_kernels import (
     expected_kumaraswamy_beta_kl,
     gamma_kl,
     kumaraswamy_log_sticks,
     stick_breaking_log_weights,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from aime_fast.config import ModelConfig
-from aime_fast.model.layers import bounded_log_variance, mlp
 
 LOG_SHAPE_RANGE = (math.log(0.05), math.log(50.0))
 """Bounds of log a, log b and log c, log r: where the closed forms keep their stated accuracy."""

@@ -13,40 +13,37 @@ def mlp(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequentia
     return nn.Sequential(*blocks, nn.Linear(hidden, outputs))
 
 
-class NormedConv(nn.Module):
-    """Convolution, group normalisation, SiLU; `stride` 2 halves an even side, `stride` -2 doubles any side."""
+class ConvBlock(nn.Module):
+    """Convolution and SiLU; `stride` 2 halves an even side, -2 doubles any side.
+
+    Without normalisation: what tells one frame from the next is faint beside what all share, and normalising over
+    the frame slows learning it (docs/log.md).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         if stride == 1:
-            self.conv: nn.Module = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            self.conv: nn.Module = nn.Conv2d(inputs, outputs, 3, padding=1)
         elif stride == 2:
-            self.conv = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+            self.conv = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
         else:
-            self.conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
-        self.norm = nn.GroupNorm(groups(outputs), outputs)
+            self.conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, inputs, h, w] to [N, outputs, h', w']."""
-        return F.silu(self.norm(self.conv(x)), inplace=True)
+        return F.silu(self.conv(x))
 
 
 class Residual(nn.Module):
-    """`x + conv(x)`, whose last normalisation starts at a tenth, so that the block starts close to the identity."""
+    """`x + conv(x)`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block = NormedConv(width, width)
-        nn.init.constant_(self.block.norm.weight, 0.1)
+        self.block = ConvBlock(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, width, h, w] to the same shape."""
         return x + self.block(x)
-
-
-def groups(channels: int) -> int:
-    """Normalisation groups for `channels`: the largest of 8, 4, 2, 1 that divides it."""
-    return next(n for n in (8, 4, 2, 1) if channels % n == 0)
 
 
 def bounded_log_variance(raw: Tensor, low: float = -6.0, high: float = 2.0) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.layers import NormedConv
+from aime_fast.model.layers import ConvBlock
 
 DEAD_BELOW = 0.5
 """A code with a smaller running count than this has died and is moved onto a frame's encoding."""
@@ -24,7 +24,7 @@ class Tokens:
     encodings: Tensor
     """[N, G*G, d]: what was quantised, detached; feeds the codebook's moving average."""
     reconstruction: Tensor
-    """[N, 3, H, W] in about [-1, 1]."""
+    """Standardised, [N, 3, H, W]."""
     commitment: Tensor
     """0-d: mean squared distance of the encodings to their codes."""
 
@@ -54,7 +54,9 @@ class Codebook(nn.Module):
             flat = encodings.detach().float().flatten(0, -2)
             scores = torch.addmm((self.codes**2).sum(1), flat, self.codes.t(), alpha=-2)
             ids = scores.argmin(1)
-            return ids.view(encodings.shape[:-1]), self.codes[ids].view_as(encodings)
+            # Before the first update the codes mean nothing: nothing is quantised, nothing is pulled to them.
+            codes = torch.where(self.counts.any(), self.codes[ids].view_as(encodings), encodings)
+            return ids.view(encodings.shape[:-1]), codes
 
     @torch.no_grad()
     def update(self, ids: Tensor, encodings: Tensor, candidates: Tensor, first: int) -> None:
@@ -94,22 +96,21 @@ class Tokenizer(nn.Module):
         self.grid = config.grid
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(self.patch),
-            NormedConv(pixels, width),
-            NormedConv(width, 2 * width, stride=2),
+            ConvBlock(pixels, width),
+            ConvBlock(width, 2 * width, stride=2),
             nn.Conv2d(2 * width, config.code_dim, 1),
         )
         self.codebook = Codebook(config.num_codes, config.code_dim, config.codebook_decay)
         self.decoder = nn.Sequential(
-            NormedConv(config.code_dim, 2 * width),
-            NormedConv(2 * width, width, stride=-2),
+            ConvBlock(config.code_dim, 2 * width),
+            ConvBlock(2 * width, width, stride=-2),
             nn.Conv2d(width, pixels, 3, padding=1),
             nn.PixelShuffle(self.patch),
         )
 
     def forward(self, frames: Tensor) -> Tokens:
-        """Tokenize and reconstruct frames [N, 3, H, W] in [-1, 1]."""
-        features = self.encoder(frames).flatten(2).transpose(1, 2)
-        encodings = F.layer_norm(features, features.shape[-1:])
+        """Tokenize and reconstruct standardised frames [N, 3, H, W]."""
+        encodings = F.group_norm(self.encoder(frames), 1).flatten(2).transpose(1, 2)
         ids, codes = self.codebook(encodings)
         passed = encodings + (codes - encodings).detach()
         grid = passed.transpose(1, 2).unflatten(2, (self.grid, self.grid))

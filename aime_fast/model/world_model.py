@@ -4,7 +4,6 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from aime_kernels import normalise_frames
 from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
@@ -20,6 +19,10 @@ from aime_fast.model.noise import Noise, draw_noise, no_noise
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.perceiver import CausalPerceiver
 from aime_fast.model.tokenizer import Tokenizer
+from aime_kernels import normalise_frames
+
+CONTRAST = 4.0
+"""Networks see (x - mean frame) * CONTRAST: differences of about unit size."""
 
 
 class DPGMMVariationalRecurrentAutoencoder(nn.Module):
@@ -36,6 +39,9 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         UserError: for an unknown size, or sizes that do not fit together.
     """
 
+    mean_frame: Tensor
+    """[3, H, W] in [-1, 1]: what networks see and predict is the difference to it; zero until the trainer sets it."""
+
     def __init__(
         self, max_components: int = 15, latent_dim: int = 36, hidden_dim: int = 512, action_dim: int = 21, **sizes: Any
     ) -> None:
@@ -47,6 +53,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             max_components=max_components, latent_dim=latent_dim, hidden_dim=hidden_dim, action_dim=action_dim, **sizes
         )
         check_sizes(config)
+        self.register_buffer("mean_frame", torch.zeros(3, config.image_size, config.image_size))
         self.tokenizer = Tokenizer(config)
         self.perceiver = CausalPerceiver(config)
         self.trunk = Trunk(config)
@@ -80,10 +87,11 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         """
         frames = self._check(observations, actions)
         batch, time = frames.shape[:2]
-        flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        flat = (frames.flatten(0, 1) - self.mean_frame).mul_(CONTRAST).contiguous(memory_format=torch.channels_last)
         noise = self._noise(noise, batch, time).to(flat.device)
 
         tokens = self.tokenizer(flat)
+        tokens.reconstruction = tokens.reconstruction + self.mean_frame
         context = self.perceiver(tokens.codes.unflatten(0, (batch, time)))
         features = self.trunk(flat)
         with torch.no_grad():
@@ -127,7 +135,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor, slots: Tensor) -> Any:
         """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d], over frames [B*T, 3, H, W]."""
-        return FAMILIES[self.config.likelihood](self.decoder(latents, slots))
+        return FAMILIES[self.config.likelihood](self.decoder(latents, slots), self.mean_frame)
 
     @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:

@@ -55,6 +55,7 @@ class LossAggregator:
         dimensions = outputs.observations[0, 0].numel()
         losses = {
             "recon_loss": elbo.reconstruction_nats(outputs, config.precision_weight),
+            "mean_error": elbo.mean_error(outputs),
             "kl_z": latent.kl_z,
             "stick_kl": outputs.stick_kl.mean(),
             "alpha_kl": outputs.alpha_kl.mean(),
@@ -71,7 +72,10 @@ class LossAggregator:
         losses["hierarchical_kl"] = losses["stick_kl"] + losses["alpha_kl"]
         divergence = beta * (losses["kl_z"] + losses["hierarchical_kl"]) - entropy_weight * losses["cluster_entropy"]
         losses["total_elbo"] = (
-            lambda_recon * losses["recon_loss"] + divergence / dimensions + lambda_gram * losses["gram_enc_loss"]
+            lambda_recon * losses["recon_loss"]
+            + config.lambda_mean * losses["mean_error"]
+            + divergence / dimensions
+            + lambda_gram * losses["gram_enc_loss"]
         )
         losses["perceiver_loss"] = losses["perceiver_recon_loss"] + losses["vq_loss"] + losses["perceiver_ce_loss"]
         losses["total_predictive"] = (

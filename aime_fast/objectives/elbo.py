@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from aime_kernels import gaussian_log_density, mixture_log_density
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from aime_fast.model.outputs import SequenceOutputs
+from aime_kernels import gaussian_log_density, mixture_log_density
 
 
 @dataclass
@@ -82,6 +82,15 @@ def reconstruction_nats(outputs: SequenceOutputs, precision_weight: float) -> Te
     surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
     return (nats * (weight / weight.mean()).flatten()).mean()
+
+
+def mean_error(outputs: SequenceOutputs) -> Tensor:
+    """Mean squared error of the decoder's expectation, frames in [-1, 1], 0-d.
+
+    A logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; this
+    term gives them the weight of their error (docs/log.md).
+    """
+    return F.mse_loss(outputs.likelihood.expectation(), outputs.observations.flatten(0, 1))
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ from torch.nn import functional as F
 
 from aime_fast.model.outputs import SequenceOutputs
 
+PIXEL = 100.0
+"""Weight of the squared pixel error: that of a Gaussian of standard deviation 0.07."""
 COMMITMENT = 0.25
 """Weight of the commitment loss (van den Oord et al. 2017, eq. 3)."""
 
 
 def pixel_loss(outputs: SequenceOutputs) -> Tensor:
-    """L1 + mean squared error of the tokenizer's reconstruction, frames in [-1, 1], 0-d."""
-    frames, guess = outputs.observations.flatten(0, 1), outputs.token_info.reconstruction
-    return F.l1_loss(guess, frames) + F.mse_loss(guess, frames)
+    """Squared error of the tokenizer's reconstruction, frames in [-1, 1], times `PIXEL`, 0-d."""
+    return PIXEL * F.mse_loss(outputs.token_info.reconstruction, outputs.observations.flatten(0, 1))
 
 
 def next_token_loss(outputs: SequenceOutputs) -> Tensor:

@@ -9,18 +9,22 @@ from aime_fast.model.outputs import SequenceOutputs
 
 
 def attention_kl(outputs: SequenceOutputs) -> Tensor:
-    """KL(posterior map || prior map), nats a slot, mean over slots and frames 1 .. T-1; 0-d."""
-    maps = outputs.attention.maps[:, 1:]
+    """KL(posterior map || prior map), nats a slot, mean over slots and frames 1 .. T-1; 0-d.
+
+    The posterior is the fixed target: under gradient balancing a task's pull does not fade with its loss, and pulling
+    the posterior towards what is easy to foresee freezes the maps (docs/log.md).
+    """
+    maps = outputs.attention.maps[:, 1:].detach()
     if maps.shape[1] == 0:
-        return maps.sum()
+        return outputs.prior_log_maps.sum()
     return (maps * (maps.clamp_min(1e-20).log() - outputs.prior_log_maps)).sum(-1).mean()
 
 
 def motion_loss(outputs: SequenceOutputs) -> Tensor:
-    """Smooth L1 between each slot's shift of centre and the motion field under it, in half grid widths; 0-d."""
-    maps = outputs.attention.maps
+    """Smooth L1 of each slot's shift of centre, the target, and the motion field under it, half grid widths; 0-d."""
+    maps = outputs.attention.maps.detach()
     if maps.shape[1] < 2:
-        return maps.sum() * 0
+        return outputs.motion.sum()
     centres = centre_of_mass(maps)
     expected = maps[:, :-1] @ outputs.motion.transpose(-1, -2)
     return F.smooth_l1_loss(expected, centres[:, 1:] - centres[:, :-1], beta=0.1)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from aime_kernels import normalise_frames
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -13,6 +12,7 @@ from aime_fast.data.batch import Batch
 from aime_fast.objectives.aggregator import LossAggregator
 from aime_fast.training.feed import on_device
 from aime_fast.training.meters import average
+from aime_kernels import normalise_frames
 
 TASK_NAMES = ("elbo", "perceiver", "predictive")
 

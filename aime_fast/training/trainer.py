@@ -81,6 +81,7 @@ class DMCVBTrainer:
 
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        model.mean_frame.copy_(self.backend.mean_frame())
         self.engine = open_engine(model, config, max(1, self.total_steps or 1))
         self.peers = Peers(self.engine.rank, self.engine.world_size)
         self.aggregator = LossAggregator(config.objectives)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aime_kernels import normalise_frames
 from torch import Tensor
 
 from aime_fast.data.batch import Batch
@@ -15,6 +14,7 @@ from aime_fast.training.feed import on_device
 from aime_fast.training.meters import Meter
 from aime_fast.training.peers import Peers
 from aime_fast.training.step import noise_key
+from aime_kernels import normalise_frames
 
 VALIDATION_KEYS = 2**31
 """Draws of validation batch i are keyed (seed, this + i): no training step comes here."""

@@ -6,6 +6,9 @@ import math
 import mpmath
 import pytest
 import torch
+from scipy import integrate, special
+from torch import distributions as D
+
 from aime_kernels import (
     expected_kumaraswamy_beta_kl,
     gamma_kl,
@@ -15,8 +18,6 @@ from aime_kernels import (
     stick_breaking_log_weights,
 )
 from aime_kernels.dpgmm.divergence import minus_expected_log_remainder
-from scipy import integrate, special
-from torch import distributions as D
 
 SHAPES = [0.01, 0.3, 1.0, 100.0]
 UNIFORMS = [1e-7, 1e-3, 0.5, 1 - 1e-7]

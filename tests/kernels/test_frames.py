@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from aime_kernels import frames_to_levels, gather_windows, normalise_frames
 
 

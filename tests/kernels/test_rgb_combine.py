@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from aime_kernels import rgb_combine
 from aime_kernels.rgb_gram.layout import chunk_elements
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from aime_kernels import rgb_gram
 from aime_kernels.rgb_gram.layout import chunk_elements, chunks, flat_alike
-from torch.utils._python_dispatch import TorchDispatchMode
 
 CHUNK = chunk_elements(torch.device("cpu"))
 

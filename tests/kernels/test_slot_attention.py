@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from aime_kernels import slot_attention
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from aime_fast.config import preset_config
+from aime_fast.config import ObjectiveConfig, preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.objectives import elbo
 from aime_fast.objectives.aggregator import LossAggregator
@@ -23,6 +23,7 @@ def test_the_tasks_are_the_sum_of_the_weighted_terms():
     per_dimension = 1 / (3 * 64 * 64)
     terms = {
         "recon_loss": 1.1,
+        "mean_error": ObjectiveConfig().lambda_mean,
         "kl_z": 0.3 * per_dimension,
         "stick_kl": 0.3 * per_dimension,
         "alpha_kl": 0.3 * per_dimension,

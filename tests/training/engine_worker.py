@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from aime_fast.balancing.rgb import RGB
 from toy import Toy, batch, run_step, toy_config
 from world import WINDOWS, World
 
+from aime_fast.balancing.rgb import RGB
 from aime_fast.training.engine import open_engine
 
 STEPS = 5

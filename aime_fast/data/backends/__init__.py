@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.memory import MemoryBackend
 from aime_fast.data.batch import Batch
@@ -32,6 +34,10 @@ class Backend(Protocol):
     @property
     def environment(self) -> str | None:
         """Task that was recorded, where the data says so."""
+
+    def mean_frame(self) -> Tensor:
+        """Mean of the split's frames (or of many, evenly spread), float32 [3, H, W] in [-1, 1]."""
+        ...
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """This rank's part of the global batch of `step`; decided by the seed and the step alone."""

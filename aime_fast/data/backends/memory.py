@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from aime_fast.config import LoaderConfig
 from aime_fast.data.batch import Batch
 from aime_fast.data.store import FrameStore
@@ -42,6 +44,10 @@ class MemoryBackend:
     def environment(self) -> str | None:
         """Task that was recorded, where the data says so."""
         return self.store.environment
+
+    def mean_frame(self) -> Tensor:
+        """Mean of the split's frames, float32 [3, 64, 64] in [-1, 1]."""
+        return self.store.mean_frame()
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """This rank's part of the global batch of `step`; decided by the seed and the step alone."""

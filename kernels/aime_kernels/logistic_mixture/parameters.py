@@ -3,12 +3,14 @@
 Component k owns the ten consecutive channels 10 k .. 10 k + 9, so that one component is one contiguous block:
 
     0        logit of its weight (softmax over the M components)
-    1 2 3    m_r, m_g, m_b, locations in units of the frames
+    1 2 3    m_r, m_g, m_b, locations in units of the frames, as offsets from a centre that the caller gives (or zero)
     4 5 6    raw log-scales: log s = raw - 2, smoothly bounded to (-7, 3) by s = e^-7 + e^-2 / (e^-raw + e^-5)
     7 8 9    raw coupling: c = tanh(raw)
 
-The channels are coupled through the values already seen:
-mu_r = m_r, mu_g = m_g + c_0 x_r, mu_b = m_b + c_1 x_r + c_2 x_g.
+The channels are coupled through how far the values already seen lie from their own locations:
+mu_r = m_r, mu_g = m_g + c_0 (x_r - m_r), mu_b = m_b + c_1 (x_r - m_r) + c_2 (x_g - m_g).
+This is the family of PixelCNN++ (mu_g = m_g + c_0 x_r, ...) with its locations shifted, so that a coupling sharpens a
+pixel without moving its mean.
 """
 
 import math
@@ -31,22 +33,20 @@ def components(parameters: Tensor) -> Tensor:
     return parameters.flatten(2).unflatten(1, (-1, CHANNELS_PER_COMPONENT))
 
 
-def logistic_mixture_mean(parameters: Tensor) -> Tensor:
-    """Expected frames [N, 3, H, W] of parameters [N, 10 M, H, W], clamped to [-1, 1]; differentiable.
+def logistic_mixture_mean(parameters: Tensor, centre: Tensor | None = None) -> Tensor:
+    """Expected frames [N, 3, H, W] of parameters [N, 10 M, H, W] around `centre` [3, H, W] (zero); differentiable.
 
-    The exact expectation of the coupled mixture, before what lies beyond -1 and 1 is folded into the outer bins.
+    The exact expectation of the coupled mixture, before what lies beyond -1 and 1 is folded into the outer bins: it
+    may leave [-1, 1].
     """
     blocks = components(parameters)
-    weights = blocks[:, :, 0].softmax(1)
-    red, green, blue = blocks[:, :, 1:4].unbind(2)
-    c0, c1, c2 = torch.tanh(blocks[:, :, 7:]).unbind(2)
-    green = green + c0 * red
-    blue = blue + c1 * red + c2 * green
-    expected = torch.stack([(weights * channel).sum(1) for channel in (red, green, blue)], 1)
-    return expected.clamp(-1.0, 1.0).unflatten(2, parameters.shape[2:])
+    expected = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1).unflatten(2, parameters.shape[2:])
+    return expected if centre is None else expected + centre
 
 
-def logistic_mixture_sample(parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def logistic_mixture_sample(
+    parameters: Tensor, generator: torch.Generator | None = None, centre: Tensor | None = None
+) -> Tensor:
     """Draw frames [N, 3, H, W] on the 256 levels of [-1, 1]: a component a pixel, then red, green, blue in turn.
 
     Values have exactly the probabilities of `logistic_mixture_log_prob`. No gradient.
@@ -62,11 +62,13 @@ def logistic_mixture_sample(parameters: Tensor, generator: torch.Generator | Non
     chosen = (blocks[:, :, 0] + gumbel).argmax(1)
     block = blocks.take_along_dim(chosen[:, None, None], 1)[:, 0]
     scale = SMALLEST_SCALE + NEUTRAL_SCALE / (torch.exp(-block[:, 4:7]) + SCALE_CEILING)
-    free = block[:, 1:4] + scale * torch.logit(uniform(block[:, 4:7]))
+    locations = block[:, 1:4] if centre is None else block[:, 1:4] + centre.to(block.dtype).flatten(1)
+    free = locations + scale * torch.logit(uniform(block[:, 4:7]))
     c0, c1, c2 = torch.tanh(block[:, 7:]).unbind(1)
     red = _nearest_level(free[:, 0])
-    green = _nearest_level(free[:, 1] + c0 * red)
-    blue = _nearest_level(free[:, 2] + c1 * red + c2 * green)
+    green = _nearest_level(free[:, 1] + c0 * (red - locations[:, 0]))
+    seen = c1 * (red - locations[:, 0]) + c2 * (green - locations[:, 1])
+    blue = _nearest_level(free[:, 2] + seen)
     return torch.stack([red, green, blue], 1).unflatten(2, parameters.shape[2:])
 
 

@@ -31,40 +31,45 @@ _NEGLIGIBLE = -80.0
 """Nats below the best component where a component's share is no longer computed, for the same reason."""
 
 
-def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor) -> Tensor:
+def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> Tensor:
     """Log-probability of whole frames, in nats: [N, 3, H, W] and parameters [N, 10 M, H, W] -> [N].
 
-    frames: on the 256 levels of [-1, 1], not differentiated; parameters: float32 or float64, differentiable once.
+    frames: on the 256 levels of [-1, 1], not differentiated; parameters: float32 or float64, differentiable once;
+    centre: [3, H, W], what the locations are offsets from, zero where not given, not differentiated.
     Raises ValueError when the shapes do not fit.
     """
     blocks = components(parameters)
     n, _, height, width = parameters.shape
     if frames.shape != (n, 3, height, width):
         raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
-    return _LogProb.apply(frames.to(parameters.dtype).flatten(2), blocks)
+    x = frames.to(parameters.dtype)
+    offsets = x if centre is None else x - centre.to(parameters.dtype)
+    return _LogProb.apply(x.flatten(2), offsets.flatten(2), blocks)
 
 
 class _LogProb(torch.autograd.Function):
-    """x [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves each frame's gradient behind, backward scales it."""
+    """x, offsets [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient behind, backward scales it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, blocks: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[1]
+    def forward(ctx: Any, x: Tensor, offsets: Tensor, blocks: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[2]
         # A copy of the parameters is turned into their gradient in place.
         gradient = torch.empty_like(blocks, memory_format=torch.contiguous_format) if wanted else None
         outs = [None] * _PIECES if gradient is None else gradient.tensor_split(_PIECES)
         total = [
-            _log_prob(values, block.clone() if out is None else out.copy_(block), wanted)
-            for values, block, out in zip(x.tensor_split(_PIECES), blocks.tensor_split(_PIECES), outs, strict=True)
+            _log_prob(values, offset, block.clone() if out is None else out.copy_(block), wanted)
+            for values, offset, block, out in zip(
+                *(tensor.tensor_split(_PIECES) for tensor in (x, offsets, blocks)), outs, strict=True
+            )
         ]
         ctx.save_for_backward(gradient)
         return torch.cat(total)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, None, Tensor]:
         (gradient,) = ctx.saved_tensors
-        return None, gradient * upstream[:, None, None, None]
+        return None, None, gradient * upstream[:, None, None, None]
 
 
 class _Bins(NamedTuple):
@@ -75,13 +80,13 @@ class _Bins(NamedTuple):
     flip: Tensor
 
 
-def _log_prob(x: Tensor, blocks: Tensor, wanted: bool) -> Tensor:
+def _log_prob(x: Tensor, offsets: Tensor, blocks: Tensor, wanted: bool) -> Tensor:
     """log p [n] of x [n, 3, P]; overwrites the parameters `blocks` [n, M, 10, P] by d log p / d blocks if wanted."""
     outer = (x.abs() > 1.0 - _HALF_BIN).to(x.dtype)
     bins = _Bins(outer, 1.0 - outer, 1.0 - outer - outer * x.sign())
     log_weight = blocks[:, :, 0].log_softmax(1)
     # The number of calls grows with M, never with the number of frames.
-    share = torch.stack([_component(x, bins, block, wanted) for block in blocks.unbind(1)], 1).add_(log_weight)
+    share = torch.stack([_component(offsets, bins, block, wanted) for block in blocks.unbind(1)], 1).add_(log_weight)
     best = share.amax(1, keepdim=True)
     share.sub_(best).clamp_min_(_NEGLIGIBLE).exp_()
     total = share.sum(1, keepdim=True)
@@ -92,15 +97,16 @@ def _log_prob(x: Tensor, blocks: Tensor, wanted: bool) -> Tensor:
     return total.log_().add_(best).sum((1, 2))
 
 
-def _component(x: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Tensor:
+def _component(offsets: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Tensor:
     """log p(x | component) [n, P]; turns channels 1-9 of its parameters `block` [n, 10, P] into gradients if wanted."""
     y, growth, coupling = block[:, 1:4], block[:, 4:7], block[:, 7:]
     coupling.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh, in a third of the time
     growth.neg_().exp_().add_(SCALE_CEILING).reciprocal_()
     inverse = torch.rsub(growth, SMALLEST_SCALE, alpha=-NEUTRAL_SCALE).reciprocal_()
-    y.neg_().add_(x)
-    y[:, 1:].addcmul_(coupling[:, :2], x[:, :1], value=-1.0)
-    y[:, 2].addcmul_(coupling[:, 2], x[:, 1], value=-1.0)
+    y.neg_().add_(offsets)
+    seen = y[:, :2].clone()  # how far red and green lie from their own locations
+    y[:, 1:].addcmul_(coupling[:, :2], seen[:, :1], value=-1.0)
+    y[:, 2].addcmul_(coupling[:, 2], seen[:, 1], value=-1.0)
     h = inverse * _HALF_BIN
     y.mul_(inverse).mul_(bins.flip).addcmul_(h, bins.outer)
 
@@ -124,8 +130,11 @@ def _component(x: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Tensor:
         slope.mul_(density).mul_(q.neg_().add_(1.0))
         slope = torch.copysign(slope, y).neg_().add_(bins.outer, alpha=0.5)
         growth.mul_(y.mul_(slope).add_(by_width)).neg_()
-        y.copy_(slope.mul_(bins.flip).mul_(inverse)).neg_()
+        pull = slope.mul_(bins.flip).mul_(inverse).neg_()
+        y.copy_(pull)
+        y[:, 0].addcmul_(coupling[:, 0], pull[:, 1], value=-1.0).addcmul_(coupling[:, 1], pull[:, 2], value=-1.0)
+        y[:, 1].addcmul_(coupling[:, 2], pull[:, 2], value=-1.0)
         coupling.square_().neg_().add_(1.0)
-        coupling[:, :2].mul_(y[:, 1:]).mul_(x[:, :1])
-        coupling[:, 2].mul_(y[:, 2]).mul_(x[:, 1])
+        coupling[:, :2].mul_(pull[:, 1:]).mul_(seen[:, :1])
+        coupling[:, 2].mul_(pull[:, 2]).mul_(seen[:, 1])
     return log_prob
