@@ -132,8 +132,8 @@ class OptimConfig:
     """Optimiser; `sgd` is for equality tests."""
     lr: float = 2e-4
     """Peak learning rate."""
-    beta1: float = 0.5
-    """AdamW's decay of the mean gradient: less than its usual 0.9, for balancing remembers a direction of its own."""
+    beta1: float = 0.0
+    """AdamW's decay of the mean gradient. None by default: the direction that balancing keeps is a momentum already."""
     beta2: float = 0.99
     """AdamW's decay of the squared gradient."""
     final_lr_fraction: float = 0.05
@@ -249,9 +249,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             decoder_width=32,
             mlp_dim=768,
             num_mixtures=5,
+            codebook_decay=0.95,
         ),
         "loader": dict(window_stride=1),
-        "optim": dict(lr=1e-3),
+        "optim": dict(lr=4e-4),
     },
     "paper": {},
 }

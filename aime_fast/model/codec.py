@@ -1,5 +1,7 @@
 """Frame encoder q(z_t | x_t, c_t), decoder p(x_t | z_t, slots_t), and the pixel likelihoods."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,7 +57,8 @@ class PosteriorHead(nn.Module):
 class Decoder(nn.Module):
     """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it.
 
-    The distribution lies around a linear map of z, the counterpart of the posterior's.
+    The distribution lies around a linear map of z, the counterpart of the posterior's. Parameters come as `patch`^2
+    interleaved sub-images (`subimages`): they are the largest tensor of a step, and this way it is never rearranged.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -73,14 +76,29 @@ class Decoder(nn.Module):
             ConvBlock(width, width, stride=-2),
         )
         self.channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
-        self.head = nn.Conv2d(width, self.channels * self.patch**2, 1)
+        self.head = nn.Linear(width, self.patch**2 * self.channels)
         self.linear = nn.Linear(config.latent_dim, 3 * config.image_size**2, bias=False)
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, latent: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, T, D], slots [B, T, S, d] -> parameters [B*T, channels, H, W], their centre [B*T, 3, H, W]."""
+        """z [B, T, D] and slots [B, T, S, d] -> parameters and their centre.
+
+        Parameters [B*T, patch^2, channels, H/patch, W/patch] of each sub-image, centre [B*T, 3, H, W].
+        """
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
         grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
-        parameters = F.pixel_shuffle(self.head(self.layers(grid)), self.patch)
-        side = parameters.shape[-1]
-        return parameters, self.linear(latent).view(-1, 3, side, side)
+        features = self.layers(grid)
+        side = features.shape[-1]
+        parameters = self.head.weight @ features.flatten(2) + self.head.bias[:, None]
+        centre = self.linear(latent).view(-1, 3, self.patch * side, self.patch * side)
+        return parameters.view(-1, self.patch**2, self.channels, side, side), centre
+
+
+def subimages(frames: Tensor, patch: int) -> Tensor:
+    """Frames [N, C, H, W] -> [N, patch^2, C, H/patch, W/patch]: sub-image i*patch + j has the pixels (i::, j::patch)."""
+    return F.pixel_unshuffle(frames, patch).unflatten(1, (-1, patch**2)).transpose(1, 2)
+
+
+def from_subimages(parts: Tensor) -> Tensor:
+    """The inverse of `subimages`."""
+    return F.pixel_shuffle(parts.transpose(1, 2).flatten(1, 2), math.isqrt(parts.shape[1]))
