@@ -8,7 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import Mean, Toy, batch, run_step, toy_config
 
-from aime_fast.balancing.sharded import global_norm, nonfinite_poisons_all, owned
+from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.sharded import global_norm, nonfinite_poisons_all
 from aime_fast.errors import UserError
 from aime_fast.training.engine import micro_batch_size, open_engine
 
@@ -110,6 +111,25 @@ def test_a_loss_without_gradient_is_a_task_of_zeros():
     assert bool(report.finite) and float(report.grad_norm) > 0
 
 
+class Offset(Toy):
+    """Its first loss has a scalar parameter as a summand, whose gradient is what the backward pass starts from."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.nn.Parameter(torch.tensor(0.5))
+
+    def losses(self, outputs):
+        first, *rest = super().losses(outputs)
+        return [first + self.offset, *rest]
+
+
+def test_a_scalar_added_to_a_loss_does_not_change_later_gradients():
+    engine = open_engine(Offset(), toy_config(accumulation=2), total_steps=3)
+    engine.set_lr(0.0)
+    norms = [run_step(engine, RGB(), 0).balance.norms for _ in range(3)]
+    assert torch.equal(norms[0], norms[1]) and torch.equal(norms[0], norms[2])
+
+
 class Waits(TorchDispatchMode):
     """Counts the calls that would make the host wait for a device: `.item()`, `float()`, `bool()` of a tensor."""
 
@@ -133,6 +153,27 @@ def test_no_call_of_a_step_waits_for_the_device(ds_config):
         assert bool(run_step(engine, Mean(), 1).finite)
     assert waits.count == 1
     engine.close()
+
+
+def test_balance_and_step_make_no_copy_of_a_gradient(peak_bytes):
+    """Balance, clip and optimiser step on 3 rows of 2 M floats: no further row, once d and the moments are there."""
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = torch.nn.ParameterList(torch.randn(1 << 18) for _ in range(8))
+
+    module = Wide()
+    engine = open_engine(module, toy_config(), total_steps=3)
+    rgb = RGB()
+
+    def backward():
+        engine.backward([sum((p - shift).square().sum() for p in module.parts) for shift in (0.0, 1.0, 2.0)])
+
+    backward()
+    engine.balance_and_step(rgb)
+    backward()
+    assert peak_bytes(lambda: engine.balance_and_step(rgb)) < 6_000_000 < 4 * (1 << 21)
 
 
 def test_calls_out_of_order_are_errors():
@@ -162,15 +203,6 @@ def test_a_bad_timeout_is_a_users_mistake(monkeypatch, minutes):
     monkeypatch.setenv("DEEPSPEED_TIMEOUT", minutes)
     with pytest.raises(UserError, match=f"DEEPSPEED_TIMEOUT={minutes} .* whole minutes"):
         open_engine(Toy(), replace(toy_config(), ds_config="zero2"), total_steps=1)
-
-
-def test_owned_rows_share_no_memory():
-    shared = torch.arange(4.0)
-    row = owned([shared, shared, torch.tensor(2.0).expand(3), None, torch.ones(2, dtype=torch.float64)])
-    row[0].mul_(0)
-    row[2][0] = 7
-    assert torch.equal(row[1], torch.arange(4.0)) and row[2].tolist() == [7, 2, 2]
-    assert row[3] is None and row[4].dtype == torch.float32
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
