@@ -170,13 +170,12 @@ class PlainEngine(Engine):
         )
 
 
-def open_engine(model: nn.Module, config: TrainConfig, total_steps: int) -> Engine:
+def open_engine(model: nn.Module, config: TrainConfig) -> Engine:
     """The engine that `config.ds_config` asks for: DeepSpeed's, or the plain one where it is None.
 
     Args:
         model: the module with its initial weights; moved to this process's device.
         config: the run's configuration.
-        total_steps: optimiser steps of the run, at least 1.
 
     Raises:
         UserError: a configuration that does not fit, in one line.

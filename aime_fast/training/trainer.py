@@ -83,7 +83,7 @@ class DMCVBTrainer:
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         model.mean_frame.copy_(self.backend.mean_frame())
-        self.engine = open_engine(model, config, max(1, self.total_steps or 1))
+        self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.objectives)
         self.rgb = RGB.from_config(config.balancing)
         self.step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)

@@ -30,14 +30,14 @@ def open_case(stage, name="sgd", accumulation=1, mode="global", seed=0, **zero):
     path = Path(sys.argv[1]) / f"zero-{os.environ['RANK']}.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": stage, **zero}}))
     config = replace(config, balancing=replace(config.balancing, mode=mode), ds_config=str(path))
-    return open_engine(Toy(seed), config, STEPS), RGB()
+    return open_engine(Toy(seed), config), RGB()
 
 
 def open_world(stage, accumulation):
     """The real model under SGD."""
     config = toy_config(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
     config = replace(config, loader=replace(config.loader, batch_size=WINDOWS), ds_config=f"zero{stage}")
-    return open_engine(World(), config, STEPS), RGB()
+    return open_engine(World(), config), RGB()
 
 
 def parameters(engine):
