@@ -18,6 +18,7 @@ from aime_fast.balancing.rgb import RGB
 from aime_fast.config import preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 
+pytestmark = pytest.mark.timeout(1800)
 TASKS, SIZE = 3, 34_000_000
 
 
@@ -71,7 +72,6 @@ def test_gram_form(benchmark, layout):
     benchmark.extra_info["peak_megabytes"] = round(peak_bytes(lambda: rgb.balance(rows)) / 1e6, 1)
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_direct_form(benchmark, dtype):
     """The oracle on the joined gradients; joining them is not counted."""
