@@ -252,6 +252,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             codebook_decay=0.95,
         ),
         "loader": dict(window_stride=1),
+        "objectives": dict(beta_warmup_epochs=4),
         "optim": dict(lr=4e-4),
     },
     "paper": {},

@@ -56,7 +56,10 @@ class DPGMMPrior(nn.Module):
         super().__init__()
         self.components, self.latent_dim = config.max_components, config.latent_dim
         self.alpha_prior = (config.concentration_shape, config.concentration_rate)
-        self.start = nn.Parameter(torch.zeros(config.context_dim))
+        self.start_context = nn.Parameter(torch.zeros(config.context_dim))
+        self.start_latent = nn.Parameter(torch.zeros(config.latent_dim))
+        self.carry = nn.Linear(config.latent_dim, config.latent_dim, bias=False)
+        nn.init.eye_(self.carry.weight)
         inputs = config.hidden_dim + config.context_dim
         self.hidden = nn.Sequential(
             mlp(inputs, config.mlp_dim, config.mlp_dim), nn.LayerNorm(config.mlp_dim), nn.SiLU()
@@ -78,15 +81,19 @@ class DPGMMPrior(nn.Module):
             self.sticks.weight.mul_(0.1)
             self.concentration.weight.mul_(0.1)
 
-    def forward(self, hidden: Tensor, context: Tensor, uniform: Tensor) -> MixturePrior:
-        """h_{t-1} [B, T, H], c_{t-1} [B, T, C], the sticks' draws U [B, T, K-1] in (0, 1) -> the prior of frames t."""
+    def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, uniform: Tensor) -> MixturePrior:
+        """The prior of frames t.
+
+        h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D], the sticks' draws U [B, T, K-1] in (0, 1). Components
+        lie around a linear map of z_{t-1}, at first the identity: frames resemble the one before (docs/log.md).
+        """
         features = self.hidden(torch.cat([hidden, context], dim=-1))
         log_a, log_b = log_softplus(self.sticks(features)).chunk(2, dim=-1)
         log_shape, log_rate = log_softplus(self.concentration(features)).unbind(-1)
         means, raw = self.gaussians(features).float().unflatten(-1, (2, self.components, self.latent_dim)).unbind(2)
         return MixturePrior(
             log_weights=stick_breaking_log_weights(*kumaraswamy_log_sticks(log_a, log_b, uniform)),
-            means=means,
+            means=means + self.carry(latent).float()[:, :, None],
             log_vars=bounded_log_variance(raw),
             log_a=log_a,
             log_b=log_b,

@@ -43,14 +43,16 @@ def _roll(
         actions[:, :known],
         model.dynamics.start_state(batch),
     )
-    hidden, context = (x[:, -1:].repeat_interleave(samples, 0) for x in (hidden, filtered.context))
+    hidden, context, latent = (
+        x[:, -1:].repeat_interleave(samples, 0) for x in (hidden, filtered.context, filtered.latents)
+    )
     state = (state[0].repeat_interleave(samples, 1), state[1].repeat_interleave(samples, 1))
     future = actions[:, known:].repeat_interleave(samples, 0)
     sticks = (batch * samples, 1, model.config.max_components - 1)
     latents = []
     for step in range(actions.shape[1] - known + 1):
         uniform = torch.rand(sticks, generator=generator).clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
-        latent = model.prior(hidden, context, uniform.to(hidden.device)).sample(generator)
+        latent = model.prior(hidden, context, latent, uniform.to(hidden.device)).sample(generator)
         latents.append(latent)
         if step < future.shape[1]:
             context, _, attention = model.predictor(latent)

@@ -46,7 +46,11 @@ class Attention(nn.Module):
 
 
 class CausalPerceiver(nn.Module):
-    """Tokens of T frames -> context c [B, T, C] that knows frames <= t, and logits of the next frame's tokens."""
+    """Tokens of T frames -> context c [B, T, C] that knows frames <= t, and logits of the next frame's tokens.
+
+    A linear map of the frame's own codes joins the pooled read-out: at first attention averages over cells that hardly
+    differ between frames, and without it c stays the same for all frames (docs/log.md).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -59,6 +63,7 @@ class CausalPerceiver(nn.Module):
         self.read = Attention(dim, self.heads)
         self.layers = nn.ModuleList(Attention(dim, self.heads) for _ in range(config.perceiver_layers))
         self.pool = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.context_dim))
+        self.glance = nn.Linear(cells * config.code_dim, config.context_dim, bias=False)
         self.context_norm = nn.LayerNorm(config.context_dim)
         self.next_context = nn.Linear(config.context_dim, dim)
         self.next_position = nn.Parameter(torch.randn(cells, dim))
@@ -73,7 +78,8 @@ class CausalPerceiver(nn.Module):
         bias = causal_bias(self.latents, self.latents, frames, self.heads, codes.device)
         for layer in self.layers:
             x = layer(x, None, bias)
-        return self.context_norm(self.pool(x).unflatten(1, (frames, self.latents)).mean(2))
+        pooled = self.pool(x).unflatten(1, (frames, self.latents)).mean(2)
+        return self.context_norm(pooled + self.glance(codes.flatten(2)))
 
     def next_frame_logits(self, context: Tensor) -> Tensor:
         """Logits [B, T, P, num_codes] of the tokens of frame t+1, from c_t [B, T, C] alone."""

@@ -10,7 +10,7 @@ from aime_fast.config import ModelConfig
 from aime_fast.model.layers import ConvBlock
 
 DEAD_BELOW = 0.5
-"""A code with a smaller running count than this has died and is moved onto a frame's encoding."""
+"""A code that wins fewer encodings than this in 1 / (1 - decay) steps has died, and is moved onto an encoding."""
 REVIVED_SHARE = 64
 """At most one code in so many is moved at a step: a whole cohort at once would change what the tokens mean."""
 
@@ -82,12 +82,15 @@ class Codebook(nn.Module):
         started = self.counts.any()
         self.sums.lerp_(statistics[:, :dim], 1 - self.decay)
         self.counts.lerp_(statistics[:, dim], 1 - self.decay)
-        rarest = self.counts.topk(max(1, num_codes // REVIVED_SHARE), largest=False).indices
-        dead = torch.zeros_like(self.counts, dtype=torch.bool).index_fill_(0, rarest, True)
-        dead &= self.counts < DEAD_BELOW * (1 - self.decay)
-        dead |= ~started
-        self.counts.masked_fill_(dead, 1.0)
-        self.sums.copy_(torch.where(dead[:, None], statistics[:, dim + 1 :], self.sums))
+        # The rarest code stands against the candidate that the codes serve worst, and so on down both lists.
+        offered = statistics[:, dim + 1 :]
+        worst_first = offered[torch.cdist(offered, self.codes).amin(1).argsort(descending=True, stable=True)]
+        rarest_first = self.counts.argsort(stable=True)
+        replaced = self.counts[rarest_first] < DEAD_BELOW * (1 - self.decay)
+        replaced[max(1, num_codes // REVIVED_SHARE) :] = False
+        replaced |= ~started
+        self.counts[rarest_first] = self.counts[rarest_first].masked_fill(replaced, 1.0)
+        self.sums[rarest_first] = torch.where(replaced[:, None], worst_first, self.sums[rarest_first])
         self.codes.copy_(self.sums / self.counts[:, None])
 
 

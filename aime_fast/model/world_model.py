@@ -101,14 +101,20 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         latents = samples[:, :, 0]
         attention = self.attention(features, context)
 
-        predicted = self.predictor(latents)
+        # The predictive task does not pull on what it predicts from: its pull does not fade when it has learned to.
+        predicted = self.predictor(latents.detach())
         seen = (context, attention.slots, attention.state)
         used_context, used_slots, used_state = substitute(noise.substitute, predicted, seen)
         start = self.dynamics.start_state(batch)
         hidden, _ = self.dynamics(latents, used_context, used_state, actions, start)
-        prior = self.prior(previous(hidden, start[0][-1, 0]), previous(used_context, self.prior.start), noise.sticks)
+        prior = self.prior(
+            previous(hidden, start[0][-1, 0]),
+            previous(used_context, self.prior.start_context),
+            previous(latents, self.prior.start_latent),
+            noise.sticks,
+        )
         prior_log_maps, motion = self.attention_prior(
-            attention.maps[:, :-1], hidden[:, :-1], latents[:, :-1], actions[:, :-1]
+            attention.maps[:, :-1].detach(), hidden[:, :-1].detach(), latents[:, :-1].detach(), actions[:, :-1]
         )
         return SequenceOutputs(
             observations=frames,
