@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     pack = verbs.add_parser("pack", help="turn a recording into shards")
     pack.add_argument("source", help="an HDF5 or .pt file, or a folder of shards")
     pack.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
-    pack.add_argument("--codec", choices=["raw", "png"], default="raw", help="how frames are stored, both lossless")
+    pack.add_argument(
+        "--codec", choices=["raw", "png", "jpg"], default="raw", help="how frames are stored; jpg is lossy"
+    )
     pack.add_argument("--val-episodes", type=int, metavar="N", help="episodes held out [a fifth, at least one]")
     pack.add_argument("--seed", type=int, metavar="N", help="draw the held-out episodes [the last ones]")
     pack.add_argument("--environment", metavar="NAME", help="name of the task, recorded in the manifest")

@@ -55,11 +55,13 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
         lengths = [length for length, own in zip(source.lengths, splits, strict=True) if own == split]
         span = f", {min(lengths)} to {max(lengths)} in an episode" if lengths else ""
         lines.append(f"{split:<14} {len(lengths)} episodes, {sum(lengths)} frames{span}")
+    lines += [f"note           {note}" for note in source.notes]
     if manifest:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         count = len(manifest.shards)
         seed = "the last episodes validate" if manifest.split_seed is None else f"split seed {manifest.split_seed}"
-        lines.append(f"shards         {count}, {size:.1f} MB, codec {manifest.codec}, {seed}")
+        codec = f"{manifest.codec} (lossy: {manifest.encoder})" if manifest.lossy else manifest.codec
+        lines.append(f"shards         {count}, {size:.1f} MB, codec {codec}, {seed}")
         lines += _statistics_table(manifest.action_statistics)
     return lines
 

@@ -31,9 +31,9 @@ def pack(
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
     `source` is an HDF5 or `.pt` recording or a folder of shards; one episode is in memory at a time. `codec` is `raw`
-    (mapped straight into memory) or `png` (lossless, about a fifth of the size). `val_episodes` (None: a fifth, at
-    least one) are kept for validation: the last ones, or drawn by `seed`. `environment` names the task where the
-    source does not.
+    (mapped straight into memory), `png` (lossless, about a sixth of the size) or `jpg` (lossy, quicker to decode).
+    `val_episodes` (None: a fifth, at least one) are kept for validation: the last ones, or drawn by `seed`.
+    `environment` names the task where the source does not.
 
     The folder is written under another name beside `out` and renamed when whole. An `out` with files in it is only
     replaced with `force`, and only when it holds shards. The same source and choices give the same bytes.
@@ -53,7 +53,8 @@ def pack(
     try:
         folder.mkdir(parents=True)
         manifest = _write_shards(recording, folder, CODECS[codec], splits, strips_per_shard)
-        replace(manifest, environment=environment or recording.environment, split_seed=seed).save(folder)
+        environment = environment or recording.environment
+        replace(manifest, environment=environment, split_seed=seed, notes=list(recording.notes)).save(folder)
         _move_into_place(folder, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
@@ -63,7 +64,7 @@ def pack(
 
 
 def _write_shards(recording: Source, folder: Path, codec: Codec, splits: list[str], strips_per_shard: int) -> Manifest:
-    """Write every episode into `folder`; the manifest of what was written, but for its environment and seed."""
+    """Write every episode into `folder`; the manifest of what was written, but for its environment, seed and notes."""
     statistics = ActionStatistics()
     entries = []
     with ShardWriter(folder, codec, strips_per_shard) as writer:
@@ -78,10 +79,12 @@ def _write_shards(recording: Source, folder: Path, codec: Codec, splits: list[st
     return Manifest(
         environment=None,
         codec=codec.name,
+        lossy=codec.lossy,
         encoder=codec.encoder,
         action_dim=statistics.action_dim,
         action_statistics=statistics.over([split == "train" for split in splits]),
         split_seed=None,
+        notes=[],
         shards=writer.shards,
         episodes=entries,
     )
@@ -104,7 +107,9 @@ def shards_as_source(folder: Path) -> Source:
                 name=f"{folder}, episode {entry.id}",
             )
 
-    return Source(str(folder), manifest.environment, [entry.length for entry in manifest.episodes], read)
+    notes = [*manifest.notes, *([f"frames were stored as {manifest.codec}, which is lossy"] if manifest.lossy else [])]
+    lengths = [entry.length for entry in manifest.episodes]
+    return Source(str(folder), manifest.environment, lengths, read, tuple(dict.fromkeys(notes)))
 
 
 def _check_target(out: Path, force: bool) -> None:

@@ -29,6 +29,8 @@ class Source:
     """Frames of each episode."""
     read: Callable[[], Iterator[Episode]]
     """Starts at the first episode each time it is called."""
+    notes: tuple[str, ...] = ()
+    """What reading changes, and what was changed before: one sentence each."""
 
 
 def find_columns(names: Mapping[str, Any], where: str) -> dict[str, Any]:
