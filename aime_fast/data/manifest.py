@@ -61,8 +61,10 @@ class Manifest:
     environment: str | None
     """Task that was recorded, such as `cheetah_run`, where known."""
     codec: str
+    lossy: bool
+    """Whether the codec changed the pixels that it was given."""
     encoder: str
-    """Library whose version decided the compressed bytes."""
+    """Library, and its settings, that decided the compressed bytes."""
     image_size: int = IMAGE_SIZE
     strip_length: int = STRIP_LENGTH
     action_dim: int
@@ -71,6 +73,8 @@ class Manifest:
     """`mean`, `std`, `min`, `max` of each action number over the training episodes, to six decimals."""
     split_seed: int | None
     """Seed that drew the validation episodes; none when they are the last ones."""
+    notes: list[str]
+    """What was changed on the way from the recording, one sentence each; empty when nothing was."""
     shards: list[ShardEntry]
     episodes: list[EpisodeEntry]
 
@@ -114,12 +118,16 @@ def _problem(manifest: Manifest) -> str | None:
         return f"format version {manifest.version!r} does not exist"
     if manifest.codec not in CODECS:
         return f"unknown codec {manifest.codec!r} (known: {', '.join(CODECS)})"
+    if manifest.lossy is not CODECS[manifest.codec].lossy:
+        return f"codec {manifest.codec} with lossy {manifest.lossy!r}"
     if (manifest.image_size, manifest.strip_length) != (IMAGE_SIZE, STRIP_LENGTH):
         return f"image size {manifest.image_size} and strip length {manifest.strip_length} are not 64 and 16"
     if manifest.convention != CONVENTION:
         return f"actions are stored by another convention ({manifest.convention!r})"
     if not isinstance(manifest.environment, str | None):
         return f"environment {manifest.environment!r} is not a name"
+    if not isinstance(manifest.notes, list) or not all(isinstance(note, str) for note in manifest.notes):
+        return "notes are not a list of sentences"
     return _action_problem(manifest) or _shard_problem(manifest) or _episode_problem(manifest)
 
 
@@ -196,10 +204,9 @@ class ActionStatistics:
         part = np.stack([actions.sum(0), np.square(actions).sum(0), actions.min(0), actions.max(0)])
         self._parts.append((len(actions), part))
 
-    @property
-    def action_dim(self) -> int:
-        """Numbers in an action; 0 before the first episode."""
-        return self._parts[0][1].shape[1] if self._parts else 0
+    def extend(self, other: "ActionStatistics") -> None:
+        """Take in the episodes of `other` after one's own."""
+        self._parts += other._parts
 
     def over(self, chosen: Sequence[bool]) -> dict[str, list[float]]:
         """Statistics of the episodes marked in `chosen` (one mark for each added), rounded to six decimals."""

@@ -12,7 +12,7 @@ import torch
 
 from aime_fast.data.batch import Batch
 from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, Episode
-from aime_fast.data.manifest import STRIP_LENGTH, EpisodeEntry, Manifest, split_of_episodes
+from aime_fast.data.manifest import MANIFEST_NAME, STRIP_LENGTH, EpisodeEntry, Manifest, split_of_episodes
 from aime_fast.data.shard_reader import ShardReader, Strip, check_pixels, open_shards
 from aime_fast.data.shards import BLOCK
 from aime_fast.data.sources import open_source
@@ -131,7 +131,7 @@ def open_store(path: str | Path | None, split: str) -> FrameStore:
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     folder = SAMPLE if path is None else Path(path)
-    if os.path.isdir(folder):
+    if os.path.isfile(folder / MANIFEST_NAME):
         return _store_of_shards(folder, split)
     source = open_source(folder)
     splits = split_of_episodes(len(source.lengths), None, None)

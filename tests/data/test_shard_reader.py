@@ -20,10 +20,10 @@ SHARD, INDEX, MANIFEST = "shard-000000.tar", "shard-000000.idx", "manifest.json"
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     recording = write_hdf5(folder / "r.h5", columns([20, 17, 18], seed=4))
-    return {codec: pack(recording, folder / codec, codec=codec) for codec in ("raw", "png")}
+    return {codec: pack(recording, folder / codec, codec=codec) for codec in ("raw", "png", "jpg")}
 
 
-@pytest.fixture(params=["raw", "png"])
+@pytest.fixture(params=["raw", "png", "jpg"])
 def shards(request, whole, tmp_path):
     return shutil.copytree(whole[request.param], tmp_path / "shards")
 
@@ -143,7 +143,9 @@ def test_swapped_strips(shards):
         (lambda m: m.update(version=2), "newer than the 1 this release reads; update aime-fast"),
         (lambda m: m.update(version="1"), "format version '1' does not exist"),
         (lambda m: m.update(format="other"), "not a manifest of aime-fast shards"),
-        (lambda m: m.update(codec="jpg"), "unknown codec 'jpg'"),
+        (lambda m: m.update(codec="webp"), "unknown codec 'webp'"),
+        (lambda m: m.update(lossy=None), "with lossy None"),
+        (lambda m: m.update(notes="none"), "notes are not a list of sentences"),
         (lambda m: m.update(image_size=128), "image size 128"),
         (lambda m: m.update(action_dim=2), "action statistics are not four rows of 2 numbers"),
         (lambda m: m["action_statistics"]["mean"].__setitem__(0, "x"), "of the wrong kind"),
@@ -183,5 +185,5 @@ def test_edited_statistics(shards):
 
 
 def test_codecs_cannot_be_exchanged(shards):
-    edit(shards, lambda m: m.update(codec="png" if m["codec"] == "raw" else "raw"))
+    edit(shards, lambda m: m.update(codec="png" if m["codec"] == "raw" else "raw", lossy=False))
     assert_refused(shards, "missing or misnamed")
