@@ -169,9 +169,11 @@ class TrainConfig:
     preset: Literal["debug", "small", "paper"] = "paper"
     """Named sizes: `debug` (seconds on a CPU), `small` (minutes on a laptop), `paper` (the published ones)."""
     data: str | None = None
-    """Folder of shards or an HDF5 file; none means the recorded sample that ships with the project."""
-    backend: Literal["auto", "memory"] = "auto"
-    """How shards are read."""
+    """Folder of shards, recording, or `pipe:COMMAND {}`; none means the recorded sample that ships with the project."""
+    backend: Literal["auto", "resident", "memory", "dali", "dali-stream", "webdataset"] = "auto"
+    """How data is read; `auto` picks and says why."""
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    """What a damaged strip does: stop the run, or be logged and its windows replaced by the next ones."""
     ds_config: str | None = None
     """DeepSpeed configuration: a file, or the name of one in ds_configs/; none trains without DeepSpeed."""
     epochs: int | None = None

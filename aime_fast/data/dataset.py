@@ -61,7 +61,9 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         if self._store is None:
             self._store = open_store(*self._arguments)
         index %= len(self)
-        batch = self._store.gather(self._windows[index : index + 1], self.sequence_length)
+        window = self._windows[index : index + 1]
+        self._store.sound(window, self.sequence_length)  # raises where a strip is damaged
+        batch = self._store.gather(window, self.sequence_length)
         frames = batch.observations[0].permute(0, 3, 1, 2).contiguous().float()
         return {
             "observations": frames.mul_(2.0 / 255.0).sub_(1.0),

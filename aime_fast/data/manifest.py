@@ -88,10 +88,18 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check `folder/manifest.json`; `UserError` says what is wrong with it and what to do."""
     path = folder / MANIFEST_NAME
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        return parse_manifest(path.read_bytes(), path)
     except FileNotFoundError:
         raise UserError(f"{folder}: no {MANIFEST_NAME} here; give a folder that `aime-fast pack` wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); pack the data again") from error
+
+
+def parse_manifest(content: bytes, path: Path | str) -> Manifest:
+    """The checked manifest that `content` is; `path` names it in the messages of `UserError`."""
+    try:
+        fields = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); pack the data again") from error
     if not isinstance(fields, dict) or fields.pop("format", None) != "aime-fast shards":
         raise UserError(f"{path}: not a manifest of aime-fast shards; give a folder that `aime-fast pack` wrote")

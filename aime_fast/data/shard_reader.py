@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aime_fast.data.codecs import CODECS
+from aime_fast.data.codecs import CODECS, Codec
 from aime_fast.data.episode import FRAME_BYTES
 from aime_fast.data.manifest import STRIP_LENGTH, EpisodeEntry, Manifest, ShardEntry, load_manifest
 from aime_fast.data.shards import BLOCK, TERMINATED, TRUNCATED, member_endings, strip_name
@@ -68,17 +68,23 @@ class ShardReader:
             )
         return lines[1:]
 
+    @property
+    def action_dim(self) -> int:
+        """A, the numbers in an action."""
+        return self._manifest.action_dim
+
     def strips(self, episode: EpisodeEntry) -> Iterator[Strip]:
         """The strips of `episode`, in order, everything but their pixels checked."""
-        for number in range(episode.strips):
-            start = number * STRIP_LENGTH
-            frames = min(STRIP_LENGTH, episode.length - start)
-            where = f"{self.path}, episode {episode.id}, frames {start} to {start + frames - 1}"
-            stem = strip_name(episode.id, start)
-            places = self._places(self._lines[episode.first_sample + number], stem, where)
-            strip = self._read(places, {"episode": episode.id, "start": start, "length": frames}, where)
-            _check_values(strip, last=start + frames == episode.length)
-            yield strip
+        return (self.strip(episode, number) for number in range(episode.strips))
+
+    def strip(self, episode: EpisodeEntry, number: int) -> Strip:
+        """Strip `number` of `episode`, everything but its pixels checked."""
+        where = strip_place(self.path, episode, number)
+        stem = strip_name(episode.id, number * STRIP_LENGTH)
+        places = self._places(self._lines[episode.first_sample + number], stem, where)
+        pixels = places.pop(self._codec.extension)
+        parts = {ending: self.data[offset : offset + size].tobytes() for ending, (offset, size) in places.items()}
+        return strip_of_members(parts, pixels, self._manifest, episode, number, where)
 
     def _places(self, line: str, stem: str, where: str) -> dict[str, tuple[int, int]]:
         """Ending -> (offset, size) of one line of the index, which must name exactly the members of `stem`."""
@@ -100,52 +106,65 @@ class ShardReader:
                 raise UserError(f"{where}: the index points outside the shard; copy or pack the data again")
         return places
 
-    def _read(self, places: dict[str, tuple[int, int]], expected: dict[str, int], where: str) -> Strip:
-        parts = {
-            ending: self.data[offset : offset + size].tobytes()
-            for ending, (offset, size) in places.items()
-            if ending != self._codec.extension
-        }
-        try:
-            meta = json.loads(parts["meta"])
-            checksums = {ending: int(meta["crc32"][ending]) for ending in places if ending != "meta"}
-            described = {key: meta[key] for key in expected}
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            raise UserError(f"{where}: the meta member is damaged; copy or pack the data again") from None
-        if described != expected:
-            raise UserError(f"{where}: the strip says it is {described}; copy or pack the data again")
-        frames, width = expected["length"], self._manifest.action_dim
-        sizes = {"act": 4 * frames * width, "rew": 4 * frames, "flags": frames}
-        if self._codec.name == "raw":
-            sizes["obs.raw"] = frames * FRAME_BYTES
-        for ending, size in sizes.items():
-            if places[ending][1] != size:
-                raise UserError(
-                    f"{where}: {ending} has {places[ending][1]} bytes, expected {size}; copy or pack the data again"
-                )
-            if ending in parts and zlib.crc32(parts[ending]) != checksums[ending]:
-                raise UserError(f"{where}: {ending} is damaged (wrong crc32); copy or pack the data again")
-        flags = np.frombuffer(parts["flags"], np.uint8)
-        offset, size = places[self._codec.extension]
-        return Strip(
-            where,
-            frames,
-            offset,
-            size,
-            checksums[self._codec.extension],
-            actions=np.frombuffer(parts["act"], "<f4").reshape(frames, width),
-            rewards=np.frombuffer(parts["rew"], "<f4"),
-            terminated=flags & TERMINATED > 0,
-            truncated=flags & TRUNCATED > 0,
-        )
-
     def pixels(self, strip: Strip) -> np.ndarray:
         """Decoded frames of `strip`, uint8 [frames,64,64,3]; `UserError` when its checksum or picture is wrong."""
         check_pixels(self.data, strip.offset, strip.size, strip.crc32, strip.where)
-        try:
-            return self._codec.decode(self.data[strip.offset : strip.offset + strip.size].tobytes(), strip.frames)
-        except ValueError as error:
-            raise UserError(f"{strip.where}: the pixels are damaged ({error}); copy or pack the data again") from error
+        return decode_strip(self.data[strip.offset : strip.offset + strip.size], strip, self._codec)
+
+
+def strip_place(shard: Path | str, episode: EpisodeEntry, number: int) -> str:
+    """Shard, episode and frames of strip `number`, for messages."""
+    start = number * STRIP_LENGTH
+    return f"{shard}, episode {episode.id}, frames {start} to {min(start + STRIP_LENGTH, episode.length) - 1}"
+
+
+def strip_of_members(
+    parts: dict[str, bytes],
+    pixels: tuple[int, int],
+    manifest: Manifest,
+    episode: EpisodeEntry,
+    number: int,
+    where: str,
+) -> Strip:
+    """Strip `number` of `episode` from its members but the pixels, which lie at (offset, size).
+
+    `UserError` beginning with `where` when the members are damaged, or belong to another strip.
+    """
+    codec, start = CODECS[manifest.codec], number * STRIP_LENGTH
+    frames, width = min(STRIP_LENGTH, episode.length - start), manifest.action_dim
+    expected = {"episode": episode.id, "start": start, "length": frames}
+    try:
+        meta = json.loads(parts["meta"])
+        checksums = {ending: int(meta["crc32"][ending]) for ending in member_endings(codec) if ending != "meta"}
+        described = {key: meta[key] for key in expected}
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise UserError(f"{where}: the meta member is damaged; copy or pack the data again") from None
+    if described != expected:
+        raise UserError(f"{where}: the strip says it is {described}; copy or pack the data again")
+    sizes = {ending: len(part) for ending, part in parts.items()} | {codec.extension: pixels[1]}
+    wanted = {"act": 4 * frames * width, "rew": 4 * frames, "flags": frames}
+    if codec.name == "raw":
+        wanted[codec.extension] = frames * FRAME_BYTES
+    for ending, size in wanted.items():
+        if sizes[ending] != size:
+            raise UserError(
+                f"{where}: {ending} has {sizes[ending]} bytes, expected {size}; copy or pack the data again"
+            )
+        if ending in parts and zlib.crc32(parts[ending]) != checksums[ending]:
+            raise UserError(f"{where}: {ending} is damaged (wrong crc32); copy or pack the data again")
+    flags = np.frombuffer(parts["flags"], np.uint8)
+    strip = Strip(
+        where,
+        frames,
+        *pixels,
+        checksums[codec.extension],
+        actions=np.frombuffer(parts["act"], "<f4").reshape(frames, width),
+        rewards=np.frombuffer(parts["rew"], "<f4"),
+        terminated=flags & TERMINATED > 0,
+        truncated=flags & TRUNCATED > 0,
+    )
+    _check_values(strip, last=start + frames == episode.length)
+    return strip
 
 
 def _check_values(strip: Strip, last: bool) -> None:
@@ -162,6 +181,29 @@ def check_pixels(data: np.ndarray, offset: int, size: int, crc32: int, where: st
     """Raise `UserError` unless the stored pixels have this checksum."""
     if zlib.crc32(data[offset : offset + size].data) != crc32:
         raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack the data again")
+
+
+def check_picture(stored: np.ndarray, strip: Strip, codec: Codec) -> None:
+    """Raise `UserError` unless the header of the stored pixels is that of the strip's frames."""
+    try:
+        codec.check(stored.tobytes(), strip.frames)
+    except ValueError as error:
+        raise damaged_pixels(strip.where, error) from error
+
+
+def decode_strip(stored: np.ndarray, strip: Strip, codec: Codec) -> np.ndarray:
+    """Frames uint8 [frames,64,64,3] of the stored pixels of `strip`, whose checksum was compared; `UserError` when
+    they cannot be decoded.
+    """
+    try:
+        return codec.decode(stored.tobytes(), strip.frames)
+    except ValueError as error:
+        raise damaged_pixels(strip.where, error) from error
+
+
+def damaged_pixels(where: str, error: ValueError) -> UserError:
+    """What is told of pixels whose checksum is right and which cannot be decoded."""
+    return UserError(f"{where}: the pixels are damaged ({error}); copy or pack the data again")
 
 
 def open_shards(folder: Path) -> tuple[Manifest, list[ShardReader]]:

@@ -21,6 +21,25 @@ def valid_starts(episode_lengths: Sequence[int], sequence_length: int, stride: i
     return np.stack([episodes, firsts.astype(np.int64)], axis=1)
 
 
+def rank_part(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and last (exclusive) place of this rank's part of a global batch; `UserError` when a rank gets nothing."""
+    if batch_size < world_size:
+        raise UserError(
+            f"batch_size {batch_size} is less than the {world_size} processes; "
+            f"raise it to at least {world_size} or start fewer processes"
+        )
+    return rank * batch_size // world_size, (rank + 1) * batch_size // world_size
+
+
+def keyed_order(count: int, seed: int, number: int) -> np.ndarray:
+    """Permutation of `count` things, int64 [count], decided by the two numbers below 2^64.
+
+    Raw Philox words are sorted: unlike NumPy's own `permutation`, that stream is promised never to change, so a run
+    resumed under another NumPy sees the same order.
+    """
+    return np.argsort(np.random.Philox(key=np.array([seed, number], np.uint64)).random_raw(count), kind="stable")
+
+
 class WindowSampler:
     """Stateless sampler of T-frame windows, uniform over every valid start of every episode.
 
@@ -86,32 +105,24 @@ class WindowSampler:
 
         The parts of all ranks, in order, are the global batch. `UserError` when a rank would get nothing.
         """
-        if self.batch_size < world_size:
-            raise UserError(
-                f"batch_size {self.batch_size} is less than the {world_size} processes; "
-                f"raise it to at least {world_size} or start fewer processes"
-            )
         first = step * self.batch_size
-        windows = np.arange(
-            first + rank * self.batch_size // world_size, first + (rank + 1) * self.batch_size // world_size
-        )
-        cycles, places = np.divmod(windows, self.valid_windows)
-        ids = np.empty_like(windows)
-        for cycle in range(cycles[0], cycles[-1] + 1):
+        start, stop = rank_part(self.batch_size, rank, world_size)
+        return self.windows(np.arange(first + start, first + stop))
+
+    def windows(self, numbers: np.ndarray) -> np.ndarray:
+        """The windows with these numbers in the run, int64 [b]: int64 [b,2] rows (episode, first frame)."""
+        cycles, places = np.divmod(numbers, self.valid_windows)
+        ids = np.empty_like(numbers)
+        for cycle in set(cycles.tolist()):
             here = cycles == cycle
             ids[here] = self._order(cycle)[places[here]]
         return self._starts[ids]
 
     def _order(self, cycle: int) -> np.ndarray:
-        """Permutation number `cycle` of the N starts.
-
-        Raw Philox words are sorted: unlike NumPy's own `permutation`, that stream is promised never to change, so a
-        run resumed under another NumPy sees the same order.
-        """
+        """Permutation number `cycle` of the N starts."""
         order = self._orders.get(cycle)
         if order is None:
-            words = np.random.Philox(key=np.array([self.seed, cycle], np.uint64)).random_raw(self.valid_windows)
-            order = np.argsort(words, kind="stable")
+            order = keyed_order(self.valid_windows, self.seed, cycle)
             if len(self._orders) > 1:
                 self._orders.clear()
             self._orders[cycle] = order

@@ -74,8 +74,10 @@ class DMCVBTrainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._notes: list[str] = []
-        self.backend = open_backend(config.backend, config.data, config.loader, "train", config.seed)
-        self.validation_backend = open_backend(config.backend, config.data, config.loader, "val", config.seed)
+        self.backend, self.validation_backend = (
+            open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
+            for split in ("train", "val")
+        )
         self.config = config = with_action_dim(config, self.backend.action_dim, config.data or "the sample")
         self.total_steps = total_steps(config, self.backend.steps_per_epoch)
         self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch, self.total_steps)

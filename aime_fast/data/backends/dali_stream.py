@@ -1,0 +1,63 @@
+"""The `dali-stream` back-end: shards streamed by DALI's WebDataset reader, the windows decoded by DALI ahead of use."""
+
+import torch
+
+from aime_fast.config import LoaderConfig
+from aime_fast.data.backends.dali_decoder import DaliDecoder, DecodeError, Part, Request
+from aime_fast.data.backends.stream import StreamBackend, StreamWindow
+from aime_fast.data.batch import Batch
+from aime_fast.data.codecs import CODECS
+from aime_fast.data.libraries import load_dali
+from aime_fast.data.stream_reader import Shards
+from aime_fast.errors import UserError
+
+
+class DaliStreamBackend(StreamBackend):
+    """A stream whose checksums are compared between DALI's reader and DALI's decoder."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        config: LoaderConfig,
+        split: str,
+        seed: int,
+        description: str,
+        device: torch.device,
+        threads: int,
+    ) -> None:
+        """`UserError` for a pipe, without DALI, or when the split has no episode as long as a window."""
+        load_dali()
+        if shards.piped:
+            raise UserError(f"{shards.place}: DALI reads files only; use --backend webdataset")
+        super().__init__(shards, shards.read_with_dali, config, split, seed, description)
+        self._decoder = DaliDecoder(
+            lambda step: _request(self.windows(step)),
+            CODECS[self.manifest.codec],
+            config.batch_size,
+            config.sequence_length,
+            device,
+            threads,
+        )
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """This rank's part of the global batch of `step`; the following ones are decoded ahead."""
+        if self.turn_to((rank, world_size)):
+            self._decoder.reset()
+        while True:
+            try:
+                frames, windows = self._decoder.take(step)
+                return self.assemble(frames, windows)
+            except DecodeError as error:
+                self._find_undecodable(error)
+
+    def _find_undecodable(self, error: DecodeError) -> None:
+        """Decode the strips of the failed requests one by one elsewhere, which names the damaged ones."""
+        strips = [piece[0] for request in error.requests for window in request.rest for piece in window.pieces]
+        for strip in strips:
+            self.shards.frames(strip)
+        if not any(strip.damaged for strip in strips):
+            raise UserError(f"{self.shards.place}: DALI cannot decode a batch ({error})") from error
+
+
+def _request(windows: list[StreamWindow]) -> Request:
+    return Request([[Part(strip.stored, first, n) for strip, first, n in window.pieces] for window in windows], windows)
