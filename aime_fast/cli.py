@@ -1,6 +1,7 @@
 """The command `aime-fast`: one verb a task."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -46,11 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("train", help="train a model; `aime-fast train --help` lists its options")
 
     pack = verbs.add_parser("pack", help="turn a recording into shards")
-    pack.add_argument("source", help="an HDF5 or .pt file, or a folder of shards")
+    pack.add_argument("source", help="a recording: a file, a folder of files, or a folder of shards to pack again")
     pack.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
     pack.add_argument(
         "--codec", choices=["raw", "png", "jpg"], default="raw", help="how frames are stored; jpg is lossy"
     )
+    pack.add_argument("--format", metavar="NAME", help="layout of the source [found by its content]")
+    pack.add_argument("--camera", metavar="NAME", help="the pictures to take, where a recording has several")
+    pack.add_argument("--workers", type=_count, metavar="N", help="processes that write [one a core]")
     pack.add_argument("--val-episodes", type=int, metavar="N", help="episodes held out [a fifth, at least one]")
     pack.add_argument("--seed", type=int, metavar="N", help="draw the held-out episodes [the last ones]")
     pack.add_argument("--environment", metavar="NAME", help="name of the task, recorded in the manifest")
@@ -79,9 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _pack(**options: object) -> int:
+def _pack(workers: int | None, **options: object) -> int:
     from aime_fast.data.pack import pack
 
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    options["workers"] = workers or cores or 1
+    options["report"] = lambda line: print(line, file=sys.stderr)
     print(f"packed into {pack(**options)}")  # type: ignore[arg-type]
     return 0
 

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("aime_fast/**/*.py"), *ROOT.glob("kernels/aime_kernels/**/*.py")])
-OPTIONAL = {"av", "dm_control", "lpips", "mujoco", "nvidia", "wandb", "webdataset"}
+OPTIONAL = {
+    *("av", "crc32c", "dm_control", "google", "lpips", "minari", "mujoco", "nvidia", "pyarrow"),
+    *("tfrecord", "wandb", "webdataset"),
+}
 MAX_LINES = 500
 
 

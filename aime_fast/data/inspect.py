@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from aime_fast.data.manifest import ActionStatistics, Manifest, load_manifest, split_of_episodes
-from aime_fast.data.pack import shards_as_source
 from aime_fast.data.shard_reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
 from aime_fast.data.store import SAMPLE
@@ -26,8 +25,8 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     existing file is not replaced. `UserError` names the first file that is missing or damaged.
     """
     path = SAMPLE if path is None else Path(path)
-    manifest = load_manifest(path) if os.path.isdir(path) else None
-    source = shards_as_source(path) if manifest else open_source(path)
+    source = open_source(path)
+    manifest = load_manifest(path) if source.format == "shards" else None
     splits = (
         [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths), None, None)
     )
@@ -50,7 +49,7 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
 
 
 def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest | None) -> list[str]:
-    lines = [f"data           {path}", f"environment    {source.environment or 'not recorded'}"]
+    lines = [f"data           {path} ({source.format})", f"environment    {source.environment or 'not recorded'}"]
     for split in ("train", "val"):
         lengths = [length for length, own in zip(source.lengths, splits, strict=True) if own == split]
         span = f", {min(lengths)} to {max(lengths)} in an episode" if lengths else ""

@@ -212,10 +212,9 @@ class ActionStatistics:
         part = np.stack([actions.sum(0), np.square(actions).sum(0), actions.min(0), actions.max(0)])
         self._parts.append((len(actions), part))
 
-    @property
-    def action_dim(self) -> int:
-        """Numbers in an action; 0 before the first episode."""
-        return self._parts[0][1].shape[1] if self._parts else 0
+    def extend(self, other: "ActionStatistics") -> None:
+        """Take in the episodes of `other` after one's own."""
+        self._parts += other._parts
 
     def over(self, chosen: Sequence[bool]) -> dict[str, list[float]]:
         """Statistics of the episodes marked in `chosen` (one mark for each added), rounded to six decimals."""

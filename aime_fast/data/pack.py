@@ -1,19 +1,18 @@
 """From any recording to a folder of shards."""
 
+import contextlib
 import os
+import platform
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import psutil
 
-from aime_fast.data.codecs import CODECS, Codec
-from aime_fast.data.episode import Episode
-from aime_fast.data.manifest import MANIFEST_NAME, ActionStatistics, Manifest, split_of_episodes
-from aime_fast.data.shard_reader import open_shards
-from aime_fast.data.shards import ShardWriter
-from aime_fast.data.sources import Source, open_source
+from aime_fast.data.codecs import CODECS
+from aime_fast.data.manifest import MANIFEST_NAME, Manifest, split_of_episodes
+from aime_fast.data.packing import ShardJob, shard_spans, write_shards
+from aime_fast.data.sources import open_source
 from aime_fast.errors import UserError
 
 
@@ -27,13 +26,21 @@ def pack(
     environment: str | None = None,
     force: bool = False,
     strips_per_shard: int = 1024,
+    format: str | None = None,
+    camera: str | None = None,
+    workers: int = 1,
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source` is an HDF5 or `.pt` recording or a folder of shards; one episode is in memory at a time. `codec` is `raw`
+    `source` is a recording in any layout that `open_source` knows, or names by `format` and `camera`. `codec` is `raw`
     (mapped straight into memory), `png` (lossless, about a sixth of the size) or `jpg` (lossy, quicker to decode).
     `val_episodes` (None: a fifth, at least one) are kept for validation: the last ones, or drawn by `seed`.
     `environment` names the task where the source does not.
+
+    `workers` processes write a shard each, with one episode in memory; their number does not change a byte. More than
+    one needs a main module that can be imported (a script's work under `if __name__ == "__main__"`). `report` gets
+    what was recognised and changed, a line each.
 
     The folder is written under another name beside `out` and renamed when whole. An `out` with files in it is only
     replaced with `force`, and only when it holds shards. The same source and choices give the same bytes.
@@ -42,74 +49,42 @@ def pack(
     source, out = Path(source), Path(out).resolve()
     if codec not in CODECS:
         raise UserError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
-    if strips_per_shard < 1:
-        raise UserError(f"strips_per_shard is {strips_per_shard}; it must be at least 1")
+    for name, value in (("strips_per_shard", strips_per_shard), ("workers", workers)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
     _check_target(out, force)
-    recording = shards_as_source(source) if os.path.isdir(source) else open_source(source)
+    recording = open_source(source, format, camera)
+    for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
+        (report or (lambda line: None))(line)
     if environment and recording.environment and environment != recording.environment:
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
-    folder = out.with_name(f".{out.name}.packing-{os.getpid()}")
+    action_dim = recording.episode(0).action_dim
+    _clear_leftovers(out)
+    folder = out.with_name(f"{_working_name(out)}-{os.getpid()}")
     try:
         folder.mkdir(parents=True)
-        manifest = _write_shards(recording, folder, CODECS[codec], splits, strips_per_shard)
-        environment = environment or recording.environment
-        replace(manifest, environment=environment, split_seed=seed, notes=list(recording.notes)).save(folder)
+        job = ShardJob(recording, folder, CODECS[codec].name, splits, action_dim)
+        spans = shard_spans(recording.lengths, strips_per_shard)
+        shards, episodes, statistics = write_shards(job, spans, workers, progress=report is not None)
+        Manifest(
+            environment=environment or recording.environment,
+            codec=codec,
+            lossy=CODECS[codec].lossy,
+            encoder=CODECS[codec].encoder,
+            action_dim=action_dim,
+            action_statistics=statistics.over([split == "train" for split in splits]),
+            split_seed=seed,
+            notes=list(recording.notes),
+            shards=shards,
+            episodes=episodes,
+        ).save(folder)
         _move_into_place(folder, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return out
-
-
-def _write_shards(recording: Source, folder: Path, codec: Codec, splits: list[str], strips_per_shard: int) -> Manifest:
-    """Write every episode into `folder`; the manifest of what was written, but for its environment, seed and notes."""
-    statistics = ActionStatistics()
-    entries = []
-    with ShardWriter(folder, codec, strips_per_shard) as writer:
-        for episode, split in zip(recording.read(), splits, strict=True):
-            if episode.action_dim != (statistics.action_dim or episode.action_dim):
-                raise UserError(
-                    f"{episode.name}: actions of {episode.action_dim} numbers after {statistics.action_dim}; "
-                    "pack the tasks apart"
-                )
-            entries.append(writer.add(episode, split))
-            statistics.add(episode)
-    return Manifest(
-        environment=None,
-        codec=codec.name,
-        lossy=codec.lossy,
-        encoder=codec.encoder,
-        action_dim=statistics.action_dim,
-        action_statistics=statistics.over([split == "train" for split in splits]),
-        split_seed=None,
-        notes=[],
-        shards=writer.shards,
-        episodes=entries,
-    )
-
-
-def shards_as_source(folder: Path) -> Source:
-    """A folder of shards as a recording, to pack it again with other choices."""
-    manifest, readers = open_shards(folder)
-
-    def read() -> Iterator[Episode]:
-        for entry in manifest.episodes:
-            reader = readers[entry.shard]
-            strips = list(reader.strips(entry))
-            yield Episode(
-                observations=np.concatenate([reader.pixels(strip) for strip in strips]),
-                actions=np.concatenate([strip.actions for strip in strips]),
-                rewards=np.concatenate([strip.rewards for strip in strips]),
-                terminated=np.concatenate([strip.terminated for strip in strips]),
-                truncated=np.concatenate([strip.truncated for strip in strips]),
-                name=f"{folder}, episode {entry.id}",
-            )
-
-    notes = [*manifest.notes, *([f"frames were stored as {manifest.codec}, which is lossy"] if manifest.lossy else [])]
-    lengths = [entry.length for entry in manifest.episodes]
-    return Source(str(folder), manifest.environment, lengths, read, tuple(dict.fromkeys(notes)))
 
 
 def _check_target(out: Path, force: bool) -> None:
@@ -119,6 +94,26 @@ def _check_target(out: Path, force: bool) -> None:
         raise UserError(f"{out}: exists already; choose another folder, or --force to replace it")
     if not (out / MANIFEST_NAME).is_file():
         raise UserError(f"{out}: is not a folder of shards, so it is not replaced; choose another folder")
+
+
+def _working_name(out: Path) -> str:
+    return f".{out.name}.packing-{platform.node()}"
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Remove what processes of this machine that were killed while they packed to `out` left beside it.
+
+    One killed between its two renames had set the old shards aside: they are put back.
+    """
+    with contextlib.suppress(OSError):
+        for path in sorted(out.parent.glob(f"{_working_name(out)}-*")):
+            pid = path.name.removeprefix(f"{_working_name(out)}-").removesuffix("-old")
+            if not pid.isdecimal() or psutil.pid_exists(int(pid)):
+                continue
+            if path.name.endswith("-old") and not out.exists():
+                path.rename(out)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _move_into_place(folder: Path, out: Path) -> None:

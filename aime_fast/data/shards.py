@@ -52,56 +52,47 @@ def strip_members(episode: Episode, number: int, start: int, codec: Codec) -> di
 
 
 class ShardWriter:
-    """Writes episodes, in order, into numbered shards of about `strips_per_shard` strips.
+    """Writes episodes, in order, into the shard of a number.
 
     Nothing of the machine or the moment enters the files, so the same episodes give the same bytes.
     """
 
-    def __init__(self, folder: Path, codec: Codec, strips_per_shard: int) -> None:
-        self.shards: list[ShardEntry] = []
-        """Finished shards; complete when the `with` block ends."""
-        self._folder, self._codec, self._strips_per_shard = folder, codec, strips_per_shard
-        self._episodes = 0
-        self._start_shard()
+    entry: ShardEntry
+    """The finished shard; there when the `with` block has ended."""
 
-    def add(self, episode: Episode, split: str) -> EpisodeEntry:
-        """Write the next episode and return its row of the manifest."""
-        if len(self._index) >= self._strips_per_shard:
-            self._end_shard()
-            self._start_shard()
-        entry = EpisodeEntry(self._episodes, len(episode), len(self.shards), len(self._index), split)
+    def __init__(self, folder: Path, codec: Codec, number: int) -> None:
+        self._path, self._number, self._codec = folder / f"shard-{number:06d}.tar", number, codec
+        self._file = self._path.open("xb")
+        self._hash = hashlib.sha256()
+        self._index: list[str] = []
+
+    def add(self, episode: Episode, number: int, split: str) -> EpisodeEntry:
+        """Write the next episode, called `number`, and return its row of the manifest."""
+        entry = EpisodeEntry(number, len(episode), self._number, len(self._index), split)
         for start in range(0, len(episode), STRIP_LENGTH):
-            members = strip_members(episode, entry.id, start, self._codec)
-            name = strip_name(entry.id, start)
+            members = strip_members(episode, number, start, self._codec)
+            name = strip_name(number, start)
             self._index.append(" ".join(self._write(f"{name}.{ending}", data) for ending, data in members.items()))
-        self._episodes += 1
         return entry
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the last shard; after an error only let go of its file."""
-        if kind is None:
-            self._end_shard()
-        self._file.close()
+        """Finish the shard; after an error only let go of its file."""
+        with self._file:
+            if kind is None:
+                self._finish()
 
-    def _start_shard(self) -> None:
-        self._name = f"shard-{len(self.shards):06d}.tar"
-        self._file = (self._folder / self._name).open("xb")
-        self._hash = hashlib.sha256()
-        self._index: list[str] = []
-
-    def _end_shard(self) -> None:
-        """Close the tar as `tar` would (two empty blocks, filled up to a record) and write its index."""
+    def _finish(self) -> None:
+        """End the tar as `tar` would (two empty blocks, filled up to a record) and write its index."""
         self._put(bytes(2 * BLOCK))
         self._put(bytes(-self._file.tell() % tarfile.RECORDSIZE))
         size = self._file.tell()
-        self._file.close()
         index = "".join(f"{line}\n" for line in [f"v1.2 {len(self._index)}", *self._index]).encode()
-        (self._folder / self._name).with_suffix(".idx").write_bytes(index)
+        self._path.with_suffix(".idx").write_bytes(index)
         checksums = self._hash.hexdigest(), hashlib.sha256(index).hexdigest()
-        self.shards.append(ShardEntry(self._name, len(self._index), size, *checksums))
+        self.entry = ShardEntry(self._path.name, len(self._index), size, *checksums)
 
     def _write(self, name: str, data: bytes) -> str:
         """Append one member; its column in the index: ending, offset of the data, size, name."""

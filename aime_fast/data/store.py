@@ -14,7 +14,7 @@ import torch
 from aime_fast.data.batch import Batch
 from aime_fast.data.codecs import CODECS
 from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, Episode
-from aime_fast.data.manifest import STRIP_LENGTH, split_of_episodes
+from aime_fast.data.manifest import MANIFEST_NAME, STRIP_LENGTH, split_of_episodes
 from aime_fast.data.shard_reader import Strip, open_shards
 from aime_fast.data.shards import BLOCK
 from aime_fast.data.sources import open_source
@@ -152,7 +152,7 @@ def open_episodes(path: str | Path | None, split: str, skips: bool = False) -> E
     if str(path).startswith(PIPE):
         return _read_pipe(Shards(str(path), skips), split, skips)
     folder = SAMPLE if path is None else Path(path)
-    if os.path.isdir(folder):
+    if os.path.isfile(folder / MANIFEST_NAME):
         manifest, readers = open_shards(folder)
         check_split([entry.split for entry in manifest.episodes], split, folder)
         entries = [entry for entry in manifest.episodes if split in (entry.split, "all")]

@@ -169,7 +169,7 @@ D = columns([20, 18])
         (made("dones", h5py.string_dtype()), "expected one truth value or number a frame"),
         (replaced("rewards", np.ones(38, np.int64)), "rewards are int64, expected float32"),
         (replaced("rewards", np.ones(38, bool)), "rewards are bool, expected float32"),
-        (replaced("observations", np.zeros((38, 84, 84, 3), np.uint8)), "shape [20, 84, 84, 3]"),
+        (replaced("observations", np.zeros((38, 84, 84, 4), np.uint8)), "shape [20, 84, 84, 4]"),
         (replaced("observations", D["observations"][..., 0]), "expected [20, 64, 64, 3]"),
         (replaced("observations", D["observations"].astype(np.int8)), "int8, expected uint8"),
         (replaced("episode_ends", np.array([[20], [38]])), "expected a row of integers"),

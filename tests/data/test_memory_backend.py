@@ -127,11 +127,12 @@ def test_short_episodes_are_counted_and_left_out(path):
         (dict(split="test"), "unknown split 'test'"),
         (dict(sampler_config=LoaderConfig(sequence_length=41)), "longest of 4 episodes has 40"),
         (dict(path="/no/such/place"), "/no/such/place: no such file or folder"),
-        (dict(path="."), "no manifest.json here"),
+        (dict(path="empty"), "no manifest.json here"),
     ],
 )
 def test_impossible_requests_are_refused(recording, arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     defaults = dict(kind="auto", path=recording, sampler_config=LoaderConfig(), split="train", seed=0)
     with pytest.raises(UserError, match=words):
         open_backend(**{**defaults, **arguments})

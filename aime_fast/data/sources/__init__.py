@@ -1,23 +1,106 @@
-"""One reader a format, each giving `Episode` records."""
+"""One reader a format, each giving `Episode` records; which one, the content of the file or folder says."""
 
+import contextlib
 import os
+import re
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aime_fast.data.sources.columns import Source
+from aime_fast.data.manifest import MANIFEST_NAME
 from aime_fast.data.sources.hdf5 import open_hdf5
+from aime_fast.data.sources.lerobot import open_lerobot
+from aime_fast.data.sources.minari_folder import open_minari
+from aime_fast.data.sources.npz import open_npz
+from aime_fast.data.sources.rlds import open_rlds
+from aime_fast.data.sources.shards import open_shard_folder
+from aime_fast.data.sources.source import Source
 from aime_fast.data.sources.torch_file import open_torch
 from aime_fast.errors import UserError
 
-__all__ = ["Source", "open_source"]
+__all__ = ["FORMATS", "Source", "open_source"]
 
-READERS = {".h5": open_hdf5, ".hdf5": open_hdf5, ".pt": open_torch}
+OF_FILES: dict[str, Callable[[Path, Sequence[Path], str | None], Source]] = {
+    "hdf5": open_hdf5,
+    "npz": open_npz,
+    "rlds": open_rlds,
+    "torch": open_torch,
+}
+OF_FOLDERS: dict[str, Callable[[Path, str | None], Source]] = {
+    "lerobot": open_lerobot,
+    "minari": open_minari,
+    "shards": lambda folder, camera: open_shard_folder(folder),
+}
+FORMATS = (*OF_FOLDERS, *OF_FILES)
 
 
-def open_source(path: Path) -> Source:
-    """Open a recording, its reader chosen by the file's ending; `UserError` for a missing or unknown file."""
+def open_source(path: str | Path, format: str | None = None, camera: str | None = None) -> Source:
+    """Open a recording: one file, a folder of files of one kind, or a folder that is a data set of its own layout.
+
+    `format` is one of `FORMATS` where the content should not decide. `camera` names the pictures where a recording
+    has several. `UserError` for a path that is missing, or that no reader knows.
+    """
+    path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, False for a name too long
         raise UserError(f"{path}: no such file or folder; check the path")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None or path.is_dir():
-        raise UserError(f"{path}: not a recording that can be read; give one ending in {', '.join(READERS)}")
-    return reader(path)
+    if format is not None and format not in FORMATS:
+        raise UserError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+    kind = format or (_kind_of_folder(path) if path.is_dir() else _kind_of_file(path))
+    if kind in OF_FOLDERS and path.is_dir():
+        return OF_FOLDERS[kind](path, camera)
+    if kind in OF_FILES:
+        files = _files(path, kind) if path.is_dir() else [path]
+        if files:
+            return OF_FILES[kind](path, files, camera)
+    looked_for = f"holds no recording of format {format}" if format else "not a recording that can be read"
+    has = f"no {MANIFEST_NAME} here, nor any other known layout" if path.is_dir() else "no known kind of file"
+    raise UserError(f"{path}: {looked_for} ({has}); known are {', '.join(FORMATS)}")
+
+
+def _kind_of_folder(folder: Path) -> str | None:
+    for kind, marks in (
+        ("shards", (MANIFEST_NAME,)),
+        ("lerobot", ("meta/info.json",)),
+        ("minari", ("metadata.json", "data/metadata.json")),
+    ):
+        if any((folder / mark).is_file() for mark in marks):
+            return kind
+    kinds = {_kind_of_file(path) for path in _candidates(folder)} - {None}
+    if len(kinds) > 1:
+        has = ", ".join(sorted(filter(None, kinds)))
+        raise UserError(f"{folder}: holds files of several kinds ({has}); choose one with --format")
+    return kinds.pop() if kinds else None
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    """Files of `kind` in a folder, numbers in their names in order of size."""
+    files = [path for path in _candidates(folder) if _kind_of_file(path) == kind]
+    return sorted(files, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.name)])
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The files that may be recordings: those of the folder, or of the one version folder in it, as TFDS makes it."""
+    paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    versions = [path for path in paths if path.is_dir() and re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    if len(versions) == 1 and not any(path.is_file() for path in paths):
+        return _candidates(versions[0])
+    return [path for path in paths if path.is_file()]
+
+
+def _kind_of_file(path: Path) -> str | None:
+    """By the first bytes of the file; by its name where they say nothing, so that its reader tells what is wrong."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if start == b"\x89HDF\r\n\x1a\n":
+        return "hdf5"
+    if start[:2] == b"PK":
+        with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            return "npz" if all(name.endswith(".npy") for name in archive.namelist()) else "torch"
+    if ".tfrecord" in path.name.lower():
+        return "rlds"
+    return {".h5": "hdf5", ".hdf5": "hdf5", ".pt": "torch", ".pth": "torch", ".npz": "npz"}.get(path.suffix.lower())

@@ -1,63 +1,163 @@
-"""Episodes from columns: arrays that hold every frame of every episode one after another."""
+"""Episodes from columns: files of arrays that hold every frame of every episode one after another."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aime_fast.data.episode import Episode
+from aime_fast.data.sources.frames import ARRIVING_NOTE, as_float32, as_frames, episode_of, size_notes
+from aime_fast.data.sources.source import Source
 from aime_fast.errors import UserError
 
 KEYS = {
-    "observations": ("observations", "observation_pixels", "pixels"),
+    "observations": ("observations", "observation_pixels", "pixels", "image", "images", "observation"),
     "actions": ("actions", "action"),
     "rewards": ("rewards", "reward"),
-    "dones": ("dones", "is_last", "terminals"),
 }
+MARKS = {
+    "dones": ("dones", "is_last"),
+    "terminals": ("terminals", "terminated", "is_terminal"),
+    "timeouts": ("timeouts", "truncated"),
+    "starts": ("is_first", "step_type"),
+    "discount": ("discount",),
+}
+"""Optional columns, one number or truth value a frame."""
+
+# Only the time steps of dm_env and Dreamer have these, and there what a row holds led to its frame.
+ARRIVING = ("is_first", "step_type", "discount")
+
+Opener = Callable[[Path], AbstractContextManager[tuple[Mapping[str, Any], str | None]]]
+"""Opens a file for reading: its arrays by name, none loaded before it is sliced, and the task it names."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A recording that is read an episode at a time."""
-
-    where: str
-    """File or folder, for messages."""
-    environment: str | None
-    """Task that was recorded, where the recording says so."""
-    lengths: list[int]
-    """Frames of each episode."""
-    read: Callable[[], Iterator[Episode]]
-    """Starts at the first episode each time it is called."""
-    notes: tuple[str, ...] = ()
-    """What reading changes, and what was changed before: one sentence each."""
+class _File:
+    path: Path
+    ends: np.ndarray
+    """int64 [episodes], the frame after the last of each."""
+    arriving: bool
+    """Whether actions and rewards led to the frame of their row."""
 
 
-def find_columns(names: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The columns of `names` under this project's names; `UserError` when one is missing (`dones` may be)."""
+def columns_source(format: str, where: Path, paths: Sequence[Path], opener: Opener, camera: str | None) -> Source:
+    """The episodes of all files, in order; `camera` names the column of pictures where the usual names do not fit."""
+    files: list[_File] = []
+    environments: set[str | None] = set()
+    notes: list[str] = []
+    for path in paths:
+        with opener(path) as (arrays, environment):
+            columns = find_columns(arrays, str(path), camera)
+            ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
+            files.append(_File(path, ends, any(name in arrays for name in ARRIVING)))
+            environments.add(environment)
+            notes += size_notes(columns["observations"].shape[1:]) if columns["observations"].ndim == 4 else ()
+    if len(environments) > 1:
+        raise UserError(f"{where}: its files name several tasks ({_listed(environments)}); pack the tasks apart")
+    if any(file.arriving for file in files):
+        notes.insert(0, ARRIVING_NOTE)
+    lengths = [length - file.arriving for file in files for length in np.diff(file.ends, prepend=0).tolist()]
+    read = partial(_read, opener, files, camera)
+    return Source(format, str(where), environments.pop(), lengths, read, tuple(dict.fromkeys(notes)))
+
+
+def _read(opener: Opener, files: list[_File], camera: str | None, number: int) -> Episode:
+    for file in files:
+        if number < len(file.ends):
+            break
+        number -= len(file.ends)
+    first, end = ([0, *file.ends])[number : number + 2]
+    name = f"{file.path}, episode {number}"
+    with opener(file.path) as (arrays, _):
+        columns = find_columns(arrays, str(file.path), camera)
+        part = {column: np.asarray(values[first:end]) for column, values in columns.items()}
+    return _arrived(part, name) if file.arriving else _acted(part, name)
+
+
+def _acted(part: dict[str, np.ndarray], name: str) -> Episode:
+    """An episode of this project's own convention, every row kept."""
+    terminated = part["terminals"].astype(bool) if "terminals" in part else np.zeros(len(part["rewards"]), bool)
+    truncated = np.zeros_like(terminated)
+    for mark in part.keys() & {"dones", "timeouts"}:
+        truncated |= part[mark].astype(bool)
+    truncated &= ~terminated
+    # The recording stopped where it is not said that the task ended.
+    truncated[-1] = not terminated[-1]
+    return Episode(
+        observations=as_frames(part["observations"]),
+        actions=as_float32(part["actions"]),
+        rewards=as_float32(part["rewards"]),
+        terminated=terminated,
+        truncated=truncated,
+        name=name,
+    )
+
+
+def _arrived(part: dict[str, np.ndarray], name: str) -> Episode:
+    """An episode of time steps: row t holds the action that led to frame t, and row 0 none that means anything."""
+    last = {mark: part[mark][-1] for mark in part.keys() & {"terminals", "discount"}}
+    terminated = bool(last["terminals"] if "terminals" in last else last.get("discount", 1) == 0)
+    return episode_of(name, part["observations"][:-1], part["actions"][1:], part["rewards"][1:], terminated)
+
+
+def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = None) -> dict[str, Any]:
+    """The columns of `arrays` under this project's names; `UserError` when frames, actions or rewards are missing."""
     found = {}
     for column, keys in KEYS.items():
-        key = next((key for key in keys if key in names), None)
+        keys = (camera,) if camera and column == "observations" else keys
+        present = [key for key in keys if key in arrays]
+        if not present:
+            raise UserError(
+                f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add the column"
+            )
+        # A state vector may go by one of the names, and the pictures by another.
+        found[column] = arrays[next((key for key in present if _is_picture(arrays[key])), present[0])]
+    if found["observations"].ndim < 3:
+        raise UserError(
+            f"{where}: its observations are {found['observations'].dtype} {list(found['observations'].shape)}, "
+            "no pictures; record uint8 [N,H,W,3]"
+        )
+    for column, keys in MARKS.items():
+        key = next((key for key in keys if key in arrays), None)
         if key is not None:
-            found[column] = names[key]
-        elif column != "dones":
-            has = ", ".join(sorted(names)) or "nothing"
-            raise UserError(f"{where}: no {column} ({' or '.join(keys)}); it holds {has}. Rename or add the column")
-    if "terminals" in names:
-        found["terminals"] = names["terminals"]
+            found[column] = arrays[key]
+    if "starts" in found and "is_first" not in arrays:
+        found["starts"] = _FirstSteps(found["starts"])
     return found
 
 
-def episode_ends(columns: Mapping[str, Any], ends: np.ndarray | None, where: str) -> np.ndarray:
-    """Frame after the last of each episode, int64: `ends` where the recording has them, else one after each done.
+class _FirstSteps:
+    """The column `step_type` of dm_env, whose 0 marks the first step of an episode, as truth values."""
 
-    Without either, all frames are one episode. `UserError` for ends that do not rise to the number of frames.
+    def __init__(self, step_type: Any) -> None:
+        self._step_type, self.ndim, self.dtype, self.shape = step_type, step_type.ndim, step_type.dtype, step_type.shape
+
+    def __len__(self) -> int:
+        return len(self._step_type)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return np.asarray(self._step_type[rows]) == 0
+
+
+def _is_picture(array: Any) -> bool:
+    return array.ndim == 4 and array.dtype == np.uint8
+
+
+def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np.ndarray:
+    """Frame after the last of each episode, int64: `ends` where the recording has them, else as its marks say.
+
+    An episode ends after each frame that is done, terminal or timed out, and before each first one. Without any such
+    column all frames are one episode. `UserError` for ends that do not rise to the number of frames.
     """
     frames = len(columns["observations"])
     for column, values in columns.items():
         if len(values) != frames:
             raise UserError(f"{where}: {len(values)} {column} for {frames} frames; every column needs one row a frame")
-    for column in columns.keys() & {"dones", "terminals"}:
+    for column in columns.keys() & MARKS.keys():
         if columns[column].ndim != 1 or columns[column].dtype.kind not in "biuf":
             raise UserError(
                 f"{where}: {column} are {columns[column].dtype} of shape {list(columns[column].shape)}; "
@@ -66,8 +166,10 @@ def episode_ends(columns: Mapping[str, Any], ends: np.ndarray | None, where: str
     if frames == 0:
         raise UserError(f"{where}: there are no frames in it")
     if ends is None:
-        dones = columns["dones"][:] if "dones" in columns else np.empty(0)
-        ends = np.union1d(np.flatnonzero(dones) + 1, [frames])
+        marked = [np.flatnonzero(columns[mark][:]) + 1 for mark in columns.keys() & {"dones", "terminals", "timeouts"}]
+        starts = np.flatnonzero(columns["starts"][:]) if "starts" in columns else np.empty(0, np.int64)
+        ends = np.unique(np.concatenate([*marked, starts[starts > 0], [frames]]))
+    ends = np.asarray(ends[:])
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
         raise UserError(
             f"{where}: episode_ends is {ends.dtype} of shape {list(ends.shape)}; expected a row of integers"
@@ -78,32 +180,5 @@ def episode_ends(columns: Mapping[str, Any], ends: np.ndarray | None, where: str
     return ends
 
 
-def read_episodes(columns: Mapping[str, Any], ends: np.ndarray, where: str) -> Iterator[Episode]:
-    """The episodes one by one; only one is in memory at a time when the columns are on disk.
-
-    Actions and rewards of another float width become float32. The last frame of an episode that `terminals` does not
-    mark as terminated is truncated: the recording stopped there.
-    """
-    first = 0
-    for number, end in enumerate(ends.tolist()):
-        name = f"{where}, episode {number}"
-        part = {column: np.asarray(values[first:end]) for column, values in columns.items()}
-        terminated = part["terminals"].astype(bool) if "terminals" in part else np.zeros(end - first, bool)
-        dones = part["dones"].astype(bool) if "dones" in part else np.zeros_like(terminated)
-        truncated = dones & ~terminated
-        truncated[-1] = not terminated[-1]
-        yield Episode(
-            observations=part["observations"],
-            actions=_float32(part["actions"]),
-            rewards=_float32(part["rewards"]),
-            terminated=terminated,
-            truncated=truncated,
-            name=name,
-        )
-        first = end
-
-
-def _float32(values: np.ndarray) -> np.ndarray:
-    # What is too large for float32 becomes infinity, which `Episode` refuses by name.
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32) if values.dtype.kind == "f" else values
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(map(str, names))) or "nothing"

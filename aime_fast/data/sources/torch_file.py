@@ -1,27 +1,54 @@
 """Torch recordings: a `.pt` file of tensors."""
 
+import functools
 import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from aime_fast.data.sources.columns import Source, episode_ends, find_columns, read_episodes
+from aime_fast.data.sources.columns import columns_source
+from aime_fast.data.sources.source import Source
 from aime_fast.errors import UserError
 
 
-def open_torch(path: Path) -> Source:
-    """Open a dict of tensors under the names and shapes of `open_hdf5`; the string `env` names the task.
+def open_torch(where: Path, paths: Sequence[Path], camera: str | None = None) -> Source:
+    """Open dicts of tensors under the names and shapes of `open_hdf5`; the string `env` names the task.
 
-    The file is loaded with `weights_only=True`, which never runs code from it. `UserError` when it holds anything but
-    tensors and strings, or lacks a column, or its lengths disagree.
+    Files are loaded with `weights_only=True`, which never runs code from them, and mapped rather than read where torch
+    can. `UserError` when one holds anything but tensors and strings, or lacks a column, or its lengths disagree.
     """
+    return columns_source("torch", where, paths, _open, camera)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Mapping[str, np.ndarray], str | None]]:
     try:
+        change = path.stat().st_mtime_ns
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
+    yield _load(path, change)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: Path, change: int) -> tuple[dict[str, np.ndarray], str | None]:
+    """Arrays and task of the file as it was at `change`; kept, as an episode at a time is asked for."""
+    import torch
+
+    try:
+        mapped = zipfile.is_zipfile(path)
+        # A mapped file is not checked by torch, so its checksums are compared here.
+        if mapped and (member := zipfile.ZipFile(path).testzip()) is not None:
+            raise UserError(f"{path}: damaged (wrong crc32 of {member}); copy it again")
         with warnings.catch_warnings():
             # Of a pickle too new or too old torch first warns and then refuses; one message is enough.
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UserError:
+        raise
     # A damaged pickle leads the unpickler anywhere: KeyError, IndexError, AssertionError, struct.error were all seen.
     except Exception as error:
         # Of an UnpicklingError only the kind is told: its text advises turning the protection off.
@@ -31,25 +58,16 @@ def open_torch(path: Path) -> Source:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
-    arrays = {key: _array(value, path) for key, value in content.items() if _is_column(key, value)}
-    arrays = {key: array for key, array in arrays.items() if array.ndim}
-    columns = find_columns(arrays, str(path))
-    ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    arrays = {key: _array(value, path) for key, value in tensors.items()}
     environment = content.get("env")
-    lengths = np.diff(ends, prepend=0).tolist()
-    return Source(
-        str(path),
+    return (
+        {key: array for key, array in arrays.items() if array.ndim},
         environment if isinstance(environment, str) else None,
-        lengths,
-        lambda: read_episodes(columns, ends, str(path)),
     )
 
 
-def _is_column(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, torch.Tensor)
-
-
-def _array(tensor: torch.Tensor, path: Path) -> np.ndarray:
+def _array(tensor: Any, path: Path) -> np.ndarray:
     try:
         return tensor.detach().numpy()
     except (TypeError, RuntimeError) as error:

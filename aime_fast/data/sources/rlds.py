@@ -1,0 +1,138 @@
+"""RLDS recordings in TFRecord files, as TFDS writes them and DMC-VB is published: one record an episode."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aime_fast.data.episode import Episode
+from aime_fast.data.sources.frames import LAST_FRAME_NOTE, decode_picture, episode_of, size_notes
+from aime_fast.data.sources.source import Source, require
+from aime_fast.data.sources.tfrecord_file import record_at, records
+from aime_fast.errors import UserError
+
+MOST_BYTES = 3 * 4096**2
+"""Of a picture that is packed with zlib, once unpacked."""
+
+REWARD_NOTE = "no first step has a reward and last steps do: reward[t] was earned on the way to frame t, and is shifted"
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: Path
+    start: int
+    name: str
+
+
+def open_rlds(where: Path, paths: Sequence[Path], camera: str | None = None) -> Source:
+    """Open records with `steps/observation/pixels` (encoded PNG or JPEG pictures, or raw bytes of square ones),
+    `steps/action` and `steps/reward`, and optionally `steps/is_last` and `steps/is_terminal`.
+
+    RLDS: action[t] is taken after frame t and earns reward[t]; the step marked `is_last` has neither, and is left out.
+    Where the rewards show that they were stored with the frame they led to, as DMC-VB does, they are shifted.
+    `camera` names another observation. `UserError` for damaged files, missing features and steps that do not match.
+    """
+    require("tfrecord", "tfrecord", where)
+    places: list[_Place] = []
+    notes: list[str] = []
+    steps_of, first_rewards, last_rewards = [], [], []
+    for path in paths:
+        for number, (start, record) in enumerate(records(path)):
+            place = _Place(path, start, f"{path}, episode {number}")
+            steps = _Steps(record, camera, place.name)
+            notes += [] if places else size_notes(steps.picture(0).shape)
+            places.append(place)
+            steps_of.append((len(steps.rewards), steps.actions_taken))
+            first_rewards.append(steps.rewards[0])
+            last_rewards += steps.rewards[steps.actions_taken :].tolist()
+    if not places:
+        raise UserError(f"{where}: there is no record in it; give a folder of whole TFRecord files")
+    arriving = not any(first_rewards) and any(last_rewards)
+    lengths = [steps - 1 if arriving else taken for steps, taken in steps_of]
+    if lengths != [steps for steps, _ in steps_of]:
+        notes.append(LAST_FRAME_NOTE)
+    if arriving:
+        notes.append(REWARD_NOTE)
+    return Source("RLDS (TFRecord)", str(where), None, lengths, partial(_read, places, camera, arriving), tuple(notes))
+
+
+def _read(places: list[_Place], camera: str | None, arriving: bool, number: int) -> Episode:
+    place = places[number]
+    steps = _Steps(record_at(place.path, place.start), camera, place.name)
+    count = len(steps.rewards) - 1 if arriving else steps.actions_taken
+    images = [steps.picture(step) for step in range(count)]
+    if len({image.shape for image in images}) > 1:
+        raise UserError(f"{place.name}: its pictures have several sizes; record one size")
+    rewards = steps.rewards[1:] if arriving else steps.rewards[:count]
+    return episode_of(place.name, np.array(images), steps.actions[:count], rewards, steps.terminated)
+
+
+class _Steps:
+    """The steps of one record; pictures are decoded when asked for."""
+
+    def __init__(self, record: bytes, camera: str | None, name: str) -> None:
+        from google.protobuf.message import DecodeError
+        from tfrecord.example_pb2 import SequenceExample
+
+        self._name = name
+        try:
+            # The same bytes as an Example; one that also has lists of features keeps them.
+            self._message = SequenceExample.FromString(record)
+        except DecodeError as error:
+            raise UserError(f"{name}: the record is no tf.train.Example ({error}); copy or write it again") from error
+        self._pictures = self._values(f"steps/observation/{camera or 'pixels'}", "bytes_list")
+        self.rewards = np.array(self._values("steps/reward", "float_list"), np.float32)
+        steps = len(self._pictures)
+        actions = np.array(self._values("steps/action", "float_list"), np.float32)
+        if steps == 0 or len(self.rewards) != steps or len(actions) % steps or len(actions) == 0:
+            raise UserError(
+                f"{name}: {steps} pictures, {len(self.rewards)} rewards and {len(actions)} action numbers do not make "
+                "steps; mend the recording"
+            )
+        self.actions = actions.reshape(steps, -1)
+        last = self._flags("steps/is_last")
+        terminal = self._flags("steps/is_terminal")
+        early = (last | terminal)[:-1]
+        if early.any():
+            raise UserError(f"{name}: step {early.argmax()} of {steps} is marked as the last; split the episode there")
+        self.terminated = bool(terminal[-1])
+        self.actions_taken = steps - bool(last[-1] or terminal[-1])
+
+    def picture(self, step: int) -> np.ndarray:
+        """The picture of a step, uint8 [H,W,3]."""
+        data = self._pictures[step]
+        try:
+            if data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+                return decode_picture(data)
+            if 3 * math.isqrt(len(data) // 3) ** 2 != len(data):
+                data = zlib.decompressobj().decompress(data, MOST_BYTES)
+            side = math.isqrt(len(data) // 3)
+            return np.frombuffer(data, np.uint8).reshape(side, side, 3)
+        except (ValueError, zlib.error) as error:
+            raise UserError(
+                f"{self._name}: the picture of step {step} is damaged, or neither PNG, JPEG nor square raw bytes "
+                f"({error}); copy or convert it"
+            ) from error
+
+    def _flags(self, key: str) -> np.ndarray:
+        values = self._values(key, "int64_list", required=False)
+        if values and len(values) != len(self._pictures):
+            raise UserError(f"{self._name}: {len(values)} {key} for {len(self._pictures)} steps; mend the recording")
+        return np.array(values, bool) if values else np.zeros(len(self._pictures), bool)
+
+    def _values(self, key: str, kind: str, required: bool = True) -> Sequence[Any]:
+        """All values of a feature, end to end."""
+        features, lists = self._message.context.feature, self._message.feature_lists.feature_list
+        if key in features:
+            return getattr(features[key], kind).value
+        if key in lists:
+            return [value for feature in lists[key].feature for value in getattr(feature, kind).value]
+        if required:
+            has = ", ".join(sorted([*features, *lists])) or "nothing"
+            raise UserError(f"{self._name}: no {key}; it holds {has}. Name the pictures with --camera, or add them")
+        return []
