@@ -132,6 +132,10 @@ class OptimConfig:
     """Optimiser; `sgd` is for equality tests."""
     lr: float = 2e-4
     """Peak learning rate."""
+    beta1: float = 0.0
+    """AdamW's decay of the mean gradient. None by default: the direction that balancing keeps is a momentum already."""
+    beta2: float = 0.99
+    """AdamW's decay of the squared gradient."""
     final_lr_fraction: float = 0.05
     """Learning rate at the end of the cosine, as a fraction of the peak."""
     warmup_steps: int = 50
@@ -247,9 +251,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             decoder_width=32,
             mlp_dim=768,
             num_mixtures=5,
+            codebook_decay=0.95,
         ),
         "loader": dict(window_stride=1),
-        "optim": dict(lr=1e-3),
+        "optim": dict(lr=4e-4),
     },
     "paper": {},
 }

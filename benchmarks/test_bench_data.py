@@ -1,13 +1,21 @@
 """Windows per second of every way to read the same frames: B=8, T=16, 10,240 frames (126 MB, beyond most caches).
 
-Run with `make bench ARGS=benchmarks/test_bench_data.py`. One thread; after the warm-up the files are in the page cache
-and their checksums compared. `windows_per_second` of the fastest, median and slowest round stands in `extra_info`.
+Run with `make bench ARGS=benchmarks/test_bench_data.py`. One thread for torch; after the warm-up the files are in the
+page cache and their checksums compared. `extra_info` holds the windows per second of the slowest, median and fastest
+round, and the windows per second of CPU time, all threads together, over all rounds.
 """
+
+import io
+import tarfile
+import time
+from itertools import islice
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from aime_fast.config import LoaderConfig
@@ -52,28 +60,80 @@ def recording(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shards(recording):
-    return pack(recording, recording.parent / "raw", val_episodes=0)
+    """The same frames packed in every way that is measured."""
+    folder = recording.parent
+    ways = {codec: dict(codec=codec, strips_per_shard=1000) for codec in ("raw", "jpg", "png")}
+    ways["many raw"] = dict(codec="raw", strips_per_shard=16)
+    return {way: pack(recording, folder / f"shards-{way}", val_episodes=0, **how) for way, how in ways.items()}
 
 
 def measure(benchmark, read, windows=B * STEPS, rounds=ROUNDS):
-    """Time `read`, which yields `windows` windows, and record their rate."""
+    """Time `read`, which yields `windows` windows, and record their rates."""
     torch.set_num_threads(1)
-    benchmark.pedantic(read, rounds=rounds, warmup_rounds=2)
-    stats = benchmark.stats.stats
-    benchmark.extra_info["windows_per_second"] = [round(windows / t) for t in (stats.min, stats.median, stats.max)]
+    cpu = []
 
+    def clocked():
+        started = time.process_time()
+        read()
+        cpu.append(time.process_time() - started)
 
-@pytest.mark.parametrize("kind", ["one raw shard", "many raw shards", "png"])
-def test_memory_backend(benchmark, recording, shards, kind):
-    if kind == "one raw shard":
-        folder = shards
-    elif kind == "many raw shards":
-        folder = pack(recording, recording.parent / "many", val_episodes=0, strips_per_shard=16)
-    else:
-        folder = pack(recording, recording.parent / "png", val_episodes=0, codec="png")
-    backend = open_backend("memory", folder, CONFIG, "train", 0)
     benchmark.group = "windows"
+    benchmark.pedantic(clocked, rounds=rounds, warmup_rounds=2)
+    stats = benchmark.stats.stats
+    benchmark.extra_info["windows_per_second"] = [round(windows / t) for t in (stats.max, stats.median, stats.min)]
+    benchmark.extra_info["windows_per_cpu_second"] = round(windows * rounds / sum(cpu[2:]))
+
+
+@pytest.mark.parametrize("way", ["raw", "many raw", "png", "jpg"])
+def test_memory_backend(benchmark, shards, way):
+    backend = open_backend("memory", shards[way], CONFIG, "train", 0)
     measure(benchmark, lambda: [backend.batch(step) for step in range(STEPS)])
+
+
+def test_resident_backend(benchmark, shards):
+    """On the CPU, where it has nothing over `memory`."""
+    backend = open_backend("resident", shards["raw"], CONFIG, "train", 0)
+    measure(benchmark, lambda: [backend.batch(step) for step in range(STEPS)])
+
+
+@pytest.mark.parametrize("way", ["raw", "jpg", "png"])
+@pytest.mark.parametrize("kind", ["dali", "dali-stream", "webdataset"])
+def test_pipelined_backends(benchmark, shards, kind, way):
+    """Rounds follow one another, so that what is read ahead in one is used in the next."""
+    backend = open_backend(kind, shards[way], CONFIG, "train", 0)
+    steps = iter(range(10**9))
+    measure(benchmark, lambda: [backend.batch(step) for step in islice(steps, STEPS)], rounds=7)
+
+
+def test_one_jpeg_a_frame(benchmark, recording):
+    """The usual WebDataset: a JPEG of each frame (quality 95, 4:4:4) beside its action, decoded by Pillow.
+
+    Frames are read in order and windows do not overlap: each frame is decoded once, which the random windows of the
+    other rows are not granted.
+    """
+    shard = recording.parent / "frames.tar"
+    with h5py.File(recording) as file, tarfile.open(shard, "w") as tar:
+        for number, (frame, action) in enumerate(zip(file["observations"][:], file["actions"][:], strict=True)):
+            picture = io.BytesIO()
+            Image.fromarray(frame).save(picture, "JPEG", quality=95, subsampling="4:4:4")
+            for ending, data in (("jpg", picture.getvalue()), ("act", action.tobytes())):
+                member = tarfile.TarInfo(f"{number:08d}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    frames = EPISODES * LENGTH
+    samples = (
+        wds.WebDataset(str(shard), shardshuffle=False, nodesplitter=None, empty_check=False).decode("rgb8").repeat()
+    )
+    stream = iter(samples)
+
+    def batches():
+        for _ in range(frames // (B * T)):
+            rows = list(islice(stream, B * T))
+            torch.from_numpy(np.stack([row["jpg"] for row in rows]).reshape(B, T, 64, 64, 3))
+            np.stack([np.frombuffer(row["act"], np.float32) for row in rows]).reshape(B, T, -1)
+
+    measure(benchmark, batches, windows=frames // T, rounds=5)
+    stream.close()
 
 
 def test_bare_numpy_gather(benchmark, recording):
@@ -84,7 +144,6 @@ def test_bare_numpy_gather(benchmark, recording):
     sampler = WindowSampler([LENGTH] * EPISODES, T, B, 0)
     rows = [(w[:, :1] * LENGTH + w[:, 1:] + np.arange(T)) for w in map(sampler.batch, range(STEPS))]
     plain = np.asarray(frames)
-    benchmark.group = "windows"
     measure(benchmark, lambda: [plain[index] for index in rows])
 
 
@@ -93,19 +152,17 @@ def test_plain_hdf5_loader(benchmark, recording, workers):
     """A DataLoader over h5py, frames left as uint8 as the back-ends leave them; workers start in the time measured."""
     dataset = PlainHDF5(recording)
     loader = DataLoader(dataset, B, sampler=RandomSampler(dataset, num_samples=2048), num_workers=workers)
-    benchmark.group = "windows"
     measure(benchmark, lambda: list(loader), windows=2048, rounds=5)
 
 
 def test_dmcvb_dataset(benchmark, shards):
     """The map-style view, whose items are floats: four times the bytes."""
-    dataset = DMCVBDataset(shards, T)
+    dataset = DMCVBDataset(shards["raw"], T)
     places = np.random.default_rng(0).integers(0, len(dataset), B * STEPS)
-    benchmark.group = "windows"
     measure(benchmark, lambda: [dataset[place] for place in places])
 
 
-@pytest.mark.parametrize("codec", ["raw", "png"])
+@pytest.mark.parametrize("codec", ["raw", "png", "jpg"])
 def test_pack(benchmark, recording, codec):
     """Frames a second of packing, one process."""
     benchmark.group = "pack"

@@ -108,6 +108,7 @@ class ShardReader:
 
     def pixels(self, strip: Strip) -> np.ndarray:
         """Decoded frames of `strip`, uint8 [frames,64,64,3]; `UserError` when its checksum or picture is wrong."""
+        check_pixels(self.data, strip.offset, strip.size, strip.crc32, strip.where)
         return decode_strip(self.data[strip.offset : strip.offset + strip.size], strip, self._codec)
 
 
@@ -191,8 +192,9 @@ def check_picture(stored: np.ndarray, strip: Strip, codec: Codec) -> None:
 
 
 def decode_strip(stored: np.ndarray, strip: Strip, codec: Codec) -> np.ndarray:
-    """Frames uint8 [frames,64,64,3] of the stored pixels of `strip`; `UserError` when they are damaged."""
-    check_pixels(stored, 0, strip.size, strip.crc32, strip.where)
+    """Frames uint8 [frames,64,64,3] of the stored pixels of `strip`, whose checksum was compared; `UserError` when
+    they cannot be decoded.
+    """
     try:
         return codec.decode(stored.tobytes(), strip.frames)
     except ValueError as error:

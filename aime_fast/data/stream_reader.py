@@ -2,7 +2,8 @@
 
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ class Shards:
         self.skips = skips
         """Whether damaged strips are marked and logged instead of raised."""
         self._damaged: set[tuple[int, int]] = set()
+        self._episodes: list[list[EpisodeEntry]] = [[] for _ in self.manifest.shards]
+        for entry in self.manifest.episodes:
+            self._episodes[entry.shard].append(entry)
 
     def _piped_manifest(self) -> Manifest:
         wds = load_webdataset()
@@ -106,9 +110,7 @@ class Shards:
 
     def _strips_of(self, shard: int) -> Iterator[tuple[EpisodeEntry, int]]:
         """Episode and place of every strip of a shard, in order."""
-        for entry in self.manifest.episodes:
-            if entry.shard == shard:
-                yield from ((entry, number) for number in range(entry.strips))
+        return ((entry, number) for entry in self._episodes[shard] for number in range(entry.strips))
 
     def _strip(self, members: Members | None, where: str, entry: EpisodeEntry, number: int) -> StreamedStrip:
         codec = CODECS[self.manifest.codec]
@@ -130,19 +132,22 @@ class Shards:
             return streamed
 
     def read_with_webdataset(self, shards: list[int]) -> Iterator[Members]:
-        """`ReadMembers` by the WebDataset library: local files and the output of commands."""
+        """`ReadMembers` by the WebDataset library: local files and the output of commands.
+
+        Its stages are put together by hand: those of the ready-made pipeline that split shards over nodes and workers
+        and shuffle them have no part here, since the stream's order has given this rank its shards in their order.
+        """
         wds = load_webdataset()
         urls = [self.locate(self.manifest.shards[shard].file) for shard in shards]
-        # The stream's order has already given this rank its shards, in a shuffled order; the two stages of
-        # WebDataset that would do so again are told to pass everything on.
-        samples = wds.WebDataset(
-            urls, nodesplitter=_pass_on, workersplitter=None, shardshuffle=False, empty_check=False
-        )
+        streams = _opened(urls)
         try:
-            for sample in samples:
+            for sample in wds.tariterators.group_by_keys(wds.tariterators.tar_file_expander(streams)):
                 yield sample["__key__"], {name: sample[name] for name in sample if not name.startswith("__")}
         except (OSError, ValueError, tarfile.TarError) as error:
-            raise UserError(f"{self.place}: a shard cannot be read ({error}); copy or pack it again") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.place}: a shard cannot be read ({reason}); copy or pack it again") from error
+        finally:
+            streams.close()
 
     def read_with_dali(self, shards: list[int]) -> Iterator[Members]:
         """`ReadMembers` by DALI's reader of WebDataset shards: local files with their index."""
@@ -177,5 +182,18 @@ class Shards:
             raise UserError(f"{self.place}: DALI cannot read a shard ({reason}); copy or pack it again") from error
 
 
-def _pass_on(urls: Iterator[Any]) -> Iterator[Any]:
-    return urls
+def _opened(urls: list[str]) -> Generator[dict[str, Any], None, None]:
+    """WebDataset's records of open streams, one at a time; a command's exit status is checked at its end."""
+    wds = load_webdataset()
+    for url in urls:
+        stream = wds.gopen(url)
+        try:
+            yield {"url": url, "stream": stream}
+        except GeneratorExit:
+            # Left early: the command may die of its closed pipe, which is no fault.
+            with suppress(OSError):
+                stream.close()
+            raise
+        while stream.read(1 << 16):
+            pass
+        stream.close()

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 import aime_kernels as kernels
+from aime_fast.model.codec import from_subimages, subimages
 
 GAUSSIAN_STD = 0.1
 """Fixed standard deviation of the Gaussian option, in the units of frames in [-1, 1]."""
@@ -27,20 +28,24 @@ class Likelihood(Protocol):
 
 @dataclass
 class LogisticMixture:
-    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around the mean frame."""
+    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around a centre."""
 
     parameters: Tensor
-    """[N, 10*M, H, W], as the operator wants them."""
-    mean_frame: Tensor
-    """[3, H, W] in [-1, 1]."""
+    """[N, q, 10*M, h, w] of the q interleaved sub-images, as the operator wants them."""
+    centre: Tensor
+    """[N, 3, H, W]: what their locations are offsets from."""
 
     def nats(self, frames: Tensor) -> Tensor:
         """Negative log-likelihood of whole frames, in nats, [N]."""
-        return -kernels.logistic_mixture_log_prob(frames, self.parameters.float(), self.mean_frame)
+        parts = self.parameters.shape[1]
+        values, centre = (subimages(x, math.isqrt(parts)).flatten(0, 1) for x in (frames, self.centre))
+        blocks = self.parameters.float().flatten(0, 1)
+        return -kernels.logistic_mixture_log_prob(values, blocks, centre).view(-1, parts).sum(1)
 
     def expectation(self) -> Tensor:
         """Expected frames [N, 3, H, W], unclamped; differentiable."""
-        return kernels.logistic_mixture_mean(self.parameters.float(), self.mean_frame)
+        offsets = kernels.logistic_mixture_mean(self.parameters.float().flatten(0, 1))
+        return from_subimages(offsets.unflatten(0, self.parameters.shape[:2])) + self.centre
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
@@ -52,9 +57,9 @@ class Gaussian:
     """Independent Gaussians of fixed width; a density, so nats may be negative."""
 
     offsets: Tensor
-    """Means [N, 3, H, W], as offsets from the mean frame."""
-    mean_frame: Tensor
-    """[3, H, W] in [-1, 1]."""
+    """Means [N, q, 3, h, w] of the q interleaved sub-images, as offsets from the centre."""
+    centre: Tensor
+    """[N, 3, H, W]."""
 
     def nats(self, frames: Tensor) -> Tensor:
         """Negative log-density of whole frames, in nats, [N]."""
@@ -63,7 +68,7 @@ class Gaussian:
 
     def expectation(self) -> Tensor:
         """Expected frames [N, 3, H, W], unclamped; differentiable."""
-        return self.offsets.float() + self.mean_frame
+        return from_subimages(self.offsets.float()) + self.centre
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""

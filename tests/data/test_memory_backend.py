@@ -123,7 +123,10 @@ def test_short_episodes_are_counted_and_left_out(path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (dict(kind="tape"), "unknown backend 'tape'; choose one of auto, memory"),
+        (
+            dict(kind="tape"),
+            "unknown backend 'tape'; choose one of auto, resident, memory, dali, dali-stream, webdataset",
+        ),
         (dict(split="test"), "unknown split 'test'"),
         (dict(sampler_config=LoaderConfig(sequence_length=41)), "longest of 4 episodes has 40"),
         (dict(path="/no/such/place"), "/no/such/place: no such file or folder"),

@@ -9,8 +9,9 @@ from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.dali_decoder import DaliDecoder, DecodeError, Part, Request
 from aime_fast.data.backends.exact import ExactBackend
 from aime_fast.data.batch import Batch
+from aime_fast.data.libraries import load_dali
 from aime_fast.data.manifest import STRIP_LENGTH
-from aime_fast.data.store import Episodes
+from aime_fast.data.store import Episodes, FrameStore
 from aime_fast.data.strips import StripTable
 from aime_fast.errors import UserError
 
@@ -27,9 +28,10 @@ class DaliBackend(ExactBackend):
         device: torch.device,
         threads: int,
     ) -> None:
-        """Raise `UserError` for a recording, without DALI, or when no episode is as long as a window."""
-        if episodes.strips is None:
-            raise UserError(f"{episodes.description}: backend dali reads shards; `aime-fast pack` the recording first")
+        """Raise `UserError` for a recording or a pipe, without DALI, or when no episode is as long as a window."""
+        if episodes.strips is None or isinstance(episodes, FrameStore):
+            raise UserError(f"{episodes.description}: dali reads folders of shards; `aime-fast pack` into one first")
+        load_dali()
         super().__init__(episodes, config, seed, description)
         self._strips: StripTable = episodes.strips
         self._device, self._threads = device, threads
