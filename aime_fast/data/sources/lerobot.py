@@ -82,7 +82,7 @@ def _read(
     row = rows[number]
     name = f"{folder}, episode {row['episode_index']}"
     with _broken(folder / "meta" / "episodes"):
-        path = folder / info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        path = _path(folder, info["data_path"], row["data/chunk_index"], row["data/file_index"])
     with _broken(path):
         wanted = ["frame_index", "action", *(["next.reward"] if "next.reward" in info["features"] else [])]
         table = parquet.read_table(
@@ -113,9 +113,7 @@ def _decode_video(
 
     with _broken(folder / "meta" / "episodes"):
         place = {part: row[f"videos/{camera}/{part}"] for part in ("chunk_index", "file_index", "from_timestamp")}
-        path = folder / info["video_path"].format(
-            video_key=camera, chunk_index=place["chunk_index"], file_index=place["file_index"]
-        )
+        path = _path(folder, info["video_path"], place["chunk_index"], place["file_index"], camera)
     step, start = 1 / info["fps"], place["from_timestamp"]
     frames = np.empty((length, *FRAME_SHAPE), np.uint8)
     done = 0
@@ -133,6 +131,14 @@ def _decode_video(
             if done == length:
                 return frames
     raise UserError(f"{name}: {path} holds {done} of its {length} frames; download it again")
+
+
+def _path(folder: Path, template: str, chunk: int, file: int, camera: str = "") -> Path:
+    """The file that a template of `info.json` names, which must lie in the folder."""
+    path = Path(template.format(chunk_index=chunk, file_index=file, video_key=camera))
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{folder}: its info.json names {path}, which leads out of the folder; do not trust it")
+    return folder / path
 
 
 @contextmanager
