@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import PIL
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
+from PIL import Image, JpegImagePlugin, features
 
 from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, IMAGE_SIZE
 
@@ -83,12 +83,7 @@ def _picture(kind: str, data: bytes, frames: int) -> Iterator[Image.Image]:
                 raise ValueError("its colour is subsampled; only 4:4:4 JPEG is sharp enough at this size")
             yield image
     except (OSError, SyntaxError, *BOMBS) as error:
-        raise ValueError(f"not a whole {kind} picture: {reason(error)}") from error
-
-
-def reason(error: Exception) -> str:
-    """What Pillow says is wrong; of bytes that are no picture at all it tells an address."""
-    return "no such picture in it" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"not a whole {kind} picture: {error}") from error
 
 
 def _check_picture(kind: str, data: bytes, frames: int) -> None:

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from aime_fast.data.codecs import BOMBS, reason
+from aime_fast.data.codecs import BOMBS
 from aime_fast.data.episode import FRAME_SHAPE, IMAGE_SIZE, Episode
 from aime_fast.errors import UserError
 
@@ -96,7 +96,7 @@ def decode_picture(data: bytes) -> np.ndarray:
             with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
                 return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, *BOMBS) as error:
-        raise ValueError(f"not a whole PNG or JPEG picture: {reason(error)}") from error
+        raise ValueError(f"not a whole PNG or JPEG picture: {error}") from error
 
 
 def choose_camera(names: list[str], camera: str | None, where: str) -> str:
