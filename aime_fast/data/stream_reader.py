@@ -12,9 +12,18 @@ import numpy as np
 
 from aime_fast.data.codecs import CODECS
 from aime_fast.data.episode import FRAME_SHAPE
+from aime_fast.data.files import check_file
 from aime_fast.data.libraries import load_dali, load_webdataset
 from aime_fast.data.manifest import MANIFEST_NAME, STRIP_LENGTH, EpisodeEntry, Manifest, load_manifest, parse_manifest
-from aime_fast.data.shard_reader import Strip, check_picture, check_pixels, decode_strip, strip_of_members, strip_place
+from aime_fast.data.shard_reader import (
+    ShardReader,
+    Strip,
+    check_picture,
+    check_pixels,
+    decode_strip,
+    strip_of_members,
+    strip_place,
+)
 from aime_fast.data.shards import member_endings, strip_name
 from aime_fast.data.strips import blank_strip, skip_or_raise
 from aime_fast.errors import UserError
@@ -140,6 +149,8 @@ class Shards:
         wds = load_webdataset()
         for shard in shards:
             url, left = self.locate(self.manifest.shards[shard].file), self.manifest.shards[shard].samples
+            if not self.piped:
+                check_file(Path(url), self.manifest.shards[shard].bytes)
             streams = _opened(url)
             try:
                 for sample in wds.tariterators.group_by_keys(wds.tariterators.tar_file_expander(streams)):
@@ -169,9 +180,16 @@ class Shards:
                     ext=list(endings),
                     missing_component_behavior="error",
                     stick_to_shard=True,
+                    # A mapped file that is cut while it is read would end the process.
+                    dont_use_mmap=True,
                     pad_last_batch=True,
                 )
             )
+        for shard in shards:
+            # DALI trusts the index.
+            reader = ShardReader(Path(self.place), self.manifest, self.manifest.shards[shard])
+            for entry, number in self._strips_of(shard):
+                reader.places(entry, number)
         left = sum(self.manifest.shards[shard].samples for shard in shards)
         # The reader gives no names; that a strip is the right one shows in its `meta`.
         stems = (strip_name(entry.id, n * STRIP_LENGTH) for shard in shards for entry, n in self._strips_of(shard))
