@@ -104,7 +104,7 @@ class ShardReader:
         except ValueError:
             raise UserError(f"{where}: the index holds no numbers; copy or pack the data again") from None
         for offset, size in places.values():
-            if offset < BLOCK or offset % BLOCK or size < 1 or offset + size > len(self.data):
+            if offset < BLOCK or offset % BLOCK or size < 0 or offset + size > len(self.data):
                 raise UserError(f"{where}: the index points outside the shard; copy or pack the data again")
         return places
 

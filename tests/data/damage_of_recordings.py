@@ -1,6 +1,5 @@
 """Damage to recordings: cases for every layout that `pack` reads."""
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -229,14 +228,14 @@ def _attribute_in_path(path: Path, trap: Trap) -> None:
 
 def _environment_of_minari(path: Path, trap: Trap) -> None:
     """Without the spaces, Minari's library makes the environment that the metadata name: any callable."""
-    specification = {"id": "x-v0", "entry_point": "os:system", "kwargs": {"command": f"touch {trap.path}"}}
-    blank = dict.fromkeys(("reward_threshold", "max_episode_steps", "vector_entry_point", "namespace"))
-    specification |= blank | dict(nondeterministic=False, order_enforce=False, disable_env_checker=True)
-    specification |= dict(name="x", version=0, additional_wrappers=[])
+    from gymnasium.envs.registration import EnvSpec
+
+    call = {"command": f"touch {trap.path}"}
+    specification = EnvSpec("x-v0", "os:system", order_enforce=False, disable_env_checker=True, kwargs=call).to_json()
 
     def change(metadata: dict) -> None:
         del metadata["observation_space"], metadata["action_space"]
-        metadata["env_spec"] = json.dumps(specification)
+        metadata["env_spec"] = specification
 
     edit_json(path / "data" / "metadata.json", change)
 

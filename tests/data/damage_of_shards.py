@@ -60,9 +60,7 @@ def rebuild(folder: Path, change: Callable[[list[Member]], object], shard: str =
             stems.append(stem)
             lines.append([])
         lines[-1] += [ending, str(info.offset_data), str(info.size), info.name]
-    index = "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *map(" ".join, lines)]).encode(
-        errors="surrogateescape"
-    )
+    index = "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *map(" ".join, lines)])
     (folder / f"{shard}.idx").write_bytes(index.encode(errors="surrogateescape"))
     sign(folder, shard)
 
