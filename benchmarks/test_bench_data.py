@@ -162,10 +162,12 @@ def test_dmcvb_dataset(benchmark, shards):
     measure(benchmark, lambda: [dataset[place] for place in places])
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("codec", ["raw", "png", "jpg"])
-def test_pack(benchmark, recording, codec):
-    """Frames a second of packing, one process."""
+def test_pack(benchmark, recording, codec, workers):
+    """Frames a second of packing by one process, and by two whose start is in the time measured."""
     benchmark.group = "pack"
-    benchmark.pedantic(pack, (recording, recording.parent / f"packed-{codec}"), dict(codec=codec, force=True), rounds=3)
+    options = dict(codec=codec, force=True, workers=workers, strips_per_shard=80)
+    benchmark.pedantic(pack, (recording, recording.parent / f"packed-{codec}"), options, rounds=3, warmup_rounds=1)
     frames = EPISODES * LENGTH / benchmark.stats.stats.median
     benchmark.extra_info["frames_per_second"] = round(frames)

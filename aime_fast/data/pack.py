@@ -52,6 +52,7 @@ def pack(
     for name, value in (("strips_per_shard", strips_per_shard), ("workers", workers)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
+    _clear_leftovers(out)
     _check_target(out, force)
     recording = open_source(source, format, camera)
     for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
@@ -60,7 +61,6 @@ def pack(
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
     action_dim = recording.episode(0).action_dim
-    _clear_leftovers(out)
     folder = out.with_name(f"{_working_name(out)}-{os.getpid()}")
     try:
         folder.mkdir(parents=True)

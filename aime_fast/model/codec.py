@@ -95,7 +95,7 @@ class Decoder(nn.Module):
 
 
 def subimages(frames: Tensor, patch: int) -> Tensor:
-    """Frames [N, C, H, W] -> [N, patch^2, C, H/patch, W/patch]: sub-image i*patch + j has the pixels (i::, j::patch)."""
+    """Frames [N, C, H, W] -> [N, patch^2, C, H/patch, W/patch]: number i*patch + j has the pixels [i::, j::patch]."""
     return F.pixel_unshuffle(frames, patch).unflatten(1, (-1, patch**2)).transpose(1, 2)
 
 

@@ -1,5 +1,6 @@
 """RLDS recordings in TFRecord files, as TFDS writes them and DMC-VB is published: one record an episode."""
 
+import contextlib
 import math
 import zlib
 from collections.abc import Sequence
@@ -109,11 +110,10 @@ class _Steps:
         try:
             if data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
                 return decode_picture(data)
-            if 3 * math.isqrt(len(data) // 3) ** 2 != len(data):
-                data = zlib.decompressobj().decompress(data, MOST_BYTES)
+            data = _unpacked(data)
             side = math.isqrt(len(data) // 3)
             return np.frombuffer(data, np.uint8).reshape(side, side, 3)
-        except (ValueError, zlib.error) as error:
+        except ValueError as error:
             raise UserError(
                 f"{self._name}: the picture of step {step} is damaged, or neither PNG, JPEG nor square raw bytes "
                 f"({error}); copy or convert it"
@@ -136,3 +136,14 @@ class _Steps:
             has = ", ".join(sorted([*features, *lists])) or "nothing"
             raise UserError(f"{self._name}: no {key}; it holds {has}. Name the pictures with --camera, or add them")
         return []
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What zlib packed, as TFDS may a tensor; anything else as it came. Its checksum tells the two apart."""
+    if data[:1] == b"\x78":
+        with contextlib.suppress(zlib.error):
+            stream = zlib.decompressobj()
+            content = stream.decompress(data, MOST_BYTES)
+            if stream.eof:
+                return content
+    return data
