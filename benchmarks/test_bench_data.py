@@ -105,6 +105,8 @@ def test_pipelined_backends(benchmark, shards, kind, way):
     measure(benchmark, lambda: [backend.batch(step) for step in islice(steps, STEPS)], rounds=7)
 
 
+# WebDataset leaves the shard it has open to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_jpeg_a_frame(benchmark, recording):
     """The usual WebDataset: a JPEG of each frame (quality 95, 4:4:4) beside its action, decoded by Pillow.
 

@@ -35,10 +35,10 @@ def test_items_are_the_windows_of_the_source_in_order(path, data):
         dataset[len(starts)]
 
 
-def test_worker_processes_give_the_same_items(path):
+def test_worker_processes_give_the_same_items(path, request):
     dataset = DMCVBDataset(path, sequence_length=12, window_stride=5)
-    # `fork` inherits the open data; a worker of `spawn` starts from the pickle.
-    method = "spawn" if path.suffix == ".h5" else "fork"
+    # `fork` inherits the open data; a worker of the others starts from the pickle.
+    method = {"raw": "forkserver", "png": "fork", "hdf5": "spawn"}[request.node.callspec.params["path"]]
     batches = list(DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method))
     for name in ("observations", "actions", "rewards", "dones"):
         found = torch.cat([batch[name] for batch in batches])
