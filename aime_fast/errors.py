@@ -1,11 +1,18 @@
 """The one exception a user's mistake becomes, and the one place that turns it into an exit code."""
 
+import re
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A mistake of the user: one line that says what, where and what to do; the command exits with code 2."""
+    """A mistake of the user: one line that says what, where and what to do; the command exits with code 2.
+
+    What other libraries say often becomes part of it: their line breaks and their objects' addresses are left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(re.sub(r" at 0x[0-9a-f]{6,}", "", message).split()))
 
 
 def exit_on_user_error(command: Callable[[], int | None]) -> int:
@@ -17,7 +24,7 @@ def exit_on_user_error(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as mistake:
-        print("error:", " ".join(str(mistake).split()), file=sys.stderr)
+        print("error:", mistake, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from aime_fast.data.codecs import CODECS
 from aime_fast.data.episode import IMAGE_SIZE, Episode
+from aime_fast.data.files import check_file
 from aime_fast.errors import UserError
 
 FORMAT_VERSION = 1
@@ -88,9 +90,9 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check `folder/manifest.json`; `UserError` says what is wrong with it and what to do."""
     path = folder / MANIFEST_NAME
     try:
-        return parse_manifest(path.read_bytes(), path)
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no {MANIFEST_NAME} here; give a folder that `aime-fast pack` wrote") from None
+        if not os.path.lexists(path):
+            raise UserError(f"{folder}: no {MANIFEST_NAME} here; give a folder that `aime-fast pack` wrote")
+        return parse_manifest(check_file(path).read_bytes(), path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); pack the data again") from error
 
@@ -109,6 +111,8 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
             f"{path}: shard format {version} is newer than the {FORMAT_VERSION} this release reads; update aime-fast"
         )
     try:
+        if missing := {field.name for field in dataclasses.fields(Manifest)} - fields.keys():
+            raise KeyError(*missing)
         fields["shards"] = [ShardEntry(**entry) for entry in fields["shards"]]
         fields["episodes"] = [EpisodeEntry(**entry) for entry in fields["episodes"]]
         manifest = Manifest(**fields)
@@ -134,6 +138,8 @@ def _problem(manifest: Manifest) -> str | None:
         return f"actions are stored by another convention ({manifest.convention!r})"
     if not isinstance(manifest.environment, str | None):
         return f"environment {manifest.environment!r} is not a name"
+    if not isinstance(manifest.encoder, str) or type(manifest.split_seed) not in (int, type(None)):
+        return f"encoder {manifest.encoder!r} or split seed {manifest.split_seed!r} is of the wrong kind"
     if not isinstance(manifest.notes, list) or not all(isinstance(note, str) for note in manifest.notes):
         return "notes are not a list of sentences"
     return _action_problem(manifest) or _shard_problem(manifest) or _episode_problem(manifest)

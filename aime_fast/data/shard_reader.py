@@ -11,6 +11,7 @@ import numpy as np
 
 from aime_fast.data.codecs import CODECS, Codec
 from aime_fast.data.episode import FRAME_BYTES
+from aime_fast.data.files import check_file
 from aime_fast.data.manifest import STRIP_LENGTH, EpisodeEntry, Manifest, ShardEntry, load_manifest
 from aime_fast.data.shards import BLOCK, TERMINATED, TRUNCATED, member_endings, strip_name
 from aime_fast.errors import UserError
@@ -46,18 +47,19 @@ class ShardReader:
         self._manifest = manifest
         self._codec = CODECS[manifest.codec]
         try:
-            with self.path.open("rb") as file:
-                size = file.seek(0, 2)
-                if size != shard.bytes or size == 0:
-                    raise UserError(
-                        f"{self.path}: has {size} bytes, the manifest says {shard.bytes}; copy or pack it again"
-                    )
-                self.data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-                """The whole file, uint8 [bytes], mapped and not copied."""
-            index = self.path.with_suffix(".idx").read_bytes()
-        except OSError as error:
+            with check_file(self.path, shard.bytes).open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            index = check_file(self.path.with_suffix(".idx")).read_bytes()
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: cannot be read ({error}); copy or pack it again") from error
+        self.data = np.frombuffer(self._map, np.uint8)
+        """The whole file, uint8 [bytes], mapped and not copied."""
         self._lines = self._check_index(index, shard)
+
+    def check_length(self) -> None:
+        """Raise `UserError` when the file has been cut since it was mapped: touching what is gone ends the process."""
+        if self._map.size() < len(self.data):
+            raise UserError(f"{self.path}: was cut to {self._map.size()} bytes while in use; copy or pack it again")
 
     def _check_index(self, index: bytes, shard: ShardEntry) -> list[str]:
         """The index's lines, one a strip."""
@@ -79,16 +81,16 @@ class ShardReader:
 
     def strip(self, episode: EpisodeEntry, number: int) -> Strip:
         """Strip `number` of `episode`, everything but its pixels checked."""
-        where = strip_place(self.path, episode, number)
-        stem = strip_name(episode.id, number * STRIP_LENGTH)
-        places = self._places(self._lines[episode.first_sample + number], stem, where)
+        self.check_length()
+        where, places = strip_place(self.path, episode, number), self.places(episode, number)
         pixels = places.pop(self._codec.extension)
         parts = {ending: self.data[offset : offset + size].tobytes() for ending, (offset, size) in places.items()}
         return strip_of_members(parts, pixels, self._manifest, episode, number, where)
 
-    def _places(self, line: str, stem: str, where: str) -> dict[str, tuple[int, int]]:
-        """Ending -> (offset, size) of one line of the index, which must name exactly the members of `stem`."""
-        columns = line.split(" ")
+    def places(self, episode: EpisodeEntry, number: int) -> dict[str, tuple[int, int]]:
+        """Ending -> (offset, size) of the members of a strip, which its line of the index must name exactly."""
+        where, stem = strip_place(self.path, episode, number), strip_name(episode.id, number * STRIP_LENGTH)
+        columns = self._lines[episode.first_sample + number].split(" ")
         endings = member_endings(self._codec)
         if columns[::4] != list(endings) or columns[3::4] != [f"{stem}.{ending}" for ending in endings]:
             names = [name for name in columns[3::4] if name.startswith("/") or ".." in name.split("/")]
@@ -102,12 +104,13 @@ class ShardReader:
         except ValueError:
             raise UserError(f"{where}: the index holds no numbers; copy or pack the data again") from None
         for offset, size in places.values():
-            if offset < BLOCK or offset % BLOCK or size < 1 or offset + size > len(self.data):
+            if offset < BLOCK or offset % BLOCK or size < 0 or offset + size > len(self.data):
                 raise UserError(f"{where}: the index points outside the shard; copy or pack the data again")
         return places
 
     def pixels(self, strip: Strip) -> np.ndarray:
         """Decoded frames of `strip`, uint8 [frames,64,64,3]; `UserError` when its checksum or picture is wrong."""
+        self.check_length()
         check_pixels(self.data, strip.offset, strip.size, strip.crc32, strip.where)
         return decode_strip(self.data[strip.offset : strip.offset + strip.size], strip, self._codec)
 

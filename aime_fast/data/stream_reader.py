@@ -12,9 +12,18 @@ import numpy as np
 
 from aime_fast.data.codecs import CODECS
 from aime_fast.data.episode import FRAME_SHAPE
+from aime_fast.data.files import check_file
 from aime_fast.data.libraries import load_dali, load_webdataset
 from aime_fast.data.manifest import MANIFEST_NAME, STRIP_LENGTH, EpisodeEntry, Manifest, load_manifest, parse_manifest
-from aime_fast.data.shard_reader import Strip, check_picture, check_pixels, decode_strip, strip_of_members, strip_place
+from aime_fast.data.shard_reader import (
+    ShardReader,
+    Strip,
+    check_picture,
+    check_pixels,
+    decode_strip,
+    strip_of_members,
+    strip_place,
+)
 from aime_fast.data.shards import member_endings, strip_name
 from aime_fast.data.strips import blank_strip, skip_or_raise
 from aime_fast.errors import UserError
@@ -138,16 +147,24 @@ class Shards:
         and shuffle them have no part here, since the stream's order has given this rank its shards in their order.
         """
         wds = load_webdataset()
-        urls = [self.locate(self.manifest.shards[shard].file) for shard in shards]
-        streams = _opened(urls)
-        try:
-            for sample in wds.tariterators.group_by_keys(wds.tariterators.tar_file_expander(streams)):
-                yield sample["__key__"], {name: sample[name] for name in sample if not name.startswith("__")}
-        except (OSError, ValueError, tarfile.TarError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{self.place}: a shard cannot be read ({reason}); copy or pack it again") from error
-        finally:
-            streams.close()
+        for shard in shards:
+            url, left = self.locate(self.manifest.shards[shard].file), self.manifest.shards[shard].samples
+            if not self.piped:
+                check_file(Path(url), self.manifest.shards[shard].bytes)
+            streams = _opened(url)
+            try:
+                for sample in wds.tariterators.group_by_keys(wds.tariterators.tar_file_expander(streams)):
+                    if left == 0:
+                        raise UserError(f"{url}: holds more strips than the manifest says; copy or pack it again")
+                    left -= 1
+                    yield sample["__key__"], {name: sample[name] for name in sample if not name.startswith("__")}
+            except (OSError, ValueError, tarfile.TarError) as error:
+                # WebDataset appends its objects to what was raised.
+                reason = str(error.args[0] if len(error.args) > 1 and not isinstance(error, OSError) else error)
+                reason = " ".join(reason.partition(" @ ")[0].split())
+                raise UserError(f"{url}: cannot be read ({reason}); copy or pack it again") from error
+            finally:
+                streams.close()
 
     def read_with_dali(self, shards: list[int]) -> Iterator[Members]:
         """`ReadMembers` by DALI's reader of WebDataset shards: local files with their index."""
@@ -163,9 +180,16 @@ class Shards:
                     ext=list(endings),
                     missing_component_behavior="error",
                     stick_to_shard=True,
+                    # A mapped file that is cut while it is read would end the process.
+                    dont_use_mmap=True,
                     pad_last_batch=True,
                 )
             )
+        for shard in shards:
+            # DALI trusts the index.
+            reader = ShardReader(Path(self.place), self.manifest, self.manifest.shards[shard])
+            for entry, number in self._strips_of(shard):
+                reader.places(entry, number)
         left = sum(self.manifest.shards[shard].samples for shard in shards)
         # The reader gives no names; that a strip is the right one shows in its `meta`.
         stems = (strip_name(entry.id, n * STRIP_LENGTH) for shard in shards for entry, n in self._strips_of(shard))
@@ -182,18 +206,16 @@ class Shards:
             raise UserError(f"{self.place}: DALI cannot read a shard ({reason}); copy or pack it again") from error
 
 
-def _opened(urls: list[str]) -> Generator[dict[str, Any], None, None]:
-    """WebDataset's records of open streams, one at a time; a command's exit status is checked at its end."""
-    wds = load_webdataset()
-    for url in urls:
-        stream = wds.gopen(url)
-        try:
-            yield {"url": url, "stream": stream}
-        except GeneratorExit:
-            # Left early: the command may die of its closed pipe, which is no fault.
-            with suppress(OSError):
-                stream.close()
-            raise
-        while stream.read(1 << 16):
-            pass
-        stream.close()
+def _opened(url: str) -> Generator[dict[str, Any], None, None]:
+    """WebDataset's record of an open stream; a command's exit status is checked at its end."""
+    stream = load_webdataset().gopen(url)
+    try:
+        yield {"url": url, "stream": stream}
+    except GeneratorExit:
+        # Left early: the command may die of its closed pipe, which is no fault.
+        with suppress(OSError):
+            stream.close()
+        raise
+    while stream.read(1 << 16):
+        pass
+    stream.close()

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,6 +45,11 @@ class StripTable:
     skips: bool
     """Whether a damaged strip is remembered and logged, instead of an error."""
 
+    @cached_property
+    def _shard(self) -> np.ndarray:
+        """int64 [strips], the shard that holds each."""
+        return np.repeat([entry.shard for entry in self.entries], [entry.strips for entry in self.entries])
+
     def locate(self, strip: int) -> tuple[int, int]:
         """Episode of a strip, counted within the split, and its place in it."""
         episode = int(np.searchsorted(self.first, strip, side="right")) - 1
@@ -62,15 +68,19 @@ class StripTable:
 
     def stored(self, strip: int) -> np.ndarray:
         """The stored pixels, uint8 [size], mapped and not copied."""
-        data = self.readers[self.entries[self.locate(strip)[0]].shard].data
-        return data[self.offset[strip] : self.offset[strip] + self.size[strip]]
+        reader = self.readers[self._shard[strip]]
+        reader.check_length()
+        return reader.data[self.offset[strip] : self.offset[strip] + self.size[strip]]
 
     def sound(self, strips: np.ndarray) -> np.ndarray:
         """Which of the strips (int64, any shape) are sound: bool, same shape.
 
         A strip asked for the first time has its checksum and the picture's header compared. `UserError` for a damaged
-        one unless `skips`.
+        one unless `skips`, and for a shard that has been cut since it was opened.
         """
+        if self.readers:
+            for shard in set(self._shard[strips].ravel().tolist()):
+                self.readers[shard].check_length()
         if not self.checked[strips].all():
             for strip in np.unique(strips[~self.checked[strips]]).tolist():
                 self._check(strip)

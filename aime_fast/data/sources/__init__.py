@@ -41,7 +41,8 @@ def open_source(path: str | Path, format: str | None = None, camera: str | None 
     has several. `UserError` for a path that is missing, or that no reader knows.
     """
     path = Path(path)
-    if not os.path.exists(path):  # unlike Path.exists, False for a name too long
+    # Unlike those of Path, False for a name too long; a named pipe or a device might never end.
+    if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(f"{path}: no such file or folder; check the path")
     if format is not None and format not in FORMATS:
         raise UserError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")

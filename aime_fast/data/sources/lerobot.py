@@ -1,6 +1,7 @@
 """LeRobot v3 data sets: rows in parquet files, pictures in videos or in the rows, many episodes to a file."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -53,7 +54,7 @@ def _information(folder: Path) -> dict[str, Any]:
             raise UserError(f"{path}: actions are {info['features']['action']['dtype']}, expected floats")
         for feature in info["features"].values():
             feature["dtype"], feature["shape"]
-        if info["fps"] <= 0:
+        if not 0 < info["fps"] < math.inf:
             raise ValueError(f"fps is {info['fps']}")
     return info
 
@@ -68,7 +69,10 @@ def _episode_rows(folder: Path) -> list[dict[str, Any]]:
         with _broken(path):
             # Statistics of every feature lie in the same file; they are not read.
             names = [name for name in parquet.read_schema(path).names if not name.startswith("stats/")]
-            rows += parquet.read_table(path, columns=names).to_pylist()
+            for row in parquet.read_table(path, columns=names).to_pylist():
+                if not row["length"] > 0 or row["episode_index"] < 0:
+                    raise ValueError(f"episode {row['episode_index']} has length {row['length']}")
+                rows.append(row)
     if not rows:
         raise UserError(f"{folder}: meta/episodes names no episodes; download or record it again")
     return sorted(rows, key=lambda row: row["episode_index"])
@@ -91,7 +95,7 @@ def _read(
             filters=[("episode_index", "=", row["episode_index"])],
         ).sort_by("frame_index")
         length = int(row["length"])
-        if table["frame_index"].to_pylist() != list(range(length)):
+        if table.num_rows != length or table["frame_index"].to_pylist() != list(range(length)):
             raise UserError(f"{name}: {path} holds {table.num_rows} of its {length} frames; download it again")
         actions = np.array(table["action"].to_pylist(), np.float32)
         rewards = (
@@ -147,5 +151,5 @@ def _broken(path: Path) -> Iterator[None]:
     try:
         yield
     # PyArrow's and PyAV's errors are kinds of these.
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read as LeRobot v3 ({error}); download or record it again") from error

@@ -26,7 +26,7 @@ def open_minari(folder: Path, camera: str | None = None) -> Source:
     require("minari", "minari", folder)
     with _storage(folder) as storage:
         count = storage.total_episodes
-        if count == 0:
+        if count < 1:
             raise UserError(f"{folder}: there are no episodes in it")
         lengths = [int(row["total_steps"]) for row in storage.get_episode_metadata(range(count))]
         pictures = _pictures(next(iter(storage.get_episodes([0])))["observations"], camera, str(folder))
@@ -81,8 +81,13 @@ def _environment(specification: Any) -> str | None:
 def _storage(folder: Path) -> Iterator[Any]:
     from minari.dataset.minari_storage import MinariStorage
 
-    inner = folder / "data"
+    inner = folder / "data" if (folder / "data").is_dir() else folder
     try:
-        yield MinariStorage.read(inner if inner.is_dir() else folder)
+        metadata = MinariStorage.read_raw_metadata(inner)
+        # Without them the library would make the environment, which imports and calls whatever the folder names.
+        for space in ("observation_space", "action_space"):
+            if not isinstance(metadata.get(space), str):
+                raise ValueError(f"its metadata have no {space}")
+        yield MinariStorage.read(inner)
     except BROKEN as error:
         raise UserError(f"{folder}: cannot be read as Minari ({error}); download or record it again") from error
