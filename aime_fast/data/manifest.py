@@ -71,12 +71,16 @@ class Manifest:
     """`mean`, `std`, `min`, `max` of each action number over the training episodes, to six decimals."""
     split_seed: int | None
     """Seed that drew the validation episodes; none when they are the last ones."""
+    collection: dict[str, Any] | None = None
+    """How `aime-fast collect` recorded the episodes: its choices, the versions, the renderer; none where it did not."""
     shards: list[ShardEntry]
     episodes: list[EpisodeEntry]
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`; the same manifest gives the same bytes."""
         fields = {"format": "aime-fast shards", **dataclasses.asdict(self)}
+        if self.collection is None:
+            del fields["collection"]
         (folder / MANIFEST_NAME).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
@@ -120,6 +124,8 @@ def _problem(manifest: Manifest) -> str | None:
         return f"actions are stored by another convention ({manifest.convention!r})"
     if not isinstance(manifest.environment, str | None):
         return f"environment {manifest.environment!r} is not a name"
+    if not isinstance(manifest.collection, dict | None):
+        return f"collection {manifest.collection!r} is not a table"
     return _action_problem(manifest) or _shard_problem(manifest) or _episode_problem(manifest)
 
 

@@ -44,26 +44,45 @@ def pack(
         raise UserError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
     if strips_per_shard < 1:
         raise UserError(f"strips_per_shard is {strips_per_shard}; it must be at least 1")
-    _check_target(out, force)
+    check_target(out, force)
     recording = shards_as_source(source) if os.path.isdir(source) else open_source(source)
     if environment and recording.environment and environment != recording.environment:
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
+    recording = replace(recording, environment=environment or recording.environment)
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
+    write_shards(recording, out, splits=splits, split_seed=seed, codec=codec, strips_per_shard=strips_per_shard)
+    return out
+
+
+def write_shards(
+    recording: Source,
+    out: Path,
+    *,
+    splits: list[str],
+    split_seed: int | None = None,
+    codec: str = "raw",
+    strips_per_shard: int = 1024,
+) -> None:
+    """Write the episodes of `recording`, each in its split, as the folder `out`, which appears whole or not at all.
+
+    Shards that are there are replaced: `check_target` comes first. `UserError` when it cannot be written.
+    """
     folder = out.with_name(f".{out.name}.packing-{os.getpid()}")
     try:
         folder.mkdir(parents=True)
-        manifest = _write_shards(recording, folder, CODECS[codec], splits, strips_per_shard)
-        replace(manifest, environment=environment or recording.environment, split_seed=seed).save(folder)
+        manifest = _write_episodes(recording, folder, CODECS[codec], splits, strips_per_shard)
+        replace(manifest, split_seed=split_seed).save(folder)
         _move_into_place(folder, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return out
 
 
-def _write_shards(recording: Source, folder: Path, codec: Codec, splits: list[str], strips_per_shard: int) -> Manifest:
-    """Write every episode into `folder`; the manifest of what was written, but for its environment and seed."""
+def _write_episodes(
+    recording: Source, folder: Path, codec: Codec, splits: list[str], strips_per_shard: int
+) -> Manifest:
+    """Write every episode into `folder`; the manifest of what was written, but for the split's seed."""
     statistics = ActionStatistics()
     entries = []
     with ShardWriter(folder, codec, strips_per_shard) as writer:
@@ -76,7 +95,8 @@ def _write_shards(recording: Source, folder: Path, codec: Codec, splits: list[st
             entries.append(writer.add(episode, split))
             statistics.add(episode)
     return Manifest(
-        environment=None,
+        environment=recording.environment,
+        collection=recording.collection,
         codec=codec.name,
         encoder=codec.encoder,
         action_dim=statistics.action_dim,
@@ -104,10 +124,12 @@ def shards_as_source(folder: Path) -> Source:
                 name=f"{folder}, episode {entry.id}",
             )
 
-    return Source(str(folder), manifest.environment, [entry.length for entry in manifest.episodes], read)
+    lengths = [entry.length for entry in manifest.episodes]
+    return Source(str(folder), manifest.environment, lengths, read, manifest.collection)
 
 
-def _check_target(out: Path, force: bool) -> None:
+def check_target(out: Path, force: bool) -> None:
+    """Raise `UserError` unless `out` is free, or holds shards and `force` allows to replace them."""
     if not os.path.exists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:

@@ -29,6 +29,8 @@ class Source:
     """Frames of each episode."""
     read: Callable[[], Iterator[Episode]]
     """Starts at the first episode each time it is called."""
+    collection: dict[str, Any] | None = None
+    """How the episodes were recorded, where this project recorded them."""
 
 
 def find_columns(names: Mapping[str, Any], where: str) -> dict[str, Any]:
