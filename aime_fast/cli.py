@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aime_fast import __version__
 from aime_fast.errors import UserError, exit_on_user_error
@@ -46,6 +46,20 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
     verbs.add_parser("train", help="train a model; `aime-fast train --help` lists its options")
 
+    record = verbs.add_parser("collect", help="record episodes of a dm_control task as shards")
+    record.add_argument("--env", required=True, metavar="NAME", help="domain_task, such as cheetah_run")
+    record.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
+    record.add_argument("--episodes", type=_count, default=10, metavar="N", help="episodes to record [10]")
+    record.add_argument("--length", type=_count, default=500, metavar="T", help="frames in an episode, at most [500]")
+    record.add_argument("--policy", default="ou", metavar="NAME", help="ou, random or your module:function [ou]")
+    record.add_argument("--action-repeat", type=_count, default=2, metavar="N", help="steps an action lasts [2]")
+    record.add_argument("--camera", type=int, default=0, metavar="N", help="the camera that looks on [0]")
+    record.add_argument("--seed", type=int, default=0, metavar="N", help="decides every episode [0]")
+    record.add_argument("--val-episodes", type=int, metavar="N", help="the last N are held out [a fifth, at least one]")
+    record.add_argument("--processes", type=_count, metavar="N", help="how many record side by side [one per core]")
+    record.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    record.set_defaults(command=_collect)
+
     pack = verbs.add_parser("pack", help="turn a recording into shards")
     pack.add_argument("source", help="a recording: a file, a folder of files, or a folder of shards to pack again")
     pack.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
@@ -64,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     look = verbs.add_parser("inspect", help="say what is in a data set")
     look.add_argument("path", nargs="?", metavar="DIR", help="shards or a recording [the shipped sample]")
     look.add_argument("--deep", action="store_true", help="read everything and verify every checksum")
-    look.add_argument("--contact-sheet", metavar="PNG", help="write a picture of the episodes")
+    look.add_argument("--sheet", dest="contact_sheet", metavar="FILE", help="write a PNG with frames of the episodes")
     look.set_defaults(command=_inspect)
 
     judge = verbs.add_parser("evaluate", help="reconstruction PSNR of a run on held-out episodes")
@@ -80,7 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     dream.add_argument("--horizon", type=_count, default=15, metavar="N", help="frames it imagines from actions [15]")
     dream.add_argument("--seed", type=int, default=0, metavar="N", help="decides which of its futures is drawn [0]")
     dream.set_defaults(command=_imagine)
+
+    check = verbs.add_parser("doctor", help="say whether this machine can train, and what to install")
+    check.add_argument("--json", action="store_true", help="print the checks as JSON")
+    check.set_defaults(command=_doctor)
     return parser
+
+
+def _collect(**options: Any) -> int:
+    from aime_fast.data.collect import collect
+
+    print(f"recorded into {collect(**options)}")
+    return 0
 
 
 def _pack(workers: int | None, **options: object) -> int:
@@ -98,6 +123,14 @@ def _inspect(path: str | None, deep: bool, contact_sheet: str | None) -> int:
 
     print(inspect(path, deep=deep, contact_sheet=contact_sheet))
     return 0
+
+
+def _doctor(json: bool) -> int:
+    from aime_fast.doctor import as_json, as_table, can_train, examine
+
+    results = examine()
+    print(as_json(results) if json else as_table(results))
+    return 0 if can_train(results) else 1
 
 
 def _evaluate(checkpoint: str, data: str | None) -> int:

@@ -4,15 +4,16 @@ import hashlib
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from aime_fast.data.manifest import ActionStatistics, Manifest, load_manifest, split_of_episodes
 from aime_fast.data.shard_reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
 from aime_fast.data.store import SAMPLE
 from aime_fast.errors import UserError
+from aime_fast.watching.figures import save_rows
 
 SHEET_ROWS, SHEET_COLUMNS = 16, 12
 
@@ -21,8 +22,9 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     """Describe a folder of shards or a recording (None: the recorded sample) as a table of a few lines.
 
     `deep` reads everything: all checksums, every member of every shard, all pixels and the action statistics.
-    `contact_sheet` names a PNG to write: a row for each of the first 16 episodes, 12 frames spread over it; an
-    existing file is not replaced. `UserError` names the first file that is missing or damaged.
+    `contact_sheet` names a PNG to write: a row for each of the first 16 episodes with 12 frames from its first to its
+    last, evenly apart, some twice where there are fewer; an existing file is not replaced. `UserError` names the first
+    file that is missing or damaged.
     """
     path = SAMPLE if path is None else Path(path)
     source = open_source(path)
@@ -33,8 +35,10 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     lines = _summary(path, source, splits, manifest)
     if deep:
         statistics = ActionStatistics()
+        rewards = []
         for episode in source.read():
             statistics.add(episode)
+            rewards.append(float(episode.rewards.sum(dtype=np.float64)))
         found = statistics.over([split == "train" for split in splits])
         if manifest is None:
             lines += _statistics_table(found)
@@ -42,9 +46,11 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
             _verify_files(path)
             if not _same(found, manifest.action_statistics):
                 raise UserError(f"{path}: the manifest's action statistics are not those of the actions; pack it again")
+        spread = f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}"
+        lines.append(f"rewards        {spread}, added up over an episode")
         lines.append(f"deep check     {sum(source.lengths)} frames read, all whole")
     if contact_sheet:
-        lines.append(f"contact sheet  {_write_contact_sheet(source, Path(contact_sheet))}")
+        lines.append(f"contact sheet  {_write_contact_sheet(source, splits, Path(contact_sheet))}")
     return "\n".join(lines)
 
 
@@ -53,8 +59,10 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
     for split in ("train", "val"):
         lengths = [length for length, own in zip(source.lengths, splits, strict=True) if own == split]
         span = f", {min(lengths)} to {max(lengths)} in an episode" if lengths else ""
-        lines.append(f"{split:<14} {len(lengths)} episodes, {sum(lengths)} frames{span}")
+        lines.append(f"{split:<14} {_count(len(lengths), 'episode')}, {_count(sum(lengths), 'frame')}{span}")
     lines += [f"note           {note}" for note in source.notes]
+    if source.collection:
+        lines += _provenance(source.collection)
     if manifest:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         count = len(manifest.shards)
@@ -63,6 +71,19 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
         lines.append(f"shards         {count}, {size:.1f} MB, codec {codec}, {seed}")
         lines += _statistics_table(manifest.action_statistics)
     return lines
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("s" if number != 1 else "")
+
+
+def _provenance(collection: dict[str, Any]) -> list[str]:
+    """How episodes were recorded, in two lines; what a later release may add is shown as well."""
+    versions = collection.get("versions", {})
+    shown = [key for key in collection if key not in ("environment", "length", "versions")]
+    told = [f"{key.replace('_', ' ')} {collection[key]}" for key in shown]
+    used = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
+    return [f"collected      {', '.join(told)}", f"versions       {', '.join(used)}"]
 
 
 def _statistics_table(statistics: dict[str, list[float]]) -> list[str]:
@@ -104,15 +125,18 @@ def _verify_members(reader: ShardReader, index: Path) -> None:
         raise UserError(f"{reader.path}: its members are not those of its index; copy or pack the data again")
 
 
-def _write_contact_sheet(source: Source, path: Path) -> Path:
+def _write_contact_sheet(source: Source, splits: list[str], path: Path) -> Path:
     if os.path.exists(path):
         raise UserError(f"{path}: exists already; choose another name for the contact sheet")
-    rows = []
-    for episode, _ in zip(source.read(), range(SHEET_ROWS), strict=False):
+    rows = {}
+    for (number, episode), split in zip(enumerate(source.read()), splits[:SHEET_ROWS], strict=False):
         picks = np.linspace(0, len(episode) - 1, SHEET_COLUMNS).round().astype(int)
-        rows.append(np.concatenate(list(episode.observations[picks]), axis=1))
+        rows[f"{number} {split} {len(episode)}"] = episode.observations[picks]
+    names = [f"{share:.0%}" for share in np.linspace(0, 1, SHEET_COLUMNS)]
+    shown = f"{len(rows)} of {_count(len(source.lengths), 'episode')}"
+    title = f"{source.environment or source.where}: {shown}, each with its number, split and length in frames"
     try:
-        Image.fromarray(np.concatenate(rows)).save(path, "PNG")
+        save_rows(path, rows, title, names)
     except OSError as error:
         raise UserError(f"{path}: the contact sheet cannot be written ({error}); choose another place") from error
     return path

@@ -77,12 +77,16 @@ class Manifest:
     """Seed that drew the validation episodes; none when they are the last ones."""
     notes: list[str]
     """What was changed on the way from the recording, one sentence each; empty when nothing was."""
+    collection: dict[str, Any] | None = None
+    """How `aime-fast collect` recorded the episodes: its choices, the versions, the renderer; none where it did not."""
     shards: list[ShardEntry]
     episodes: list[EpisodeEntry]
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`; the same manifest gives the same bytes."""
         fields = {"format": "aime-fast shards", **dataclasses.asdict(self)}
+        if self.collection is None:
+            del fields["collection"]
         (folder / MANIFEST_NAME).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
@@ -142,6 +146,8 @@ def _problem(manifest: Manifest) -> str | None:
         return f"encoder {manifest.encoder!r} or split seed {manifest.split_seed!r} is of the wrong kind"
     if not isinstance(manifest.notes, list) or not all(isinstance(note, str) for note in manifest.notes):
         return "notes are not a list of sentences"
+    if not isinstance(manifest.collection, dict | None):
+        return f"collection {manifest.collection!r} is not a table"
     return _action_problem(manifest) or _shard_problem(manifest) or _episode_problem(manifest)
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ import psutil
 from aime_fast.data.codecs import CODECS
 from aime_fast.data.manifest import MANIFEST_NAME, Manifest, split_of_episodes
 from aime_fast.data.packing import ShardJob, shard_spans, write_shards
-from aime_fast.data.sources import open_source
+from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
 
 
@@ -53,29 +54,50 @@ def pack(
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
     _clear_leftovers(out)
-    _check_target(out, force)
+    check_target(out, force)
     recording = open_source(source, format, camera)
     for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
         (report or (lambda line: None))(line)
     if environment and recording.environment and environment != recording.environment:
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
+    recording = replace(recording, environment=environment or recording.environment)
+    recording = replace(recording, environment=environment or recording.environment)
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
-    action_dim = recording.episode(0).action_dim
+    write_folder(recording, out, splits, seed, codec, strips_per_shard, workers, progress=report is not None)
+    return out
+
+
+def write_folder(
+    recording: Source,
+    out: Path,
+    splits: list[str],
+    split_seed: int | None = None,
+    codec: str = "raw",
+    strips_per_shard: int = 1024,
+    workers: int = 1,
+    progress: bool = False,
+) -> None:
+    """Write the episodes of `recording`, each in its split, as the folder `out`, which appears whole or not at all.
+
+    Shards that are there are replaced: `check_target` comes first. `UserError` when it cannot be written.
+    """
     folder = out.with_name(f"{_working_name(out)}-{os.getpid()}")
+    action_dim = recording.episode(0).action_dim
     try:
         folder.mkdir(parents=True)
         job = ShardJob(recording, folder, CODECS[codec].name, splits, action_dim)
         spans = shard_spans(recording.lengths, strips_per_shard)
-        shards, episodes, statistics = write_shards(job, spans, workers, progress=report is not None)
+        shards, episodes, statistics = write_shards(job, spans, workers, progress)
         Manifest(
-            environment=environment or recording.environment,
+            environment=recording.environment,
             codec=codec,
             lossy=CODECS[codec].lossy,
             encoder=CODECS[codec].encoder,
             action_dim=action_dim,
             action_statistics=statistics.over([split == "train" for split in splits]),
-            split_seed=seed,
+            split_seed=split_seed,
             notes=list(recording.notes),
+            collection=recording.collection,
             shards=shards,
             episodes=episodes,
         ).save(folder)
@@ -84,10 +106,10 @@ def pack(
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return out
 
 
-def _check_target(out: Path, force: bool) -> None:
+def check_target(out: Path, force: bool) -> None:
+    """Raise `UserError` unless `out` is free, or holds shards and `force` allows to replace them."""
     if not os.path.exists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:

@@ -15,7 +15,8 @@ def open_shard_folder(folder: Path) -> Source:
     manifest = episodes.manifest
     notes = [*manifest.notes, *([f"frames were stored as {manifest.codec}, which is lossy"] if manifest.lossy else [])]
     lengths = [entry.length for entry in manifest.episodes]
-    return Source("shards", str(folder), manifest.environment, lengths, episodes, tuple(dict.fromkeys(notes)))
+    told = tuple(dict.fromkeys(notes))
+    return Source("shards", str(folder), manifest.environment, lengths, episodes, told, manifest.collection)
 
 
 class _Episodes:

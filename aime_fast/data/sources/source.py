@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aime_fast.data.episode import Episode
 from aime_fast.errors import UserError
@@ -25,6 +26,8 @@ class Source:
     """The episode of a number; `UserError` naming file and episode where it is damaged."""
     notes: tuple[str, ...] = ()
     """What reading changes, and what was changed before: one sentence each."""
+    collection: dict[str, Any] | None = None
+    """How the episodes were recorded, where this project recorded them."""
 
     def read(self) -> Iterator[Episode]:
         """All episodes in order; starts over each time it is called."""

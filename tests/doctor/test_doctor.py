@@ -1,0 +1,149 @@
+import importlib
+import json
+import os
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from aime_fast import cli, doctor
+from aime_fast.doctor import CHECKS, Check, Result, can_train, checks, graphics, probes, run_check
+from aime_fast.doctor.graphics import GRAPHICS, soften
+
+GB = 10**9
+
+
+def ask(name, **options):
+    return run_check(Check(name, f"made_probes:{name}", "the fix", **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("crash", "crashed (SIGSEGV)"),
+        ("abort", "crashed (SIGABRT)"),
+        ("missing", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("silent", "ended with exit code 3 and no answer"),
+    ],
+)
+def test_a_probe_that_fails_is_a_row_of_the_table(name, found):
+    assert ask(name) == Result(name, "warning", found, "the fix")
+    assert ask(name, required=True) == Result(name, "failed", found, "the fix")
+
+
+def test_a_probe_that_hangs_is_ended_with_its_helpers():
+    assert ask("hang", seconds=1) == Result("hang", "warning", "no answer in 1 s", "the fix")
+
+
+def test_a_probe_is_heard_through_the_noise():
+    assert ask("well") == Result("well", "ok", "well", "")
+    assert ask("poor", required=True) == Result("poor", "failed", "poor", "mend it")
+    assert ask("limited", required=True) == Result("limited", "warning", "slow", "speed it up")
+
+
+def result(name, status):
+    return Result(name, status, "found", "" if status == "ok" else "fix")
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warning", 0), ("failed", 1)])
+def test_the_exit_code_says_whether_training_can_work(monkeypatch, capsys, status, code):
+    results = [result("torch", "ok"), result("DALI", status)]
+    monkeypatch.setattr(doctor, "examine", lambda: results)
+    assert cli.main(["doctor"]) == code
+    table = capsys.readouterr().out
+    assert table.splitlines()[1].split() == ["DALI", status, "found"]
+    assert ("-> fix" in table) == (status != "ok")
+    assert can_train(results) == (code == 0)
+    assert cli.main(["doctor", "--json"]) == code
+    told = json.loads(capsys.readouterr().out)
+    assert told["can_train"] == (code == 0)
+    assert told["checks"][1] == dict(name="DALI", status=status, found="found", fix="" if status == "ok" else "fix")
+
+
+def test_one_way_of_rendering_is_enough():
+    rows = [result(check.name, "warning") for check in GRAPHICS]
+    assert soften(rows) == rows
+    rows[1] = result("OSMesa", "ok")
+    fixes = [row.fix for row in soften([*rows, result("DALI", "warning")])]
+    assert fixes == ["not needed while OSMesa works", "", "not needed while OSMesa works", "fix"]
+
+
+def test_every_check_has_a_probe_and_examine_keeps_their_order(monkeypatch):
+    for check in (*CHECKS, *GRAPHICS):
+        module, _, function = check.probe.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+    monkeypatch.setattr(checks, "run_check", lambda check: result(check.name, "ok"))
+    assert [row.name for row in doctor.examine()] == [check.name for check in (*GRAPHICS, *CHECKS)]
+
+
+def test_rendering_without_mujoco(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    finding = graphics.render()
+    assert (finding.found, finding.fix) == ("mujoco is not installed", "pip install 'aime-fast[dm_control]'")
+
+
+def test_stale_locks_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert probes.extension_locks().fix == ""
+    lock = tmp_path / "py311_cpu" / "cpu_adam" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert probes.extension_locks().found == f"1 running in {tmp_path}"
+    os.utime(lock, (time.time() - 3600,) * 2)
+    finding = probes.extension_locks()
+    assert finding.found == f"stale lock {lock}"
+    assert finding.fix == f"rm {lock}"
+    assert finding.limits
+
+
+@pytest.mark.parametrize(("free", "status"), [(0.5, "failed"), (5, "warning"), (50, "ok")])
+def test_room_in_the_runs_folder(tmp_path, monkeypatch, free, status):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(probes.shutil, "disk_usage", _usage(free))
+    finding = probes.runs_folder()
+    assert finding.found == f"{free:.1f} GB free in {tmp_path}"
+    assert _status(finding) == status
+    (tmp_path / "runs").mkdir()
+    assert probes.runs_folder().found.endswith("/runs")
+    monkeypatch.setattr(probes.os, "access", lambda *_: False)
+    assert _status(probes.runs_folder()) == "failed"
+
+
+@pytest.mark.parametrize(("free", "status"), [(0.06, "warning"), (8, "ok")])
+def test_room_in_shared_memory(monkeypatch, free, status):
+    monkeypatch.setattr(probes.shutil, "disk_usage", _usage(free))
+    assert _status(probes.shared_memory()) == status
+
+
+@pytest.mark.parametrize(("free", "status"), [(0.5, "failed"), (2, "warning"), (16, "ok")])
+def test_memory_that_is_free(monkeypatch, tmp_path, free, status):
+    monkeypatch.setattr(probes, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GB))
+    assert _status(probes.memory()) == status
+    (tmp_path / "memory.current").write_text(str(3 * GB))
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _status(probes.memory()) == status
+    # A container's limit counts where it is tighter.
+    (tmp_path / "memory.max").write_text(str(4 * GB))
+    assert probes.memory().found == f"{min(free, 1):.1f} GB free"
+
+
+def test_no_driver_is_no_failure(monkeypatch):
+    monkeypatch.setattr(probes, "_driver_version", lambda: None)
+    assert _status(probes.cuda()) == "warning"
+
+
+def test_torch_computes_here():
+    assert probes.torch().found.startswith(torch.__version__)
+
+
+def _usage(gigabytes):
+    return lambda folder: SimpleNamespace(free=gigabytes * GB)
+
+
+def _status(finding):
+    return "ok" if not finding.fix else "warning" if finding.limits else "failed"
