@@ -77,7 +77,7 @@ class Manifest:
     """Seed that drew the validation episodes; none when they are the last ones."""
     notes: list[str]
     """What was changed on the way from the recording, one sentence each; empty when nothing was."""
-    collection: dict[str, Any] | None = None
+    collection: dict[str, Any] | None
     """How `aime-fast collect` recorded the episodes: its choices, the versions, the renderer; none where it did not."""
     shards: list[ShardEntry]
     episodes: list[EpisodeEntry]
@@ -85,8 +85,6 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`; the same manifest gives the same bytes."""
         fields = {"format": "aime-fast shards", **dataclasses.asdict(self)}
-        if self.collection is None:
-            del fields["collection"]
         (folder / MANIFEST_NAME).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
