@@ -23,12 +23,18 @@ def _train(argv: list[str]) -> int:
 
     config = parse_train_args(argv)
     # Only now: `--help` and a misspelt option need not wait for torch.
+    from aime_fast.errors import UserError
     from aime_fast.training.host_memory import keep_freed_memory
     from aime_fast.training.trainer import DMCVBTrainer
 
     keep_freed_memory()
     trainer = DMCVBTrainer(config)
-    summary = trainer.fit()
+    try:
+        summary = trainer.fit()
+    except UserError:
+        # All processes come by here; after a crash of one, closing could wait for the others for ever.
+        trainer.close()
+        raise
     trainer.close()
     return 128 + summary.signal if summary.signal else 0
 

@@ -42,3 +42,20 @@ def poisoned_empty():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture
+def peak_bytes():
+    """Measures a call: the most memory allocated on the CPU at one time in it, beyond what was there before."""
+
+    def measure(call):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            call()
+        events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+        live = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            live += event.nbytes()
+            peak = max(peak, live)
+        return peak
+
+    return measure

@@ -1,16 +1,19 @@
 """The command `aime-fast`: verbs, exit codes, one line for a mistake."""
 
 import re
+import shutil
 import subprocess
 import sys
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from aime_fast.cli import main
 from aime_fast.errors import UserError, exit_on_user_error
+from aime_fast.watching import figures
 
 
 def run(capsys, *arguments):
@@ -147,6 +150,40 @@ def test_imagine_draws_the_future(capsys, tmp_path, recording, trained):
     code, _, err = run(capsys, *arguments, "--horizon", "40")
     assert code == 2
     assert err.count("\n") == 1
+
+
+def test_imagine_sees_the_context_and_the_actions_alone(tmp_path, monkeypatch, recording, trained):
+    """Frames after the context decide nothing of what is imagined; an action after it and a frame in it do."""
+
+    def imagined(change):
+        path = tmp_path / "changed.h5"
+        shutil.copy(recording, path)
+        with h5py.File(path, "r+") as file:
+            change(file, 40)  # where the held-out episode begins
+        drawn = []
+        monkeypatch.setattr(
+            figures, "save_rollout_grid", lambda path, truth, frames, known, title: drawn.append(frames)
+        )
+        arguments = ["--checkpoint", trained, "--data", str(path), "--out", "none.png", "--context", "3"]
+        assert main(["imagine", *arguments, "--horizon", "4"]) == 0
+        return drawn[0]
+
+    def later_frames(file, first):
+        file["observations"][first + 3 :] = 255 - file["observations"][first + 3 :]
+        file["rewards"][first:] = 1
+
+    def context_frame(file, first):
+        file["observations"][first + 2] = 255 - file["observations"][first + 2]
+
+    def later_action(file, first):
+        file["actions"][first + 4] += 9
+
+    before = imagined(lambda file, first: None)
+    assert torch.equal(imagined(later_frames), before)
+    assert not torch.allclose(imagined(context_frame)[3:], before[3:])
+    acted = imagined(later_action)
+    assert torch.equal(acted[:5], before[:5])
+    assert not torch.allclose(acted[5:], before[5:])
 
 
 @pytest.mark.parametrize("verb", [["evaluate"], ["imagine", "--out", "future.png"]])

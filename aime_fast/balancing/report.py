@@ -1,13 +1,11 @@
 """What a balancing step tells about itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
 from aime_fast.balancing.gram import Rotation
-
-Vector = list[Tensor | None]
-"""A long vector as a list of tensors; None stands for zeros."""
+from aime_fast.balancing.vectors import Vector
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,4 @@ class BalanceReport:
     @classmethod
     def of(cls, update: Vector, rotation: Rotation) -> "BalanceReport":
         """The report of a rotation that was carried out."""
-        return cls(
-            update=update,
-            finite=rotation.finite,
-            cosines=rotation.cosines,
-            projections=rotation.projections,
-            angles=rotation.angles,
-            norms=rotation.norms,
-            active=rotation.active,
-            cancelled=rotation.cancelled,
-            update_norm=rotation.update_norm,
-        )
+        return cls(update, *(getattr(rotation, item.name) for item in fields(cls)[1:]))

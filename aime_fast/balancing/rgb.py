@@ -1,5 +1,6 @@
 """Rotation-based gradient balancing (RGB): its state, and the two passes over the gradients."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from aime_fast.balancing.gram import MOST_STEPS, Rescale, solve_rotation
-from aime_fast.balancing.report import BalanceReport, Vector
+from aime_fast.balancing.report import BalanceReport
+from aime_fast.balancing.vectors import Vector, owned
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError
 from aime_kernels import rgb_combine, rgb_gram
@@ -146,7 +148,7 @@ class RGB:
         for i, loss in enumerate(losses):
             if i in reaching:
                 keep = i != reaching[-1]
-                rows.append(_owned(torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True)))
+                rows.append(owned(torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True)))
             else:
                 rows.append([None] * len(parameters))
         report = self.balance(rows, losses=losses, **overrides)
@@ -188,8 +190,12 @@ class RGB:
         if unknown:
             raise UserError(f"RGB: unknown option {unknown[0]!r}; use one of {', '.join(settings)}")
         settings.update(overrides)
-        if not 0 <= settings["mu"] <= 1 or settings["alpha_steps"] < 0 or settings["update_interval"] < 1:
-            raise UserError(f"RGB: {settings}: mu must lie in [0, 1], alpha_steps be >= 0, update_interval >= 1")
+        positive = all(0 <= settings[name] < math.inf for name in ("lambd", "alpha_steps", "lr_inner"))
+        if not (0 <= settings["mu"] <= 1 and positive and settings["update_interval"] >= 1):
+            raise UserError(
+                f"RGB: {settings}: mu must lie in [0, 1], lambd, alpha_steps and lr_inner be finite and at least 0, "
+                "update_interval at least 1"
+            )
         if self.rescale not in ("none", "mean", "rms"):
             raise UserError(f"RGB: rescale is {self.rescale!r}; use 'none', 'mean' or 'rms'")
         return settings
@@ -254,20 +260,6 @@ class RGB:
         chosen = (1 + 9 * spread / (spread + 1)).clamp(1, MOST_STEPS)
         known = torch.isfinite(spread)
         return torch.where(known, chosen, float(settings["alpha_steps"])).to(torch.int64)
-
-
-def _owned(gradients: Sequence[Tensor | None]) -> Vector:
-    """Gradients that may be overwritten: autograd may return one tensor for two parameters, or an expanded scalar."""
-    seen: set[int] = set()
-    row: Vector = []
-    for gradient in gradients:
-        if gradient is not None:
-            storage = gradient.untyped_storage()
-            if storage.data_ptr() in seen or storage.nbytes() != gradient.numel() * gradient.element_size():
-                gradient = gradient.clone(memory_format=torch.contiguous_format)
-            seen.add(gradient.untyped_storage().data_ptr())
-        row.append(gradient)
-    return row
 
 
 def _copies(direction: Vector) -> Vector:

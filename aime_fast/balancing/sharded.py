@@ -27,7 +27,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Row = list[Tensor | None]
+from aime_fast.balancing.vectors import Vector, owned
+
 Reduce = Callable[[Tensor], Tensor]
 
 _NORM_BLOCK = 4096
@@ -43,38 +44,21 @@ class Rows(Protocol):
         """Add one micro-batch's gradients of `task`, already scaled; `last` marks the step's last micro-batch."""
         ...
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Vector]:
         """Every task's row, once the last micro-batch was added."""
         ...
 
-    def merge(self, update: Row) -> Row:
+    def merge(self, update: Vector) -> Vector:
         """The balanced update, averaged over ranks where that has not happened before."""
         ...
 
-    def place(self, update: Row) -> None:
+    def place(self, update: Vector) -> None:
         """Put the update where the optimiser reads its gradient."""
         ...
 
     def clear(self) -> None:
         """Drop the rows and the placed gradient."""
         ...
-
-
-def owned(gradients: Iterable[Tensor | None]) -> Row:
-    """The gradients as tensors that may be overwritten in place: copies where autograd shares or expands storage.
-
-    Autograd may hand out one tensor for two parameters (a sum's gradient) or a stride-0 expansion of a scalar.
-    """
-    seen: set[int] = set()
-    row: Row = []
-    for gradient in gradients:
-        if gradient is not None:
-            storage = gradient.untyped_storage().data_ptr()
-            if storage in seen or gradient.dtype != torch.float32 or not gradient.is_contiguous():
-                gradient = gradient.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-            seen.add(storage)
-        row.append(gradient)
-    return row
 
 
 class ParameterRows:
@@ -85,12 +69,12 @@ class ParameterRows:
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self.parameters = list(parameters)
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, Vector] = {}
 
     def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
         """Add gradients aligned with the parameters."""
         if task not in self._rows:
-            self._rows[task] = owned(gradients)
+            self._rows[task] = owned(gradients, torch.float32)
             return
         row, old, new = self._rows[task], [], []
         for index, gradient in enumerate(gradients):
@@ -98,22 +82,22 @@ class ParameterRows:
                 continue
             have = row[index]
             if have is None:
-                row[index] = owned([gradient])[0]
+                row[index] = owned([gradient], torch.float32)[0]
             else:
                 old.append(have)
                 new.append(gradient.to(torch.float32))
         if old:
             torch._foreach_add_(old, new)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Vector]:
         """The rows in task order."""
         return [self._rows[task] for task in sorted(self._rows)]
 
-    def merge(self, update: Row) -> Row:
+    def merge(self, update: Vector) -> Vector:
         """The update itself: nothing is left to average."""
         return update
 
-    def place(self, update: Row) -> None:
+    def place(self, update: Vector) -> None:
         """Set each parameter's `.grad`; zero where no task reached it, as in the flat layouts."""
         for parameter, gradient in zip(self.parameters, update, strict=True):
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient.to(parameter.dtype)
@@ -244,16 +228,16 @@ class FlatRows:
         else:
             self._rows[task] = shards
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Vector]:
         """The reduced rows in task order, one tensor a group."""
         self._finish()
         return [list(self._rows[task]) for task in sorted(self._rows)]
 
-    def merge(self, update: Row) -> Row:
+    def merge(self, update: Vector) -> Vector:
         """The update itself: the rows were averages already."""
         return update
 
-    def place(self, update: Row) -> None:
+    def place(self, update: Vector) -> None:
         """Give each shard to ZeRO as its partition's averaged gradient, or each parameter its view of the whole."""
         for number, (group, flat) in enumerate(zip(self.groups, update, strict=True)):
             if flat is None:
@@ -293,11 +277,11 @@ class LocalRows:
         """Keep the gradients on this rank."""
         self.own.add(task, gradients, last)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Vector]:
         """This rank's whole rows."""
         return self.own.rows()
 
-    def merge(self, update: Row) -> Row:
+    def merge(self, update: Vector) -> Vector:
         """The mean of all ranks' updates."""
         present = [tensor for tensor in update if tensor is not None]
         if present:
@@ -306,7 +290,7 @@ class LocalRows:
         self.own.clear()
         return self.shared.rows()[0]
 
-    def place(self, update: Row) -> None:
+    def place(self, update: Vector) -> None:
         """Hand the averaged update to the optimiser."""
         self.shared.place(update)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from aime_fast.errors import UserError
 from aime_fast.training.peers import Peers
@@ -90,7 +90,8 @@ class Checkpoints:
                 f"{path} was written by {count} process(es) and this run has {self.peers.world_size}; "
                 f"start {count} to resume it"
             )
-        state.restore(load_file(path / WEIGHTS), shared, torch.load(own, map_location="cpu", weights_only=True))
+        weights = fitting_weights(path, state.engine.module)
+        state.restore(weights, shared, torch.load(own, map_location="cpu", weights_only=True))
 
     def _rank_file(self) -> str:
         return f"rank-{self.peers.rank}-of-{self.peers.world_size}.pt"
@@ -130,6 +131,20 @@ def read_state(path: Path) -> dict[str, Any]:
     return json.loads((path / STATE).read_text())
 
 
+def fitting_weights(path: Path, module: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint's weights; `UserError` where their names or shapes are not the module's."""
+    weights, wanted = load_file(path / WEIGHTS), module.state_dict()
+    for name in sorted(weights.keys() | wanted.keys()):
+        there, here = (list(part[name].shape) if name in part else "missing" for part in (weights, wanted))
+        if there != here:
+            version = read_state(path)["versions"]["aime-fast"]
+            raise UserError(
+                f"{path} is of another model: {name} is {there} there and {here} in this program; "
+                f"use the version that wrote it ({version})"
+            )
+    return weights
+
+
 def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, or none: reads all of them and compares their checksums."""
     try:
@@ -140,7 +155,7 @@ def fault(path: Path) -> str | None:
             content = (path / file).read_bytes()
             if len(content) != entry["bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 return f"{file} does not match its checksum"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aime_fast.balancing.sharded import ParameterRows, Row, Rows, global_norm
+from aime_fast.balancing.sharded import ParameterRows, Rows, global_norm
+from aime_fast.balancing.vectors import Vector
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 
@@ -89,7 +90,8 @@ class Engine:
     def _gradients(self, loss: Tensor, keep_graph: bool) -> Sequence[Tensor | None]:
         if not loss.requires_grad:
             return [None] * len(self._parameters)
-        share = self._share.to(loss.dtype)
+        # A copy: a scalar parameter that is added to a loss gets this very tensor as its gradient.
+        share = self._share.to(loss.dtype, copy=True)
         return torch.autograd.grad(loss, self._parameters, share, retain_graph=keep_graph, allow_unused=True)
 
     def balance_and_step(self, balancer: Balancer) -> StepReport:
@@ -111,7 +113,7 @@ class Engine:
             self._rows.clear()
         return StepReport(report, norm, finite)
 
-    def _clipped(self, update: Row) -> Tensor:
+    def _clipped(self, update: Vector) -> Tensor:
         """Scale the update in place to norm at most `optim.clip`; the norm before."""
         norm = global_norm(update, self._rows.norm_reduce, self.device)
         present = [tensor for tensor in update if tensor is not None]
@@ -168,13 +170,12 @@ class PlainEngine(Engine):
         )
 
 
-def open_engine(model: nn.Module, config: TrainConfig, total_steps: int) -> Engine:
+def open_engine(model: nn.Module, config: TrainConfig) -> Engine:
     """The engine that `config.ds_config` asks for: DeepSpeed's, or the plain one where it is None.
 
     Args:
         model: the module with its initial weights; moved to this process's device.
         config: the run's configuration.
-        total_steps: optimiser steps of the run, at least 1.
 
     Raises:
         UserError: a configuration that does not fit, in one line.

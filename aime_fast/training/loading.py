@@ -1,14 +1,13 @@
 """A trained model from a run, without the run."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-
-from safetensors.torch import load_file
 
 from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
-from aime_fast.training.checkpoint import WEIGHTS, fault, find, pointed, read_state
+from aime_fast.training.checkpoint import fault, find, fitting_weights, pointed, read_state
 
 
 def load_model(
@@ -17,13 +16,18 @@ def load_model(
     """The model of a run's best checkpoint (its newest where none was best), or of one checkpoint, in evaluation mode.
 
     The files are verified first; damaged ones are named through `note` and passed over. `UserError` where there is no
-    sound checkpoint.
+    sound checkpoint, or where it is of another version's model.
     """
     where = Path(run)
     best = where / "checkpoints" / (pointed(where / "checkpoints", "best") or "none")
     path = best if best.is_dir() and fault(best) is None else find(where, note)
     if path is None:
         raise UserError(f"{where}: no checkpoint there; name a run's folder or one of its checkpoints")
-    model = DPGMMVariationalRecurrentAutoencoder.from_config(ModelConfig(**read_state(path)["config"]["model"]))
-    model.load_state_dict(load_file(path / WEIGHTS))
+    state = read_state(path)
+    sizes, known = state["config"]["model"], {item.name for item in fields(ModelConfig)}
+    if unknown := sorted(sizes.keys() - known):
+        version = state["versions"]["aime-fast"]
+        raise UserError(f"{path}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
+    model = DPGMMVariationalRecurrentAutoencoder.from_config(ModelConfig(**sizes))
+    model.load_state_dict(fitting_weights(path, model))
     return model.eval()

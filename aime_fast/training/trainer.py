@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -82,19 +83,21 @@ class DMCVBTrainer:
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         model.mean_frame.copy_(self.backend.mean_frame())
-        self.engine = open_engine(model, config, max(1, self.total_steps or 1))
-        self.peers = Peers(self.engine.rank, self.engine.world_size)
+        self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.objectives)
         self.rgb = RGB.from_config(config.balancing)
         self.step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
-
         self.progress = Progress()
         self.state = RunState(config, self.engine, self.rgb, self.progress)
-        self.folder = self.peers.first(lambda: run_folder.choose(config, self._notes.append))
-        self.checkpoints = Checkpoints(self.folder.checkpoints, self.peers, config.keep_checkpoints)
-        self._saved: Path | None = None
-        if self.folder.checkpoint is not None:
-            self._resume(self.folder.checkpoint)
+        with ExitStack() as undo:
+            undo.callback(self.close)  # a mistake found from here on leaves no process group behind
+            self.peers = Peers(self.engine.rank, self.engine.world_size)
+            self.folder = self.peers.first(lambda: run_folder.choose(config, self._notes.append))
+            self.checkpoints = Checkpoints(self.folder.checkpoints, self.peers, config.keep_checkpoints)
+            self._saved: Path | None = None
+            if self.folder.checkpoint is not None:
+                self._resume(self.folder.checkpoint)
+            undo.pop_all()
 
     def _resume(self, checkpoint: Path) -> None:
         saved = read_state(checkpoint)["config"]

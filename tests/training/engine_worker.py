@@ -16,6 +16,7 @@ from toy import Toy, batch, run_step, toy_config
 from world import WINDOWS, World
 
 from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.sharded import ParameterRows
 from aime_fast.training.engine import open_engine
 
 STEPS = 5
@@ -29,14 +30,14 @@ def open_case(stage, name="sgd", accumulation=1, mode="global", seed=0, **zero):
     path = Path(sys.argv[1]) / f"zero-{os.environ['RANK']}.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": stage, **zero}}))
     config = replace(config, balancing=replace(config.balancing, mode=mode), ds_config=str(path))
-    return open_engine(Toy(seed), config, STEPS), RGB()
+    return open_engine(Toy(seed), config), RGB()
 
 
 def open_world(stage, accumulation):
     """The real model under SGD."""
     config = toy_config(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
     config = replace(config, loader=replace(config.loader, batch_size=WINDOWS), ds_config=f"zero{stage}")
-    return open_engine(World(), config, STEPS), RGB()
+    return open_engine(World(), config), RGB()
 
 
 def parameters(engine):
@@ -44,12 +45,45 @@ def parameters(engine):
 
 
 def train(engine, rgb, steps=range(STEPS)):
-    """The flat parameters after each step, and the balanced gradients' norms."""
-    norms, trail = [], []
+    """The flat parameters after each step, the balanced and clipped gradients, and their norms before clipping."""
+    norms, gradients, trail = [], [], []
+    place = engine._rows.place
+
+    def placed(update):
+        gradients.append(flat_gradient(engine, update))
+        place(update)
+
+    engine._rows.place = placed
     for step in steps:
         norms.append(run_step(engine, rgb, step).grad_norm)
         trail.append(parameters(engine))
-    return {"parameters": torch.stack(trail), "norms": torch.stack(norms)}
+    return {"parameters": torch.stack(trail), "gradients": torch.stack(gradients), "norms": torch.stack(norms)}
+
+
+def flat_gradient(engine, update):
+    """What the optimiser is given, in the order of `parameters`: shards of all ranks joined, padding left out."""
+    shared = getattr(engine._rows, "shared", engine._rows)
+    if isinstance(shared, ParameterRows):
+        return torch.cat(
+            [
+                torch.zeros(p.numel()) if g is None else g.flatten()
+                for p, g in zip(shared.parameters, update, strict=True)
+            ]
+        )
+    whole = [None] * len(shared.parameters)
+    for group, flat in zip(shared.groups, update, strict=True):
+        if flat.numel() < group.numel:
+            flat = torch.cat(all_ranks(flat))
+        for index, offset in zip(group.indices, group.offsets, strict=True):
+            whole[index] = flat[offset : offset + shared.parameters[index].numel()].clone()
+    return torch.cat(whole)
+
+
+def all_ranks(shard):
+    """The shards of all ranks, in order."""
+    shards = [torch.empty_like(shard) for _ in range(dist.get_world_size())]
+    dist.all_gather(shards, shard)
+    return shards
 
 
 def equality(**case):

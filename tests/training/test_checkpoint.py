@@ -156,6 +156,28 @@ def test_another_model_is_refused_by_name_before_anything_changes(checkpoints):
     assert state.rgb.value == 2
 
 
+@pytest.mark.parametrize("change", ["shape", "missing", "more"])
+def test_weights_of_another_version_are_refused_by_name_before_anything_changes(checkpoints, change):
+    """The same sizes in the configuration, another architecture behind them."""
+    path = checkpoints.save(run_state(step=1))
+    state = run_state(seed=2)
+    module = state.engine.module
+    if change == "shape":
+        module.turned = torch.zeros(3, 4)
+    elif change == "missing":
+        module.extra = nn.Linear(1, 1)
+    else:
+        del module.turned
+    told = {
+        "shape": r"turned is \[2, 4\] there and \[3, 4\] in this program",
+        "missing": r"extra\.bias is missing there and \[1\] in this program",
+        "more": r"turned is \[2, 4\] there and missing in this program",
+    }
+    with pytest.raises(UserError, match=rf"another model: {told[change]}; use the version that wrote it \("):
+        checkpoints.load(path, state)
+    assert state.rgb.value == 2
+
+
 def test_another_world_size_is_refused(checkpoints, tmp_path):
     path = checkpoints.save(run_state(step=1))
     elsewhere = Checkpoints(tmp_path, Peers())

@@ -1,5 +1,7 @@
 """One batch's way: keyed draws and rows, accumulation, and no wait for the device."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from recording import tiny_options, write_recording
@@ -29,30 +31,70 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_step_waits_for_the_device(data, tmp_path, monkeypatch):
-    trainer = trainer_of(data, tmp_path)
-    trainer.engine.set_lr(1e-4)
-    trainer.step(trainer.step.fetch(0), 0.5)  # lazy initialisation, if any, happens here
-    inputs = trainer.step.fetch(1)
-    waits = []
+@contextmanager
+def host_reads():
+    """A list that fills with what is read on the host inside: a tensor's method by name, or the operator below it."""
+    reads = []
 
-    def refuse(name, original):
+    def noting(name, original):
         def wrapped(*arguments, **options):
-            waits.append(name)
+            reads.append(name)
             return original(*arguments, **options)
 
         return wrapped
 
-    for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
-        monkeypatch.setattr(torch.Tensor, name, refuse(name, getattr(torch.Tensor, name)))
-    with Reads() as reads:
+    names = ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+    with pytest.MonkeyPatch.context() as patch, Reads() as operators:
+        for name in names:
+            patch.setattr(torch.Tensor, name, noting(name, getattr(torch.Tensor, name)))
+        yield reads
+    reads += ["operator"] * operators.count
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
+@pytest.mark.parametrize("ds_config", [None, "zero2"])
+def test_no_step_waits_for_the_device(data, tmp_path, ds_config):
+    trainer = trainer_of(data, tmp_path, ds_config=ds_config)
+    trainer.engine.set_lr(1e-4)
+    trainer.step(trainer.step.fetch(0), 0.5)  # lazy initialisation, if any, happens here
+    inputs = trainer.step.fetch(1)
+    with host_reads() as reads:
         trainer.engine.set_lr(2e-4)
         result = trainer.step(inputs, 0.6)
-    monkeypatch.undo()
-    assert waits == []
-    assert reads.count == 0
+    trainer.close()
+    assert reads == []
     assert bool(result.finite)
     assert all(value.ndim == 0 and not value.requires_grad for value in result.values.values())
+
+
+READERS = {
+    "item": lambda loss: loss.item(),
+    "cpu": lambda loss: loss.cpu(),
+    "tolist": lambda loss: loss.tolist(),
+    "numpy": lambda loss: loss.detach().numpy(),
+    "__float__": float,
+    "__bool__": bool,
+    "__int__": int,
+    "nonzero": lambda loss: loss.view(1).nonzero(),
+    "operator": lambda loss: torch.zeros(3)[: (loss * 0).long()],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_guard_sees_a_read_wherever_it_is(data, tmp_path, monkeypatch, name):
+    trainer = trainer_of(data, tmp_path)
+    compute = trainer.aggregator.compute_losses
+
+    def reading(outputs, beta):
+        losses, tasks = compute(outputs, beta=beta)
+        READERS[name](losses["total_elbo"].detach())
+        return losses, tasks
+
+    monkeypatch.setattr(trainer.aggregator, "compute_losses", reading)
+    inputs = trainer.step.fetch(0)
+    with host_reads() as reads:
+        trainer.step(inputs, 0.5)
+    assert name in reads
 
 
 def test_micro_batches_add_up_to_the_batch(data, tmp_path):

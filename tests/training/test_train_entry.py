@@ -53,6 +53,15 @@ def two_processes(tmp_path, *arguments):
 
 
 @pytest.mark.slow
+def test_a_mistake_under_the_launcher(tmp_path):
+    """Each process says the same line, and the launcher ends with their exit code."""
+    done = two_processes(tmp_path, "--ds_config", "zero2", "--preset", "debug", "--data", "/nowhere")
+    assert done.returncode == 2
+    assert set(done.stderr.splitlines()) == {"error: /nowhere: no such file or folder; check the path"}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(tmp_path):
     """Twelve steps under ZeRO-2, and again from a copy that has lost everything after step 6."""
     data = write_recording(tmp_path / "recording.pt")

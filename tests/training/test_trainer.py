@@ -11,7 +11,9 @@ from recording import ACTIONS, tiny_options, write_recording
 from safetensors.torch import load_file
 
 from aime_fast.errors import UserError
+from aime_fast.training import loading
 from aime_fast.training import trainer as module
+from aime_fast.training.checkpoint import read_state
 from aime_fast.training.loading import load_model
 from aime_fast.training.trainer import DMCVBTrainer
 
@@ -75,7 +77,7 @@ def test_a_run_leaves_metrics_pictures_and_checkpoints(whole):
     assert {"recon_loss", "kl_z", "perplexity", "grad_norm", "rgb_cosine_elbo_perceiver", "lr"} <= train[0].keys()
 
 
-@pytest.mark.parametrize("pause", [1, 4, 6])
+@pytest.mark.parametrize("pause", range(1, 7))
 def test_a_resumed_run_is_the_same_run(data, whole, tmp_path, pause):
     first = run(data, tmp_path / "run", until=pause)
     assert first.checkpoint.name == f"step-{pause:08d}"
@@ -145,6 +147,14 @@ def test_the_best_model_of_a_run_comes_back(whole, tmp_path):
     assert_same(dict(model.state_dict()), weights)
     with pytest.raises(UserError, match="no checkpoint there"):
         load_model(tmp_path)
+
+
+def test_a_model_with_sizes_this_version_does_not_know_is_refused(whole, tmp_path, monkeypatch):
+    known = read_state(whole.checkpoint)
+    known["config"]["model"]["wings"] = 2
+    monkeypatch.setattr(loading, "read_state", lambda path: known)
+    with pytest.raises(UserError, match=r"model has no wings; use the version that wrote it"):
+        load_model(whole.folder)
 
 
 def test_time_ends_a_run_and_shapes_its_learning_rate(data, tmp_path):

@@ -19,6 +19,8 @@ from aime_fast.config import OptimConfig
 OPTIM = OptimConfig()
 torch.set_num_threads(1)
 
+COMPARED = ("parameters", "gradients", "norms")
+
 
 def launch(world_size, folder):
     """The worker's processes at this world size."""
@@ -63,9 +65,10 @@ def results(tmp_path_factory):
 
 @cache
 def reference(name="sgd", parts=1, kind=Toy):
-    """Parameters after each step of plain torch: whole-batch gradients, the direct form of RGB in float64, clipping.
+    """What each step of plain torch gives: whole-batch gradients, the direct form of RGB in float64, clipping.
 
-    With `parts` > 1 each part of the batch is balanced alone with its own state and the updates are averaged.
+    By name: the parameters after it, the balanced and clipped gradient, its norm before clipping. With `parts` > 1 each
+    part of the batch is balanced alone with its own state and the updates are averaged.
     """
     module = kind()
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -91,8 +94,8 @@ def reference(name="sgd", parts=1, kind=Toy):
         for parameter, gradient in zip(parameters, update.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view(parameter.shape).float()
         optimizer.step()
-        trail.append((torch.cat([p.detach().flatten() for p in parameters]), norm.float()))
-    return torch.stack([row[0] for row in trail]), torch.stack([row[1] for row in trail])
+        trail.append((torch.cat([p.detach().flatten() for p in parameters]), update.float(), norm.float()))
+    return {name: torch.stack(rows) for name, rows in zip(COMPARED, zip(*trail, strict=True), strict=True)}
 
 
 def flat_gradient(loss, parameters):
@@ -101,34 +104,31 @@ def flat_gradient(loss, parameters):
     return torch.cat([gradient.flatten() for gradient in filled])
 
 
+def assert_equal(values, wanted, **tolerances):
+    """Each of `COMPARED` within 1e-6, or what `tolerances` say."""
+    for name in COMPARED:
+        torch.testing.assert_close(values[name], wanted[name], rtol=0, atol=tolerances.get(name, 1e-6), msg=name)
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("case", ["sgd-0-1", "sgd-0-2", "sgd-1-1", "sgd-1-2", "sgd-2-1", "sgd-2-2", "sgd-blocking"])
 def test_sgd_equals_one_process_with_the_whole_batch(results, world_size, case):
-    parameters, norms = reference()
     for rank in range(world_size):
-        values = results[world_size, rank][case]
-        torch.testing.assert_close(values["norms"], norms, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(values["parameters"], parameters, rtol=0, atol=1e-6)
+        assert_equal(results[world_size, rank][case], reference())
 
 
 @pytest.mark.parametrize("stage", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_the_world_model_equals_one_process_with_the_whole_batch(results, world_size, stage):
-    parameters, norms = reference(kind=World)
     for rank in range(world_size):
-        values = results[world_size, rank][f"world-{stage}"]
-        torch.testing.assert_close(values["norms"], norms, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(values["parameters"], parameters, rtol=0, atol=1e-6)
+        assert_equal(results[world_size, rank][f"world-{stage}"], reference(kind=World))
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_adamw_equals_one_process_with_the_whole_batch(results, world_size, stage):
-    parameters, norms = reference("adamw")
     for rank in range(world_size):
-        values = results[world_size, rank][f"adamw-{stage}-1"]
-        torch.testing.assert_close(values["norms"], norms, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(values["parameters"], parameters, rtol=0, atol=1e-5)
+        assert_equal(results[world_size, rank][f"adamw-{stage}-1"], reference("adamw"), parameters=1e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -139,12 +139,10 @@ def test_ranks_hold_the_same_parameters_bit_for_bit(results, stage):
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_local_mode_is_the_mean_of_updates_balanced_alone(results, stage):
-    parameters, norms = reference(parts=2)
-    torch.testing.assert_close(results[2, 0][f"local-{stage}"]["norms"], norms, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(results[2, 0][f"local-{stage}"]["parameters"], parameters, rtol=0, atol=1e-6)
-    whole, _ = reference()
-    assert (parameters - whole).abs().max() > 1e-4
-    torch.testing.assert_close(results[1, 0][f"local-{stage}"]["parameters"], whole, rtol=0, atol=1e-6)
+    alone, whole = reference(parts=2), reference()
+    assert_equal(results[2, 0][f"local-{stage}"], alone)
+    assert (alone["parameters"] - whole["parameters"]).abs().max() > 1e-4
+    assert_equal(results[1, 0][f"local-{stage}"], whole)
 
 
 @pytest.mark.parametrize("mode", ["global", "local"])

@@ -1,0 +1,82 @@
+"""Gradient balancing beyond the backward passes: Gram, solve and combination against the direct form.
+
+Three tasks of 34 M parameters. `tensors` is how one process holds a gradient, in the shapes of the paper model; `flat`
+is one ZeRO shard. The target is a fifth of the direct form's time. One thread; minutes and 12 GB, the direct form's.
+Run with `make bench ARGS=benchmarks/test_bench_rgb.py`, on a machine that does other work as well with
+`--benchmark-timer=time.process_time` after it. `extra_info` holds the fastest, median and slowest round in seconds, and
+for the Gram form the most memory that a call adds to what is there before it.
+"""
+
+from dataclasses import replace
+from itertools import cycle
+
+import pytest
+import torch
+
+from aime_fast.balancing.direct import direct_balance
+from aime_fast.balancing.rgb import RGB
+from aime_fast.config import preset_config
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+
+TASKS, SIZE = 3, 34_000_000
+
+
+def shapes_of(layout):
+    """Shapes of the tensors that hold one gradient of `SIZE` entries."""
+    if layout == "flat":
+        return [(SIZE,)]
+    with torch.device("meta"):
+        model = DPGMMVariationalRecurrentAutoencoder.from_config(replace(preset_config("paper").model, action_dim=6))
+    shapes, left = [], SIZE
+    for parameter in cycle([p for p in model.parameters() if p.requires_grad]):
+        if parameter.numel() >= left:
+            return [*shapes, (left,)]
+        shapes.append(tuple(parameter.shape))
+        left -= parameter.numel()
+
+
+def peak_bytes(call):
+    """The most memory that is allocated at once during a call, beyond what was before it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def measure(benchmark, call, rounds, setup=None):
+    benchmark.group = "balance"
+    benchmark.pedantic(call, setup=setup, rounds=rounds)
+    stats = benchmark.stats.stats
+    benchmark.extra_info["seconds"] = [round(t, 4) for t in (stats.min, stats.median, stats.max)]
+
+
+@pytest.mark.parametrize("layout", ["tensors", "flat"])
+def test_gram_form(benchmark, layout):
+    """What the trainer runs, from n gradients to the update in the first one's place."""
+    torch.set_num_threads(1)
+    rows = [[torch.randn(shape) for shape in shapes_of(layout)] for _ in range(TASKS)]
+    first, rgb = [tensor.clone() for tensor in rows[0]], RGB()
+
+    def restore():
+        for tensor, gradient in zip(rows[0], first, strict=True):
+            tensor.copy_(gradient)  # where the update has taken its place
+
+    rgb.balance(rows)
+    measure(benchmark, lambda: rgb.balance(rows), 15, restore)
+    benchmark.extra_info["tensors"] = len(first)
+    benchmark.extra_info["peak_megabytes"] = round(peak_bytes(lambda: rgb.balance(rows)) / 1e6, 1)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_direct_form(benchmark, dtype):
+    """The oracle on the joined gradients; joining them is not counted."""
+    torch.set_num_threads(1)
+    rows = torch.randn(TASKS, SIZE, dtype=dtype)
+    direction, angles = torch.zeros(SIZE, dtype=dtype), torch.zeros(TASKS, dtype=dtype)
+    _, direction, angles = direct_balance(rows, direction, angles)
+    measure(benchmark, lambda: direct_balance(rows, direction, angles), 3)

@@ -1,0 +1,103 @@
+"""A mistake, through the entry point: one line saying what, where and what to do, exit code 2, nothing written over."""
+
+import json
+
+import pytest
+import torch
+from recording import write_recording
+
+from aime_fast import train
+
+SIZES = ["--loader.batch-size", "2", "--loader.sequence-length", "4", "--loader.windows-per-epoch", "6"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a recording, a finished run of two steps, and files that are broken in one way each."""
+    folder = tmp_path_factory.mktemp("place")
+    data = write_recording(folder / "recording.pt")
+    base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--watching.tensorboard", "false"]
+    assert train.main([*base, "--out", str(folder / "run")]) == 0
+    damaged = folder / "damaged" / "checkpoints" / "step-00000001"
+    damaged.mkdir(parents=True)
+    (damaged / "manifest.json").write_text(json.dumps({"format": 1, "world_size": 1, "files": {"state.json": {}}}))
+    for name, content in {
+        "torn.json": '{"zero_optimization": {"stage": 2',
+        "list.json": "[2]",
+        "latin.json": b'{"caf\xe9": 1}',
+        "stage3.json": {"zero_optimization": {"stage": 3}},
+        "stage9.json": {"zero_optimization": {"stage": 9}},
+        "offload.json": {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+        "fp16.json": {"fp16": {"enabled": True}},
+        "bf16.json": {"bf16": {"enabled": True}},
+        "optimizer.json": {"optimizer": {"type": "Adam"}},
+        "unknown.json": {"sparse_attention": {"mode": "fixed"}},
+        "batch.json": {"train_batch_size": 64},
+        "text.h5": "not HDF5",
+        "empty.pt": b"",
+    }.items():
+        content = json.dumps(content) if isinstance(content, dict) else content
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / "nothing").mkdir()
+    return folder
+
+
+def contents(folder):
+    """Every file and folder with what it holds."""
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
+@pytest.mark.parametrize(
+    ("arguments", "what", "remedy"),
+    [
+        (["--preset", "huge"], "unknown preset 'huge'", "choose one of debug, small, paper"),
+        (["--stepz", "3"], "unknown option --stepz", "did you mean --steps?"),
+        (["--config", "none.yaml"], "none.yaml: No such file", "config"),
+        (["--ds_config", "none.json"], "none.json: no such file", "shipped names: zero0, zero1, zero2"),
+        (["--ds_config", "nothing"], "nothing: no such file", "shipped names"),
+        (["--ds_config", "torn.json"], "torn.json: not valid JSON at line 1, column 34", "correct it"),
+        (["--ds_config", "list.json"], "list.json: holds a list, not an object", "see ds_configs/README.md"),
+        (["--ds_config", "latin.json"], "latin.json: cannot be read", "give a readable JSON file"),
+        (["--ds_config", "stage3.json"], "stage3.json: zero_optimization.stage=3", "use stage 2"),
+        (["--ds_config", "stage9.json"], "stage9.json: zero_optimization.stage=9: unknown", "use 0, 1 or 2"),
+        (["--ds_config", "offload.json"], "zero_optimization.offload_optimizer", "use a higher stage"),
+        (["--ds_config", "fp16.json"], "fp16.json: fp16", "remove it"),
+        (["--ds_config", "bf16.json"], "bf16.json: bf16", "remove it"),
+        (["--ds_config", "optimizer.json"], "optimizer.json: optimizer", "use --optim.name"),
+        (["--ds_config", "unknown.json"], "unknown.json: sparse_attention: not an option", "remove it"),
+        (["--ds_config", "batch.json"], "train_batch_size=64", "set --loader.batch_size"),
+        (["--data", "/nowhere"], "/nowhere: no such file or folder", "check the path"),
+        (["--data", "nothing"], "nothing", "pack"),
+        (["--data", "text.h5"], "text.h5", "HDF5"),
+        (["--data", "empty.pt"], "empty.pt", ""),
+        (["--model.action-dim", "9"], "action_dim is 9, but the actions in", "set it to 2"),
+        (["--loader.sequence-length", "13"], "the longest of 4 episodes has 12", "lower it to 12 or less"),
+        (
+            ["--resume", "run", "--out", "other", "--model.latent-dim", "12"],
+            "another model: latent_dim 16 -> 12",
+            "give",
+        ),
+        (["--resume", "run", "--out", "other", "--ds_config", "zero2"], "one process without DeepSpeed", "resume with"),
+        (["--resume", "damaged", "--out", "other"], "damaged", ""),
+        (["--resume", "nothing", "--out", "other"], "nothing: no checkpoint there", "name a run's folder"),
+        (["--resume", "auto"], "--resume auto", "give the run's folder with --out"),
+        (["--out", "run"], "run already holds a run", "--resume auto, or name another --out"),
+        (["--out", "text.h5"], "text.h5 is a file", "name a folder"),
+        (["--out", "text.h5/run"], "cannot write to text.h5/run", "give another folder with --out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(place, capsys, monkeypatch, arguments, what, remedy):
+    monkeypatch.chdir(place)
+    before = contents(place)
+    given = ["--preset", "debug", "--data", "recording.pt", *SIZES, "--steps", "3", *arguments]
+    assert train.main(given) == 2
+    assert not torch.distributed.is_initialized(), "what was opened is closed"
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert what in err
+    assert remedy in err
+    assert contents(place) == before
