@@ -188,6 +188,8 @@ class TrainConfig:
     """Newest checkpoints that stay; the best stays too."""
     resume: str | None = None
     """`auto` for the newest checkpoint in `out`, or a run folder or checkpoint."""
+    override: bool = False
+    """Let a resumed run change settings such as the learning rate or when to stop."""
     seed: int = 0
     """Decides the weights, the order of the data and every draw."""
     threads: int = 0

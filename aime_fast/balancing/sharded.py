@@ -10,6 +10,8 @@ zero. Every layout answers the same calls, so the balancing and the engines know
     norm_reduce                  sums squares of the merged update over the ranks that hold different shards, or None
     place(update)                hands the update to the optimiser
     clear()                      forgets rows and placed gradients
+    cuts()                       which entries of which parameters each tensor of a row holds, so that state laid out
+                                 like a row can be read by another layout
 
 Gradients come from `torch.autograd.grad`, not from `loss.backward()`: no `.grad` is touched, so none of DeepSpeed's
 backward hooks run and several backward passes over one graph need no repair of its counters. What remains is one
@@ -32,6 +34,34 @@ from aime_fast.balancing.vectors import Vector, owned
 Reduce = Callable[[Tensor], Tensor]
 
 _NORM_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`numel` entries of one flattened parameter, and where they lie in a flat tensor. What no piece covers is zero."""
+
+    index: int
+    """Position of the parameter in the list of all trainable parameters."""
+    start: int
+    """The first of its entries."""
+    at: int
+    """Where that entry lies in the flat tensor."""
+    numel: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one tensor is put together from entries of parameters."""
+
+    shape: tuple[int, ...]
+    """The tensor's shape."""
+    pieces: tuple[Piece, ...]
+    """What lies in it when it is flattened."""
+
+    @classmethod
+    def whole(cls, index: int, parameter: Tensor) -> "Cut":
+        """A tensor that is laid out as the parameter at this position."""
+        return cls(tuple(parameter.shape), (Piece(index, 0, 0, parameter.numel()),))
 
 
 class Rows(Protocol):
@@ -58,6 +88,10 @@ class Rows(Protocol):
 
     def clear(self) -> None:
         """Drop the rows and the placed gradient."""
+        ...
+
+    def cuts(self) -> list[Cut]:
+        """How each tensor of this rank's rows is made."""
         ...
 
 
@@ -107,6 +141,10 @@ class ParameterRows:
         self._rows.clear()
         for parameter in self.parameters:
             parameter.grad = None
+
+    def cuts(self) -> list[Cut]:
+        """One whole parameter a tensor."""
+        return [Cut.whole(index, parameter) for index, parameter in enumerate(self.parameters)]
 
 
 @dataclass(frozen=True)
@@ -259,6 +297,21 @@ class FlatRows:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def cuts(self) -> list[Cut]:
+        """This rank's shard of each group, or the whole of it."""
+        shard = dist.get_rank() if self._shards > 1 else 0
+        cuts = []
+        for group in self.groups:
+            size = group.numel // self._shards
+            first, pieces = shard * size, []
+            for index, offset in zip(group.indices, group.offsets, strict=True):
+                low = max(offset, first)
+                high = min(offset + self.parameters[index].numel(), first + size)
+                if low < high:
+                    pieces.append(Piece(index, low - offset, low - first, high - low))
+            cuts.append(Cut((size,), tuple(pieces)))
+        return cuts
+
 
 class LocalRows:
     """Many processes that each balance their own gradients; only the balanced update is averaged.
@@ -298,6 +351,10 @@ class LocalRows:
         """Free everything."""
         self.own.clear()
         self.shared.clear()
+
+    def cuts(self) -> list[Cut]:
+        """Whole parameters; the optimiser's tensors are cut as those of `shared`."""
+        return self.own.cuts()
 
 
 def total_over_ranks(tensor: Tensor) -> Tensor:

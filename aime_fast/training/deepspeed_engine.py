@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from aime_fast.balancing.sharded import FlatRows, LocalRows, ParameterRows, Rows, whole_group, zero_groups
+from aime_fast.balancing.sharded import Cut, FlatRows, LocalRows, ParameterRows, Rows, whole_group, zero_groups
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.training.ds_config import EngineSettings, engine_settings
@@ -49,15 +49,23 @@ class DeepSpeedEngine(Engine):
         self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
         self._deepspeed.step()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()` of the same stage, rank and world size, after the module's own weights."""
-        super().load_state_dict(state)
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over the module's weights, and let ZeRO's partitions see them."""
+        super().load_weights(weights)
         if self._stage:
-            # The optimiser steps a copy of its partition, which has not seen the weights the module has loaded.
             self._deepspeed.optimizer.refresh_fp32_params()
 
-    def _layout(self) -> dict[str, Any]:
-        return {"engine": "deepspeed", "stage": self._stage, "world_size": self.world_size, "rank": self.rank}
+    def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
+        """Under ZeRO the optimiser steps one partition a group, cut as the rows are."""
+        if not self._stage:
+            return super().optimizer_cuts()
+        shared = self._rows.shared if isinstance(self._rows, LocalRows) else self._rows
+        return list(zip((group["params"][0] for group in self.optimizer.param_groups), shared.cuts(), strict=True))
+
+    @property
+    def sharded(self) -> bool:
+        """True from ZeRO-1 on."""
+        return self._stage > 0 and self.world_size > 1
 
     def barrier(self) -> None:
         """Wait until every rank is here, at most `TIMEOUT_MINUTES`."""

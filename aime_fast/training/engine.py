@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aime_fast.balancing.sharded import ParameterRows, Rows, global_norm
+from aime_fast.balancing.sharded import Cut, ParameterRows, Rows, global_norm
 from aime_fast.balancing.vectors import Vector
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
@@ -131,26 +131,33 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
 
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's optimiser state: plain values and tensors, loadable with `weights_only=True`."""
-        return {"layout": self._layout(), "optimizer": self.optimizer.state_dict()}
+    def weights(self) -> dict[str, Tensor]:
+        """The module's whole parameters and buffers by name; collective where they are sharded."""
+        return self.module.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()` of an engine of the same kind, rank and world size, after the module's own weights.
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over what `weights()` gave on an engine of any kind; before the optimiser's state."""
+        self.module.load_state_dict(weights)
 
-        `UserError` where the layouts differ.
-        """
-        saved, mine = state["layout"], self._layout()
-        if saved != mine:
-            raise UserError(
-                f"optimiser state was saved by {_words(saved)}, this run is {_words(mine)}; resume with that layout"
-            )
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(self.device, copy=True)
+    def row_cuts(self) -> list[Cut]:
+        """How each tensor of a task's row, and of RGB's direction with it, is made of parameters."""
+        return self._rows.cuts()
 
-    def _layout(self) -> dict[str, Any]:
-        return {"engine": "plain", "stage": 0, "world_size": self.world_size, "rank": self.rank}
+    def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
+        """Each tensor the optimiser steps, and how it is made of parameters."""
+        position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return [(parameter, Cut.whole(position[id(parameter)], parameter)) for parameter in stepped]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds other entries of the optimiser's state; else rank 0 has all of it."""
+        return False
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of the trainable parameters, in the order that a `Cut` counts in."""
+        return [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -219,8 +226,3 @@ def micro_batch_size(config: TrainConfig, world_size: int) -> int:
             f"use a multiple of {world_size * accumulation}"
         )
     return batch // (world_size * accumulation)
-
-
-def _words(layout: dict[str, Any]) -> str:
-    name = "one process without DeepSpeed" if layout["engine"] == "plain" else f"DeepSpeed ZeRO-{layout['stage']}"
-    return name if layout["engine"] == "plain" else f"{name}, rank {layout['rank']} of {layout['world_size']}"

@@ -18,7 +18,7 @@ from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.objectives.aggregator import LossAggregator
 from aime_fast.training import run_folder
-from aime_fast.training.checkpoint import Checkpoints, changes, read_state
+from aime_fast.training.checkpoint import Checkpoints, read_state
 from aime_fast.training.engine import open_engine
 from aime_fast.training.feed import Feed
 from aime_fast.training.interruptions import Interruptions
@@ -26,7 +26,9 @@ from aime_fast.training.meters import Interval
 from aime_fast.training.options import configured, with_action_dim
 from aime_fast.training.peers import Peers
 from aime_fast.training.reporter import Reporter
+from aime_fast.training.run_lock import RunLock
 from aime_fast.training.schedules import Schedules, total_steps
+from aime_fast.training.settings import check_settings
 from aime_fast.training.state import Progress, RunState, seed_everything
 from aime_fast.training.step import TrainingStep
 from aime_fast.training.validation import validate
@@ -89,32 +91,35 @@ class DMCVBTrainer:
         self.step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
         self.progress = Progress()
         self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self._held: RunLock | None = None
+        self._closing = ExitStack()
+        self._closing.callback(self.engine.close)
         with ExitStack() as undo:
             undo.callback(self.close)  # a mistake found from here on leaves no process group behind
             self.peers = Peers(self.engine.rank, self.engine.world_size)
             self.folder = self.peers.first(lambda: run_folder.choose(config, self._notes.append))
             self.checkpoints = Checkpoints(self.folder.checkpoints, self.peers, config.keep_checkpoints)
-            self._saved: Path | None = None
+            self._closing.callback(self.checkpoints.close)
             if self.folder.checkpoint is not None:
                 self._resume(self.folder.checkpoint)
             undo.pop_all()
 
     def _resume(self, checkpoint: Path) -> None:
-        saved = read_state(checkpoint)["config"]
-        now = self.state.shared()["config"]
+        saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
+        home = str(checkpoint.parent.parent)
+        changed = self.peers.first(lambda: check_settings(saved, now, self.config.override, home))
+        if changed:
+            self._notes.append(f"settings changed since the checkpoint: {changed}")
         self.checkpoints.load(checkpoint, self.state)
-        self._saved = checkpoint
-        free = ("out", "resume", "threads")
-        if difference := changes(*({k: v for k, v in each.items() if k not in free} for each in (saved, now))):
-            self._notes.append(f"settings changed since the checkpoint: {difference}")
 
     def fit(self, until: int | None = None) -> Summary:
         """Train to the end of the run, or pause after step `until` as a signal would, with a checkpoint.
 
         SIGTERM and SIGINT let the current step finish, write a checkpoint and return; a second one ends the process.
-        Raises `UserError` where gradients stay non-finite or a checkpoint cannot be written.
+        Raises `UserError` where gradients stay non-finite, the last checkpoint cannot be written, or another run is
+        writing to the folder. A checkpoint on the way that cannot be written is told, and the next one tried.
         """
-        self.peers.first(lambda: run_folder.prepare(self.folder, self.config))
+        self._lock()
         reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
         feed = Feed(self.step.fetch, self.total_steps)
         try:
@@ -127,12 +132,27 @@ class DMCVBTrainer:
             return self._summary(signal)
         finally:
             feed.close()
+            self.checkpoints.settle()
             reporter.close()
+            self._unlock()
             self._notes = []
 
+    def _lock(self) -> None:
+        """Rank 0 holds the run's folder for all."""
+
+        def take() -> None:
+            self._held = run_folder.prepare(self.folder, self.config, self._notes.append)
+
+        self.peers.first(take)
+
+    def _unlock(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+
     def close(self) -> None:
-        """Leave the process group, where the engine opened one."""
-        self.engine.close()
+        """End the thread that writes checkpoints, and leave the process group, where the engine opened one."""
+        self._closing.close()
 
     def _opening(self) -> list[str]:
         parameters = sum(p.numel() for p in self.engine.module.parameters() if p.requires_grad)
@@ -171,6 +191,10 @@ class DMCVBTrainer:
             best = validating and self._validate(reporter, beta)
             if saving or best:
                 self._save(best)
+            if stop:
+                self.checkpoints.finish()
+            elif trouble := self.checkpoints.news():
+                reporter.note(f"{trouble}; training goes on and the next checkpoint is tried")
             every = self.config.watching.figures_every
             if every and not validating and progress.step % every == 0:
                 self._picture(reporter, beta)
@@ -229,7 +253,7 @@ class DMCVBTrainer:
 
     def _save(self, best: bool) -> None:
         with record_function("checkpoint"):
-            self._saved = self.checkpoints.save(self.state, best)
+            self.checkpoints.save(self.state, best)
 
     def _summary(self, signal: int) -> Summary:
         progress = self.progress
@@ -238,7 +262,7 @@ class DMCVBTrainer:
             epochs=progress.step / self.backend.steps_per_epoch,
             best_psnr=progress.best_psnr,
             folder=self.folder.path,
-            checkpoint=self._saved,
+            checkpoint=self.checkpoints.newest,
             skipped=progress.skipped,
             seconds=progress.seconds,
             signal=signal,
