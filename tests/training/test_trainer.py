@@ -43,7 +43,13 @@ def contents(checkpoint):
     """All that a checkpoint holds, but for the clock."""
     own = torch.load(checkpoint / "rank-0-of-1.pt", weights_only=True)
     progress = json.loads((checkpoint / "state.json").read_text())["progress"]
-    return load_file(checkpoint / "weights.safetensors"), own, {k: v for k, v in progress.items() if k != "seconds"}
+    named = load_file(checkpoint / "named-0-of-1.safetensors")
+    return (
+        load_file(checkpoint / "weights.safetensors"),
+        named,
+        own,
+        {k: v for k, v in progress.items() if k != "seconds"},
+    )
 
 
 def assert_same(one, two, where=""):
@@ -191,7 +197,7 @@ def test_an_existing_run_is_not_written_over(data, whole):
 
 
 def test_a_checkpoint_of_another_model_is_refused(data, whole, tmp_path):
-    with pytest.raises(UserError, match=r"another model: latent_dim 16 -> 12"):
+    with pytest.raises(UserError, match=r"other settings: model.latent_dim 16 -> 12"):
         run(data, tmp_path / "run", resume=str(whole.folder), model={"latent_dim": 12})
     assert not (tmp_path / "run").exists()
 
