@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     dream.add_argument("--horizon", type=_count, default=15, metavar="N", help="frames it imagines from actions [15]")
     dream.add_argument("--seed", type=int, default=0, metavar="N", help="decides which of its futures is drawn [0]")
     dream.set_defaults(command=_imagine)
+
+    give = verbs.add_parser("export", help="write a run's model as safetensors and json")
+    give.add_argument("run", metavar="RUN", help="a run's folder (its best checkpoint) or one checkpoint")
+    give.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
+    give.set_defaults(command=_export)
     return parser
 
 
@@ -121,6 +126,13 @@ def _imagine(checkpoint: str, out: str, data: str | None, context: int, horizon:
     except OSError as error:
         raise UserError(f"cannot write --out {out} ({error.strerror}); name a .png file") from error
     print(f"wrote {out}")
+    return 0
+
+
+def _export(run: str, out: str) -> int:
+    from aime_fast.training.export import export
+
+    print(f"exported to {export(run, out, lambda line: print(line, file=sys.stderr))}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Kill a run with SIGKILL at random moments, resume it each time, and compare it with the run that was left alone.
 
     python benchmarks/recovery.py --kills 50
+    python benchmarks/recovery.py --stall small      # how long a checkpoint holds the loop up, against a step
 
 Every attempt is a process of its own, forked from one that has imported the program, so that importing is paid once.
 A third of the kills wait for a checkpoint to be written and come in the middle; the others come at any time from the
@@ -20,8 +21,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +60,7 @@ class Run:
         child = os.fork()
         if child:
             return child
-        log = os.open(self.folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         code = 1
@@ -65,6 +68,11 @@ class Run:
             code = train.main([*self.options, "--out", str(self.folder), "--resume", "auto"])
         finally:
             os._exit(code)
+
+    @property
+    def log(self) -> Path:
+        """What its processes print."""
+        return self.folder.with_suffix(".log")
 
     def rows(self) -> list[dict]:
         """The training rows that are complete."""
@@ -90,11 +98,11 @@ class Run:
         return [(self.checkpoints[-1] / name).read_bytes() for name in RESULT]
 
 
-def ended(child: int) -> bool:
+def ended(run: Run, child: int) -> bool:
     """Whether a process is gone; an exit code other than 0 ends the benchmark."""
     gone, status = os.waitpid(child, os.WNOHANG)
     if gone and status:
-        raise SystemExit(f"a resumed run failed with status {status}; see its log")
+        raise SystemExit(f"a resumed run failed with status {status}:\n{run.log.read_text()[-2000:]}")
     return bool(gone)
 
 
@@ -105,12 +113,12 @@ def kill_once(run: Run, draw: random.Random, longest: float, outcome: Outcome) -
     moment = draw.uniform(0, longest)
     child, wall = run.start(), time.time()
     while not (run.writing and time.monotonic() - began > moment / 4) if aimed else time.monotonic() - began < moment:
-        if ended(child):
+        if ended(run, child):
             return False
         time.sleep(0.0005)
     if aimed:
         time.sleep(draw.uniform(0, 0.03))
-    if ended(child):
+    if ended(run, child):
         return False
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -127,7 +135,7 @@ def kill_once(run: Run, draw: random.Random, longest: float, outcome: Outcome) -
 def finish(run: Run) -> None:
     _, status = os.waitpid(run.start(), 0)
     if status:
-        raise SystemExit(f"the last process of {run.folder} failed; see its log")
+        raise SystemExit(f"the last process of {run.folder} failed:\n{run.log.read_text()[-2000:]}")
 
 
 def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: list[str]) -> tuple[Outcome, float]:
@@ -148,6 +156,48 @@ def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: 
     finish(run)
     outcome.ends.append(run.result() == alone.result())
     return outcome, whole
+
+
+def stall(preset: str, folder: Path) -> str:
+    """Seconds of six steps and of the three checkpoints that fall among them."""
+    training = trainer.DMCVBTrainer(
+        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), watching={"tensorboard": False}
+    )
+    steps, saves = [], []
+
+    def timed(call: Callable, times: list[float]) -> Callable:
+        def run(*arguments: object) -> object:
+            began = time.perf_counter()
+            result = call(*arguments)
+            times.append(time.perf_counter() - began)
+            return result
+
+        return run
+
+    training.step = Timed(training.step, timed(training.step, steps))
+    training.checkpoints.save = timed(training.checkpoints.save, saves)
+    summary = training.fit(until=6)
+    size = sum(path.stat().st_size for path in summary.checkpoint.iterdir()) / 1e6
+    training.close()
+    seconds = [", ".join(f"{value:.2f}" for value in values) for values in (steps, saves)]
+    return (
+        f"`{preset}`, {torch.get_num_threads()} threads, checkpoints of {size:.0f} MB: seconds of the steps {seconds[0]}; "
+        f"seconds that the loop was held up by a checkpoint {seconds[1]}"
+    )
+
+
+@dataclass
+class Timed:
+    """A training step whose calls are timed."""
+
+    step: Any
+    call: Callable
+
+    def __call__(self, *arguments: object) -> object:
+        return self.call(*arguments)
+
+    def fetch(self, step: int) -> object:
+        return self.step.fetch(step)
 
 
 def table(outcome: Outcome, kills: int, steps: int, every: int, whole: float) -> str:
@@ -178,8 +228,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=10, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
+    parser.add_argument("--stall", metavar="PRESET", help="measure this instead")
     known, extra = parser.parse_known_args()
     os.environ.setdefault("MPLBACKEND", "Agg")
+    if known.stall:
+        with tempfile.TemporaryDirectory() as folder:
+            print(stall(known.stall, Path(folder)))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         outcome, whole = measure(known.kills, known.steps, known.every, known.seed, Path(folder), extra)
     print(

@@ -3,7 +3,6 @@
 import logging
 import os
 import warnings
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,9 +14,7 @@ from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.training.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engine import Engine, make_optimizer, micro_batch_size, trainable
-
-TIMEOUT_MINUTES = 10
-"""A rank that waits longer than this for the others stops with an error; DEEPSPEED_TIMEOUT overrides."""
+from aime_fast.training.peers import time_limit
 
 
 class DeepSpeedEngine(Engine):
@@ -68,7 +65,7 @@ class DeepSpeedEngine(Engine):
         return self._stage > 0 and self.world_size > 1
 
     def barrier(self) -> None:
-        """Wait until every rank is here, at most `TIMEOUT_MINUTES`."""
+        """Wait until every rank is here, at most `peers.time_limit()`."""
         if self.device.type == "cuda":
             dist.barrier(device_ids=[self.device.index])
         else:
@@ -107,7 +104,7 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     if dist.is_initialized():
         return False
-    options: dict[str, Any] = {"timeout": _timeout()}
+    options: dict[str, Any] = {"timeout": time_limit()}
     if device.type == "cuda":
         options["device_id"] = device
     if world_size == 1 and "MASTER_PORT" not in os.environ:
@@ -123,13 +120,6 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
             ) from error
         raise
     return True
-
-
-def _timeout() -> timedelta:
-    minutes = os.environ.get("DEEPSPEED_TIMEOUT", str(TIMEOUT_MINUTES))
-    if not minutes.isdecimal() or int(minutes) == 0:
-        raise UserError(f"DEEPSPEED_TIMEOUT={minutes} in the environment: give whole minutes, at least 1")
-    return timedelta(minutes=int(minutes))
 
 
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:

@@ -18,13 +18,14 @@ from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.objectives.aggregator import LossAggregator
 from aime_fast.training import run_folder
+from aime_fast.training.build_locks import refuse_stale_build_locks
 from aime_fast.training.checkpoint import Checkpoints, read_state
 from aime_fast.training.engine import open_engine
 from aime_fast.training.feed import Feed
 from aime_fast.training.interruptions import Interruptions
 from aime_fast.training.meters import Interval
 from aime_fast.training.options import configured, with_action_dim
-from aime_fast.training.peers import Peers
+from aime_fast.training.peers import Peers, time_limit
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.run_lock import RunLock
 from aime_fast.training.schedules import Schedules, total_steps
@@ -32,6 +33,7 @@ from aime_fast.training.settings import check_settings
 from aime_fast.training.state import Progress, RunState, seed_everything
 from aime_fast.training.step import TrainingStep
 from aime_fast.training.validation import validate
+from aime_fast.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class DMCVBTrainer:
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         model.mean_frame.copy_(self.backend.mean_frame())
+        if config.ds_config is not None:
+            refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.objectives)
         self.rgb = RGB.from_config(config.balancing)
@@ -125,8 +129,9 @@ class DMCVBTrainer:
         try:
             for line in [*self._opening(), *self._notes]:
                 reporter.note(line)
-            with Interruptions() as interruptions:
-                signal = self._train(reporter, feed, interruptions, until)
+            limit = time_limit().total_seconds()
+            with Interruptions() as interruptions, Watchdog(self.peers.rank, self.peers.world_size, limit) as watchdog:
+                signal = self._train(reporter, feed, interruptions, watchdog, until)
             if signal:
                 reporter.note(f"stopped by signal {signal} after step {self.progress.step}; saved")
             return self._summary(signal)
@@ -164,7 +169,9 @@ class DMCVBTrainer:
             f"{epoch} steps of {self.config.loader.batch_size} windows; training for {end} into {self.folder.path}",
         ]
 
-    def _train(self, reporter: Reporter, feed: Feed, interruptions: Interruptions, until: int | None) -> int:
+    def _train(
+        self, reporter: Reporter, feed: Feed, interruptions: Interruptions, watchdog: Watchdog, until: int | None
+    ) -> int:
         """The loop; the signal that ended it before its time, or 0.
 
         Every rank takes every decision in it from values that all ranks have.
@@ -174,6 +181,7 @@ class DMCVBTrainer:
         earlier, started = progress.seconds, time.monotonic()
         stop, signal = self._finished() or progress.step == until, 0
         while not stop:
+            watchdog.beat(f"step {progress.step + 1}")
             with interval:
                 decide = self.peers.agree(lambda: (earlier + time.monotonic() - started, interruptions.received))
                 lr, beta = self.schedules.lr(progress.step, self._time_fraction()), self.schedules.beta(progress.step)
@@ -188,10 +196,11 @@ class DMCVBTrainer:
             saving = stop or progress.step % self.config.checkpoint_every == 0
             if stop or validating or saving or progress.step % self.config.watching.log_every == 0:
                 self._log(reporter, interval, feed, lr, beta)
-            best = validating and self._validate(reporter, beta)
+            best = validating and self._validate(reporter, beta, watchdog)
             if saving or best:
                 self._save(best)
             if stop:
+                watchdog.beat("the last checkpoint")
                 self.checkpoints.finish()
             elif trouble := self.checkpoints.news():
                 reporter.note(f"{trouble}; training goes on and the next checkpoint is tried")
@@ -230,11 +239,12 @@ class DMCVBTrainer:
                 f"lower optim.lr (now {self.config.optim.lr:g}) or look at the data, then --resume {self.folder.path}"
             )
 
-    def _validate(self, reporter: Reporter, beta: float) -> bool:
+    def _validate(self, reporter: Reporter, beta: float, watchdog: Watchdog) -> bool:
         """Validate on every held-out window, T frames apart; whether it is the best so far."""
         progress = self.progress
         with record_function("validation"):
-            windows = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
+            batches = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
+            windows = watchdog.beating(batches, "a validation batch")
             values, pictures = validate(
                 self.engine.module, self.aggregator, windows, beta, self.config.seed, self.peers
             )
