@@ -46,8 +46,9 @@ class Checkpoints:
         temporary = self.folder / f".{name}.part"
         self._on_first(lambda: _fresh_folder(temporary))
         files: dict[str, Callable[[], bytes]] = {self._rank_file(): lambda: _torch_bytes(state.own())}
+        weights = state.weights()
         if self.peers.rank == 0:
-            files[WEIGHTS] = lambda: save(_separate(state.weights()))
+            files[WEIGHTS] = lambda: save(_separate(weights))
             files[STATE] = lambda: json.dumps(state.shared(), indent=1).encode()
         entries = self._everywhere(lambda: {file: _write(temporary / file, make()) for file, make in files.items()})
         self._on_first(lambda: self._publish(temporary, name, [e for part in entries for e in part.items()], best))
@@ -90,7 +91,8 @@ class Checkpoints:
                 f"{path} was written by {count} process(es) and this run has {self.peers.world_size}; "
                 f"start {count} to resume it"
             )
-        weights = fitting_weights(path, state.engine.module)
+        with state.engine.whole():
+            weights = fitting_weights(path, state.engine.module)
         state.restore(weights, shared, torch.load(own, map_location="cpu", weights_only=True))
 
     def _rank_file(self) -> str:

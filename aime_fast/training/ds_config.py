@@ -20,6 +20,12 @@ _ZERO_KEYS = {
     "reduce_bucket_size",
     "allgather_partitions",
     "allgather_bucket_size",
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_gather_16bit_weights_on_model_save",
 }
 _ON_DEVICE = "task gradients are balanced on the device; remove it and use a higher stage or more processes"
 _ZERO_REFUSED = {
@@ -54,7 +60,7 @@ class EngineSettings:
     """What the engine needs to know, and what `deepspeed.initialize` gets."""
 
     stage: int
-    """ZeRO stage: 0, 1 or 2."""
+    """ZeRO stage: 0, 1, 2 or 3."""
     overlap: bool
     """Reduce one task's gradient while the next task's backward pass runs."""
     deepspeed: dict[str, Any]
@@ -119,10 +125,8 @@ def _stage(name: str, zero: Any) -> int:
         reason = "not an option of this trainer; remove it (ds_configs/README.md lists what is used)"
         _refuse(name, f"zero_optimization.{key}", _ZERO_REFUSED.get(key, reason))
     stage = zero.get("stage", 0)
-    if stage == 3:
-        _refuse(name, "zero_optimization.stage=3", "parameters are not partitioned yet; use stage 2")
-    if isinstance(stage, bool) or stage not in (0, 1, 2):
-        _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1 or 2")
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1, 2 or 3")
     return stage
 
 

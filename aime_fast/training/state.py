@@ -41,8 +41,8 @@ class RunState:
         self.config, self.engine, self.rgb, self.progress = config, engine, rgb, progress
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's parameters and buffers, EMA teacher and codebook averages included, on the CPU."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.engine.module.state_dict().items()}
+        """The model's parameters and buffers, EMA teacher and codebook averages included, on the CPU; collective."""
+        return self.engine.weights()
 
     def shared(self) -> dict[str, Any]:
         """What is equal on all ranks, as plain JSON values: progress, configuration, versions."""
@@ -54,7 +54,7 @@ class RunState:
 
     def restore(self, weights: dict[str, Tensor], shared: dict[str, Any], own: dict[str, Any]) -> None:
         """Take over a checkpoint of the same model and world size."""
-        self.engine.module.load_state_dict(weights)
+        self.engine.load_weights(weights)
         self.engine.load_state_dict(own["engine"])
         self.rgb.load_state_dict(own["rgb"])
         set_generators(own["generators"])

@@ -41,7 +41,8 @@ def open_world(stage, accumulation):
 
 
 def parameters(engine):
-    return torch.cat([p.detach().flatten() for p in engine.module.parameters() if p.requires_grad])
+    with engine.whole():
+        return torch.cat([p.detach().flatten() for p in engine.module.parameters() if p.requires_grad])
 
 
 def train(engine, rgb, steps=range(STEPS)):
@@ -70,20 +71,10 @@ def flat_gradient(engine, update):
                 for p, g in zip(shared.parameters, update, strict=True)
             ]
         )
-    whole = [None] * len(shared.parameters)
-    for group, flat in zip(shared.groups, update, strict=True):
-        if flat.numel() < group.numel:
-            flat = torch.cat(all_ranks(flat))
-        for index, offset in zip(group.indices, group.offsets, strict=True):
-            whole[index] = flat[offset : offset + shared.parameters[index].numel()].clone()
+    whole = shared.whole(update)
+    for had, again in zip(update, shared.part(whole), strict=True):
+        assert torch.equal(had, again)
     return torch.cat(whole)
-
-
-def all_ranks(shard):
-    """The shards of all ranks, in order."""
-    shards = [torch.empty_like(shard) for _ in range(dist.get_world_size())]
-    dist.all_gather(shards, shard)
-    return shards
 
 
 def equality(**case):
@@ -97,12 +88,12 @@ def resume(stage, name):
     """Whether five steps equal two steps, a new engine with the saved state, and three more."""
     engine, rgb = open_case(stage=stage, name=name)
     train(engine, rgb, range(2))
-    weights = {key: value.clone() for key, value in engine.module.state_dict().items()}
+    weights = {key: value.clone() for key, value in engine.weights().items()}
     state, balance = torch.load(_through_disk(engine.state_dict()), weights_only=True), rgb.state_dict()
     balance = torch.load(_through_disk(balance), weights_only=True)
     whole = train(engine, rgb, range(2, STEPS))
     again, rgb = open_case(stage=stage, name=name, seed=5)
-    again.module.load_state_dict(weights)
+    again.load_weights(weights)
     again.load_state_dict(state)
     rgb.load_state_dict(balance)
     values = train(again, rgb, range(2, STEPS))
@@ -141,7 +132,7 @@ def main(folder):
     if world_size > 1:
         dist.init_process_group("gloo")
     results = {}
-    for stage in (0, 1, 2):
+    for stage in (0, 1, 2, 3):
         for accumulation in (1, 2):
             results[f"sgd-{stage}-{accumulation}"] = equality(stage=stage, accumulation=accumulation)
         results[f"adamw-{stage}-1"] = equality(stage=stage, name="adamw")
@@ -151,8 +142,8 @@ def main(folder):
         for name in ("sgd", "adamw"):
             results[f"resume-{stage}-{name}"] = resume(stage, name)
     results["sgd-blocking"] = equality(stage=2, accumulation=2, overlap_comm=False, contiguous_gradients=False)
-    for stage in (0, 2):
-        engine, rgb = open_world(stage, accumulation=2 if stage == 2 and world_size == 1 else 1)
+    for stage in (0, 2, 3):
+        engine, rgb = open_world(stage, accumulation=2 if stage >= 2 and world_size == 1 else 1)
         results[f"world-{stage}"] = train(engine, rgb)
         engine.close()
     torch.save(results, Path(folder) / f"{world_size}-{os.environ['RANK']}.pt")

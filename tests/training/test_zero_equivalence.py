@@ -1,4 +1,4 @@
-"""ZeRO 0, 1 and 2 at world sizes 1 and 2 against one process that sees the whole batch and balances directly."""
+"""ZeRO 0 to 3 at world sizes 1 and 2 against one process that sees the whole batch and balances directly."""
 
 import os
 import socket
@@ -111,33 +111,33 @@ def assert_equal(values, wanted, **tolerances):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("case", ["sgd-0-1", "sgd-0-2", "sgd-1-1", "sgd-1-2", "sgd-2-1", "sgd-2-2", "sgd-blocking"])
+@pytest.mark.parametrize("case", [f"sgd-{stage}-{parts}" for stage in range(4) for parts in (1, 2)] + ["sgd-blocking"])
 def test_sgd_equals_one_process_with_the_whole_batch(results, world_size, case):
     for rank in range(world_size):
         assert_equal(results[world_size, rank][case], reference())
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_the_world_model_equals_one_process_with_the_whole_batch(results, world_size, stage):
     for rank in range(world_size):
         assert_equal(results[world_size, rank][f"world-{stage}"], reference(kind=World))
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_adamw_equals_one_process_with_the_whole_batch(results, world_size, stage):
     for rank in range(world_size):
         assert_equal(results[world_size, rank][f"adamw-{stage}-1"], reference("adamw"), parameters=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_ranks_hold_the_same_parameters_bit_for_bit(results, stage):
     for case in (f"sgd-{stage}-2", f"adamw-{stage}-1", f"local-{stage}"):
         assert torch.equal(results[2, 0][case]["parameters"], results[2, 1][case]["parameters"])
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_local_mode_is_the_mean_of_updates_balanced_alone(results, stage):
     alone, whole = reference(parts=2), reference()
     assert_equal(results[2, 0][f"local-{stage}"], alone)
@@ -146,7 +146,7 @@ def test_local_mode_is_the_mean_of_updates_balanced_alone(results, stage):
 
 
 @pytest.mark.parametrize("mode", ["global", "local"])
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_nan_on_one_rank_skips_the_step_on_all(results, stage, mode):
     for where, cases in results.items():
         values = cases[f"nonfinite-{stage}-{mode}"]
@@ -156,7 +156,7 @@ def test_a_nan_on_one_rank_skips_the_step_on_all(results, stage, mode):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_resume_is_bit_exact(results, stage, name):
     for cases in results.values():
         values = cases[f"resume-{stage}-{name}"]
