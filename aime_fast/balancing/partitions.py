@@ -38,9 +38,7 @@ class FlatGroup:
             return [flat[offset : offset + size]]
         part, shards = -(-size // self.cuts), flat.view(self.cuts, -1)
         return [
-            shards[cut, offset : offset + min(part, size - cut * part)]
-            for cut in range(self.cuts)
-            if cut * part < size
+            shards[cut, offset : offset + min(part, size - cut * part)] for cut in range(self.cuts) if cut * part < size
         ]
 
 

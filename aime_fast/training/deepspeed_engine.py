@@ -59,7 +59,7 @@ class DeepSpeedEngine(Engine):
             if settings.stage:
                 partition = OptimizerPartition(self._deepspeed.optimizer, parameters)
         rows = _rows(parameters, partition, settings, config, world_size)
-        super().__init__(module, optimizer, rows, config, device, rank, world_size)
+        super().__init__(module, optimizer, rows, config, device, rank, world_size, settings.bf16)
 
     def _fetch(self) -> None:
         if self._cut is not None and self._open is None:

@@ -55,6 +55,7 @@ class Engine:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        bf16: bool = False,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
@@ -63,6 +64,7 @@ class Engine:
         self.world_size = world_size
         self.accumulation = config.optim.accumulation
         self.micro_batch = micro_batch_size(config, world_size)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         self._clip = config.optim.clip
         self._rows = rows
         self._parameters = trainable(module)
@@ -74,7 +76,10 @@ class Engine:
     def __call__(self, observations: Tensor, actions: Tensor, noise: Any) -> Any:
         """The module's outputs for this rank's micro-batch."""
         self._fetch()
-        return self.module(observations, actions, noise=noise)
+        # Parameters stay float32: autocast hands bfloat16 copies of them to the operators that may have those, and
+        # their gradients come back in float32.
+        with self._autocast:
+            return self.module(observations, actions, noise=noise)
 
     def _fetch(self) -> None:
         """Make the parameters whole until `_release`, where they are not; any number of times a step."""
@@ -197,9 +202,8 @@ class PlainEngine(Engine):
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.to(device)
-        super().__init__(
-            module, make_optimizer(module, config.optim, device), ParameterRows(trainable(module)), config, device
-        )
+        optimizer, rows = make_optimizer(module, config.optim, device), ParameterRows(trainable(module))
+        super().__init__(module, optimizer, rows, config, device, bf16=config.optim.precision == "bf16")
 
 
 def open_engine(model: nn.Module, config: TrainConfig) -> Engine:

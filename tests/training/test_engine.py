@@ -131,6 +131,29 @@ def test_a_scalar_added_to_a_loss_does_not_change_later_gradients():
     assert torch.equal(norms[0], norms[1]) and torch.equal(norms[0], norms[2])
 
 
+class Loud(Toy):
+    """One of its losses is a million times as large."""
+
+    def losses(self, outputs):
+        first, second, third = super().losses(outputs)
+        return [first, second * 1e6, third]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("ds_config", [None, "zero2", "zero3"])
+def test_scaling_a_loss_by_a_million_leaves_training_unchanged(ds_config, name):
+    trails = []
+    for kind in (Toy, Loud):
+        engine, rgb = open_engine(kind(), replace(toy_config(name=name, lr=0.01), ds_config=ds_config)), RGB()
+        for step in range(20):
+            run_step(engine, rgb, step)
+        trails.append(engine.weights())
+        engine.close()
+    for key, value in trails[0].items():
+        torch.testing.assert_close(trails[1][key], value, rtol=1e-4, atol=1e-5)
+
+
 class Waits(TorchDispatchMode):
     """Counts the calls that would make the host wait for a device: `.item()`, `float()`, `bool()` of a tensor."""
 
@@ -144,7 +167,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
-@pytest.mark.parametrize("ds_config", [None, "zero0", "zero1", "zero2"])
+@pytest.mark.parametrize("ds_config", [None, "zero0", "zero1", "zero2", "zero3"])
 def test_no_call_of_a_step_waits_for_the_device(ds_config):
     engine = open_engine(Toy(), replace(toy_config(accumulation=2), ds_config=ds_config))
     with Waits() as waits:

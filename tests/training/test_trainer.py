@@ -95,7 +95,7 @@ def test_a_resumed_run_is_the_same_run(data, whole, tmp_path, pause):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_resumed_run_is_the_same_run_under_zero(data, tmp_path, stage):
     found = []
     for out, pauses in (("whole", [None]), ("parts", [4, None])):
