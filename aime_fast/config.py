@@ -144,6 +144,9 @@ class OptimConfig:
     """Decoupled weight decay of matrices and filters."""
     clip: float = 5.0
     """Largest norm of the balanced gradient."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` computes convolutions, attention and linear maps in bfloat16; weights, task gradients, densities and
+    losses stay in float32. `auto` is what the DeepSpeed configuration says, else fp32."""
     accumulation: int = 1
     """Micro-batches in one optimiser step."""
     max_skipped_steps: int = 20

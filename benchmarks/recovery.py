@@ -181,7 +181,7 @@ def stall(preset: str, folder: Path) -> str:
     training.close()
     seconds = [", ".join(f"{value:.2f}" for value in values) for values in (steps, saves)]
     return (
-        f"`{preset}`, {torch.get_num_threads()} threads, checkpoints of {size:.0f} MB: seconds of the steps {seconds[0]}; "
+        f"`{preset}`, {torch.get_num_threads()} threads, {size:.0f} MB each: seconds of the steps {seconds[0]}; "
         f"seconds that the loop was held up by a checkpoint {seconds[1]}"
     )
 

@@ -1,6 +1,7 @@
 """The world model: five parts put together so that every part sees all T frames at once."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -188,11 +189,16 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         return draw_noise(self.config, key, batch, frames)
 
     @torch.no_grad()
-    def after_step(self, outputs: list[SequenceOutputs], finite: Tensor | None = None) -> None:
+    def after_step(
+        self,
+        outputs: list[SequenceOutputs],
+        finite: Tensor | None = None,
+        stored: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.data,
+    ) -> None:
         """Move the codebook's and the teacher's averages by one step; `outputs` holds the step's micro-batches.
 
-        Where `finite` (0-d bool, equal on all ranks) is false the codebook stays as it was. Collective: every rank
-        calls it once a step.
+        Where `finite` (0-d bool, equal on all ranks) is false the codebook stays as it was. `stored` gives the memory
+        that holds this process's part of a parameter. Collective: every rank calls it once a step.
         """
         kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
         cells = self.config.grid**2
@@ -206,7 +212,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         if finite is not None:
             for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))
-        teacher, live = ([p.data for p in part.parameters()] for part in (self.teacher, self.trunk))
+        teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
         torch._foreach_lerp_(teacher, live, 1 - self.config.teacher_decay)
 
     def _noise(self, noise: Noise | None, batch: int, frames: int) -> Noise:

@@ -9,7 +9,7 @@ from aime_fast.errors import UserError
 
 
 def refuse_stale_build_locks() -> None:
-    """`UserError` where a build's lock lies in torch's extension folder and no process of this machine holds it open."""
+    """`UserError` where a build's lock lies in torch's extension folder that no process here holds open."""
     held: set[Path] | None = None
     for lock in sorted(_extensions().glob("**/lock")):
         held = _open_files() if held is None else held

@@ -87,6 +87,7 @@ class DMCVBTrainer:
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         model.mean_frame.copy_(self.backend.mean_frame())
+        self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.ds_config is not None:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
@@ -160,12 +161,11 @@ class DMCVBTrainer:
         self._closing.close()
 
     def _opening(self) -> list[str]:
-        parameters = sum(p.numel() for p in self.engine.module.parameters() if p.requires_grad)
         engine, epoch = self.engine, self.backend.steps_per_epoch
         end = f"{self.total_steps} steps" if self.total_steps is not None else f"{self.config.minutes:g} minutes"
         return [
             self.backend.description,
-            f"{parameters / 1e6:.2f} M parameters on {engine.world_size} x {engine.device.type}; an epoch has "
+            f"{self._parameters / 1e6:.2f} M parameters on {engine.world_size} x {engine.device.type}; an epoch has "
             f"{epoch} steps of {self.config.loader.batch_size} windows; training for {end} into {self.folder.path}",
         ]
 
@@ -242,7 +242,7 @@ class DMCVBTrainer:
     def _validate(self, reporter: Reporter, beta: float, watchdog: Watchdog) -> bool:
         """Validate on every held-out window, T frames apart; whether it is the best so far."""
         progress = self.progress
-        with record_function("validation"):
+        with record_function("validation"), self.engine.whole():
             batches = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
             windows = watchdog.beating(batches, "a validation batch")
             values, pictures = validate(
@@ -258,7 +258,8 @@ class DMCVBTrainer:
     def _picture(self, reporter: Reporter, beta: float) -> None:
         """Draw the first held-out windows, without a validation."""
         first = islice(self.validation_backend.evaluation_windows(self.config.loader.sequence_length), 1)
-        _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
+        with self.engine.whole():
+            _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
         reporter.pictures(self.progress.step, pictures)
 
     def _save(self, best: bool) -> None:

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from aime_fast.balancing import sharded
-from aime_fast.balancing.sharded import FlatGroup, FlatRows, ParameterRows
+from aime_fast.balancing import flat_rows
+from aime_fast.balancing.flat_rows import FlatRows
+from aime_fast.balancing.partitions import FlatGroup
+from aime_fast.balancing.sharded import ParameterRows
 from aime_fast.errors import UserError
 from aime_fast.training.engine import Engine
 from aime_fast.training.named_state import StoredState, named_state
@@ -28,19 +30,21 @@ class Params(nn.Module):
         self.filters = nn.Parameter(torch.zeros(2, 3, 2, 2).contiguous(memory_format=torch.channels_last))
 
 
-def one_rank(rank, world_size, sharded_by_zero, align):
-    """What `named_state` asks of an engine: rank `rank` of `world_size`, partitioned as ZeRO-1/2 does or whole."""
+def one_rank(rank, world_size, stage, align):
+    """What `named_state` asks of an engine: rank `rank` of `world_size`, cut as ZeRO stage 0, 2 or 3 does."""
     module = Params()
     parameters = list(module.parameters())
     groups = []
     for chosen in ([i for i, p in enumerate(parameters) if (p.ndim >= 2) is wide] for wide in (True, False)):
-        offsets = torch.tensor([0] + [parameters[i].numel() for i in chosen]).cumsum(0).tolist()
-        numel = -(-offsets[-1] // (align * world_size)) * align * world_size
-        groups.append(FlatGroup(tuple(chosen), tuple(offsets[:-1]), numel))
-    engine = SimpleNamespace(module=module, rank=rank, device="cpu", sharded=sharded_by_zero and world_size > 1)
+        sizes = [parameters[i].numel() for i in chosen]
+        cuts = world_size if stage == 3 else 1
+        offsets = torch.tensor([0] + [-(-size // cuts) for size in sizes]).cumsum(0).tolist()
+        numel = offsets[-1] * cuts if stage == 3 else -(-offsets[-1] // (align * world_size)) * align * world_size
+        groups.append(FlatGroup(tuple(chosen), tuple(offsets[:-1]), tuple(sizes), numel, cuts))
+    engine = SimpleNamespace(module=module, rank=rank, device="cpu", sharded=stage > 0 and world_size > 1)
     engine.parameter_names = Engine.parameter_names.fget(engine)
-    if sharded_by_zero:
-        rows = FlatRows(parameters, groups, world_size, zero_optimizer=object())
+    if stage:
+        rows = FlatRows(parameters, groups, world_size, partition=object())
         stepped = [nn.Parameter(torch.zeros(cut.shape)) for cut in rows.cuts()]
         engine.optimizer_cuts = lambda: list(zip(stepped, rows.cuts(), strict=True))
     else:
@@ -70,12 +74,12 @@ def filled(engine, cut, kind):
     return flat.view(cut.shape)
 
 
-def write(folder, monkeypatch, world_size, zero, align):
+def write(folder, monkeypatch, world_size, stage, align):
     """Every rank's file of a run in this layout, after three steps."""
     files = []
     for rank in range(world_size):
-        monkeypatch.setattr(sharded.dist, "get_rank", lambda rank=rank: rank)
-        engine = one_rank(rank, world_size, zero, align)
+        monkeypatch.setattr(flat_rows.dist, "get_rank", lambda rank=rank: rank)
+        engine = one_rank(rank, world_size, stage, align)
         for parameter, cut in engine.optimizer_cuts():
             state = {kind: filled(engine, cut, kind).reshape(parameter.shape) for kind in ("exp_avg", "exp_avg_sq")}
             engine.optimizer.state[parameter] = state | {"step": torch.tensor(3.0)}
@@ -86,7 +90,7 @@ def write(folder, monkeypatch, world_size, zero, align):
     return files
 
 
-layouts = st.one_of(st.just((1, False)), st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.just(True)))
+layouts = st.one_of(st.just((1, 0)), st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([2, 3])))
 
 
 @given(written=layouts, read=layouts, align=st.sampled_from([1, 2, 8]))
@@ -94,7 +98,7 @@ def test_any_layout_reads_any_other(written, read, align, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         stored = StoredState(write(tmp_path_factory.mktemp("layout"), monkeypatch, *written, align))
         for rank in range(read[0]):
-            monkeypatch.setattr(sharded.dist, "get_rank", lambda rank=rank: rank)
+            monkeypatch.setattr(flat_rows.dist, "get_rank", lambda rank=rank: rank)
             engine = one_rank(rank, *read, 4)
             direction = stored.restore(engine)
             for tensor, cut in zip(direction, engine.row_cuts(), strict=True):
@@ -110,17 +114,17 @@ def test_any_layout_reads_any_other(written, read, align, tmp_path_factory):
 
 def test_whole_copies_are_written_once(tmp_path, monkeypatch):
     """Without partitions every rank holds all of it, and rank 0 writes it."""
-    engine = one_rank(1, 2, False, 1)
+    engine = one_rank(1, 2, 0, 1)
     for parameter, _ in engine.optimizer_cuts():
         engine.optimizer.state[parameter] = {"exp_avg": torch.zeros_like(parameter)}
     assert named_state(engine, None) == {}
 
 
 def test_missing_entries_are_named(tmp_path, monkeypatch):
-    files = write(tmp_path, monkeypatch, 2, True, 1)
+    files = write(tmp_path, monkeypatch, 2, 2, 1)
     with pytest.raises(UserError, match=r"entries of .*; take an earlier one"):
-        StoredState(files[:1]).restore(one_rank(0, 1, False, 1))
+        StoredState(files[:1]).restore(one_rank(0, 1, 0, 1))
 
 
 def test_a_run_without_moments_has_none(tmp_path):
-    assert StoredState([]).restore(one_rank(0, 1, False, 1)) == [None] * 6
+    assert StoredState([]).restore(one_rank(0, 1, 0, 1)) == [None] * 6

@@ -48,7 +48,9 @@ def weights(out):
 def assert_near(out, whole, tolerance=2e-6):
     found, wanted = weights(out), weights(whole)
     for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +68,26 @@ def test_from_one_process_to_two_and_back(data, whole, tmp_path):
         2,
         options(data, tmp_path / "1-2", ds_config="zero2") | {"until": None},
         options(data, tmp_path / "2-1", ds_config="zero1") | {"until": PAUSE},
+        options(data, tmp_path / "3-0", ds_config="zero3") | {"until": PAUSE},
     )
     names = {path.name for path in (tmp_path / "2-1" / "checkpoints" / f"step-{PAUSE:08d}").iterdir()}
     assert {"named-0-of-2.safetensors", "named-1-of-2.safetensors", "rank-1-of-2.pt"} <= names
     alone(data, tmp_path / "2-1", ds_config="zero2")
-    assert_near(tmp_path / "1-2", whole)
-    assert_near(tmp_path / "2-1", whole)
+    alone(data, tmp_path / "3-0")
+    for out in ("1-2", "2-1", "3-0"):
+        assert_near(tmp_path / out, whole)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [((2, "zero2"), (3, "zero1")), ((3, "zero1"), (2, "zero0")), ((2, "zero0"), (3, "zero2"))])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ((2, "zero2"), (3, "zero1")),
+        ((3, "zero1"), (2, "zero0")),
+        ((2, "zero0"), (3, "zero3")),
+        ((3, "zero3"), (2, "zero2")),
+    ],
+)
 def test_between_two_and_three_processes(data, whole, tmp_path, first, then):
     together(first[0], options(data, tmp_path / "run", ds_config=first[1]) | {"until": PAUSE})
     together(then[0], options(data, tmp_path / "run", ds_config=then[1]) | {"until": None})
@@ -98,10 +110,13 @@ def test_from_stage_to_stage_in_one_process_is_bit_for_bit(data, tmp_path):
     """One process adds the same numbers whatever the stage, and so does one that changed it twice."""
     adam = {"optim": {"warmup_steps": 0}}
     alone(data, tmp_path / "whole", **adam)
-    for until, stage in ((2, "zero1"), (4, None), (None, "zero2")):
+    for until, stage in ((2, "zero1"), (3, None), (4, "zero3"), (None, "zero2")):
         alone(data, tmp_path / "run", until, ds_config=stage, **adam)
     found, wanted = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     named = "named-0-of-1.safetensors"
-    parts = [load_file(Path(out) / "checkpoints" / f"step-{STEPS:08d}" / named) for out in (tmp_path / "run", tmp_path / "whole")]
+    parts = [
+        load_file(Path(out) / "checkpoints" / f"step-{STEPS:08d}" / named)
+        for out in (tmp_path / "run", tmp_path / "whole")
+    ]
     assert all(torch.equal(parts[0][name], tensor) for name, tensor in parts[1].items())

@@ -37,7 +37,9 @@ def values(thing, path="trainer", seen=None):
     seen.add(id(thing))
     if isinstance(thing, dict):
         # The optimiser's state is keyed by parameters: their order counts, not their identity.
-        inside = [(str(key) if isinstance(key, PLAIN) else index, value) for index, (key, value) in enumerate(thing.items())]
+        inside = [
+            (str(key) if isinstance(key, PLAIN) else index, value) for index, (key, value) in enumerate(thing.items())
+        ]
     elif isinstance(thing, list | tuple):
         inside = list(enumerate(thing))
     elif is_dataclass(thing) and not isinstance(thing, type):

@@ -28,7 +28,9 @@ def hosts():
         for name in names:
             if made := ip("netns", "add", name).stderr:
                 pytest.skip(f"two hosts not tested: the kernel refuses network namespaces ({made.strip()})")
-        cable = ip("link", "add", "cable0", "netns", names[0], "type", "veth", "peer", "name", "cable1", "netns", names[1])
+        cable = ip(
+            "link", "add", "cable0", "netns", names[0], "type", "veth", "peer", "name", "cable1", "netns", names[1]
+        )
         if cable.returncode:
             pytest.skip(f"two hosts not tested: no virtual cable ({cable.stderr.strip()})")
         for number, (name, address) in enumerate(zip(names, ADDRESSES, strict=True)):
