@@ -109,10 +109,8 @@ class Checkpoints:
         _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync(temporary)
         final = self.folder / name
-        if final.exists():  # a run that resumed from further back comes by here again.
-            outdated = _fresh_folder(self.folder / f".{name}.old")
-            final.rename(outdated / name)
-            shutil.rmtree(outdated)
+        if final.exists():  # a run that resumed from further back comes by here again
+            self._remove(final)
         temporary.rename(final)
         _sync(self.folder)
         for pointer in ["latest"] + ["best"] * best:
@@ -129,7 +127,13 @@ class Checkpoints:
         kept = {*past[-self.keep :], pointed(self.folder, "best")}
         for path in checkpoint_folders(self.folder):
             if path.name not in kept:
-                shutil.rmtree(path)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Delete a checkpoint that a kill in the middle must not leave behind in parts."""
+        outdated = _fresh_folder(self.folder / f".{path.name}.old")
+        path.rename(outdated / path.name)
+        shutil.rmtree(outdated)
 
     def load(self, path: Path, state: RunState) -> None:
         """Restore `state` from a verified checkpoint, whatever engine and world size wrote it; collective.
