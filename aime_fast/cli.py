@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("doctor", help="say whether this machine can train, and what to install")
     check.add_argument("--json", action="store_true", help="print the checks as JSON")
     check.set_defaults(command=_doctor)
+
+    give = verbs.add_parser("export", help="write a run's model as safetensors and json")
+    give.add_argument("run", metavar="RUN", help="a run's folder (its best checkpoint) or one checkpoint")
+    give.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
+    give.set_defaults(command=_export)
     return parser
 
 
@@ -163,6 +168,13 @@ def _imagine(checkpoint: str, out: str, data: str | None, context: int, horizon:
     except OSError as error:
         raise UserError(f"cannot write --out {out} ({error.strerror}); name a .png file") from error
     print(f"wrote {out}")
+    return 0
+
+
+def _export(run: str, out: str) -> int:
+    from aime_fast.training.export import export
+
+    print(f"exported to {export(run, out, lambda line: print(line, file=sys.stderr))}")
     return 0
 
 

@@ -144,6 +144,9 @@ class OptimConfig:
     """Decoupled weight decay of matrices and filters."""
     clip: float = 5.0
     """Largest norm of the balanced gradient."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` computes convolutions, attention and linear maps in bfloat16; weights, task gradients, densities and
+    losses stay in float32. `auto` is what the DeepSpeed configuration says, else fp32."""
     accumulation: int = 1
     """Micro-batches in one optimiser step."""
     max_skipped_steps: int = 20
@@ -190,6 +193,8 @@ class TrainConfig:
     """Newest checkpoints that stay; the best stays too."""
     resume: str | None = None
     """`auto` for the newest checkpoint in `out`, or a run folder or checkpoint."""
+    override: bool = False
+    """Let a resumed run change settings such as the learning rate or when to stop."""
     seed: int = 0
     """Decides the weights, the order of the data and every draw."""
     threads: int = 0

@@ -144,7 +144,11 @@ def _parser() -> _Parser:
         if option.owner not in groups:
             groups[option.owner] = parser.add_argument_group((option.owner.__doc__ or "").splitlines()[0].rstrip("."))
         text = option.help.replace("%", "%%").replace("`", "")
-        groups[option.owner].add_argument(_flag(key), type=option.type, help=text, metavar=_metavar(option.type))
+        # A switch may stand alone: `--override` is `--override true`.
+        alone: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
+        groups[option.owner].add_argument(
+            _flag(key), type=option.type, help=text, metavar=_metavar(option.type), **alone
+        )
         if key == "preset":
             groups[option.owner].add_argument(
                 "--config", type=list[str], action="append", metavar="FILE.yaml", help="Read options from a yaml file."

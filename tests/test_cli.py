@@ -43,7 +43,9 @@ def test_exit_codes(capsys):
         exit_on_user_error(lambda: 1 // 0)
 
 
-@pytest.mark.parametrize("verb", ["train", "collect", "pack", "inspect", "evaluate", "imagine", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["train", "collect", "pack", "inspect", "evaluate", "imagine", "export", "doctor"]
+)
 def test_every_verb_has_help(capsys, verb):
     listed = run(capsys, "--help")
     assert listed[0] == 0
@@ -75,6 +77,7 @@ def test_no_verb_prints_the_verbs(capsys):
         (["inspect", "--depp"], "--depp"),
         (["evaluate", "--checkpoint", "/nowhere"], "/nowhere: no checkpoint there"),
         (["imagine", "--checkpoint", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
+        (["export", "/nowhere", "--out", "model"], "/nowhere: no checkpoint there"),
         (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "a whole number from 1, not '0'"),
     ],
 )

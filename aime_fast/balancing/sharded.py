@@ -1,4 +1,4 @@
-"""Where a task's gradient lives: whole per parameter, whole and flat, or this rank's ZeRO partition.
+"""Where a task's gradient lives: whole per parameter, whole and flat, or this rank's ZeRO shard (`flat_rows.py`).
 
 A *row* is one task's gradient as a list of float32 tensors, averaged over micro-batches and ranks; `None` stands for
 zero. Every layout answers the same calls, so the balancing and the engines know nothing of ranks:
@@ -10,18 +10,18 @@ zero. Every layout answers the same calls, so the balancing and the engines know
     norm_reduce                  sums squares of the merged update over the ranks that hold different shards, or None
     place(update)                hands the update to the optimiser
     clear()                      forgets rows and placed gradients
+    cuts()                       which entries of which parameters each tensor of a row holds, so that state laid out
+                                 like a row can be read by another layout
 
 Gradients come from `torch.autograd.grad`, not from `loss.backward()`: no `.grad` is touched, so none of DeepSpeed's
 backward hooks run and several backward passes over one graph need no repair of its counters. What remains is one
-reduction a task, done here straight into the partition that ZeRO's own optimiser steps, while the next task's backward
-pass runs. The price is that one task's whole gradient lives on each rank until it is reduced. This is the one file
-that knows DeepSpeed's private attributes (`bit16_groups`, `bit16_groups_flat`, `averaged_gradients`), so DeepSpeed is
-pinned.
+reduction a task, done here straight into the shards that the optimiser steps (`partitions.py`), while the next task's
+backward pass runs. The price is that one task's whole gradient lives on each rank until it is reduced.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,34 @@ from aime_fast.balancing.vectors import Vector, owned
 Reduce = Callable[[Tensor], Tensor]
 
 _NORM_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`numel` entries of one flattened parameter, and where they lie in a flat tensor. What no piece covers is zero."""
+
+    index: int
+    """Position of the parameter in the list of all trainable parameters."""
+    start: int
+    """The first of its entries."""
+    at: int
+    """Where that entry lies in the flat tensor."""
+    numel: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one tensor is put together from entries of parameters."""
+
+    shape: tuple[int, ...]
+    """The tensor's shape."""
+    pieces: tuple[Piece, ...]
+    """What lies in it when it is flattened."""
+
+    @classmethod
+    def whole(cls, index: int, parameter: Tensor) -> "Cut":
+        """A tensor that is laid out as the parameter at this position."""
+        return cls(tuple(parameter.shape), (Piece(index, 0, 0, parameter.numel()),))
 
 
 class Rows(Protocol):
@@ -58,6 +86,10 @@ class Rows(Protocol):
 
     def clear(self) -> None:
         """Drop the rows and the placed gradient."""
+        ...
+
+    def cuts(self) -> list[Cut]:
+        """How each tensor of this rank's rows is made."""
         ...
 
 
@@ -108,196 +140,9 @@ class ParameterRows:
         for parameter in self.parameters:
             parameter.grad = None
 
-
-@dataclass(frozen=True)
-class FlatGroup:
-    """Where parameters lie in one flat buffer of `numel` entries, padding included."""
-
-    indices: tuple[int, ...]
-    """Positions of the group's parameters in the list of all trainable parameters."""
-    offsets: tuple[int, ...]
-    """Where each of them starts in the buffer."""
-    numel: int
-    """Length of the buffer, a multiple of the number of shards."""
-
-
-def whole_group(parameters: Sequence[torch.nn.Parameter]) -> FlatGroup:
-    """All parameters one after the other, without padding."""
-    offsets, end = [], 0
-    for parameter in parameters:
-        offsets.append(end)
-        end += parameter.numel()
-    return FlatGroup(tuple(range(len(parameters))), tuple(offsets), end)
-
-
-def zero_groups(optimizer: Any, parameters: Sequence[torch.nn.Parameter]) -> list[FlatGroup]:
-    """The flat buffers of DeepSpeed's ZeRO-1/2 optimiser, read from where it has put each parameter's storage."""
-    position = {id(parameter): index for index, parameter in enumerate(parameters)}
-    return [
-        FlatGroup(
-            tuple(position[id(parameter)] for parameter in group),
-            tuple((parameter.data_ptr() - flat.data_ptr()) // flat.element_size() for parameter in group),
-            flat.numel(),
-        )
-        for group, flat in zip(optimizer.bit16_groups, optimizer.bit16_groups_flat, strict=True)
-    ]
-
-
-class FlatRows:
-    """Many processes: a row is one flat float32 tensor a group, whole on every rank or this rank's contiguous shard.
-
-    Args:
-        parameters: all trainable parameters, in the order of the gradients.
-        groups: the flat buffers.
-        world_size: ranks of the default process group, 1 without one.
-        zero_optimizer: DeepSpeed's ZeRO-1/2 optimiser, whose partitions the shards are; None keeps whole rows.
-        reduce_each: reduce every micro-batch instead of adding whole gradients up until the last one (ZeRO-2).
-        overlap: reduce a task's gradient while the next task's backward pass runs.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[torch.nn.Parameter],
-        groups: Sequence[FlatGroup],
-        world_size: int,
-        zero_optimizer: Any = None,
-        reduce_each: bool = False,
-        overlap: bool = True,
-    ) -> None:
-        self.parameters = list(parameters)
-        self.groups = list(groups)
-        self.world_size = world_size
-        self.zero_optimizer = zero_optimizer
-        self.reduce_each = reduce_each
-        self.overlap = overlap
-        sharded = zero_optimizer is not None and world_size > 1
-        self.reduce: Reduce | None = total_over_ranks if sharded else None
-        self.norm_reduce: Reduce | None = self.reduce
-        self._rows: dict[int, list[Tensor]] = {}
-        self._local: dict[int, list[Tensor]] = {}
-        self._under_way: tuple[int, list[Tensor], list[tuple[dist.Work, Tensor]]] | None = None
-
-    def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
-        """Flatten gradients aligned with the parameters and begin to reduce them, once there is something to reduce."""
-        self._finish()
-        flats = [self._flatten(group, gradients) for group in self.groups]
-        if task in self._local:
-            torch._foreach_add_(flats, self._local.pop(task))
-        if not (last or self.reduce_each):
-            self._local[task] = flats
-            return
-        shards, works = [], []
-        for flat in flats:
-            shard, work = self._reduce(flat)
-            shards.append(shard)
-            if work is not None:
-                works.append((work, flat))
-        self._under_way = (task, shards, works)
-        if not self.overlap:
-            self._finish()
-
-    def _flatten(self, group: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor:
-        flat = torch.zeros(group.numel, device=self.parameters[0].device)
-        views, present = [], []
-        for index, offset in zip(group.indices, group.offsets, strict=True):
-            gradient = gradients[index]
-            if gradient is not None:
-                views.append(flat[offset : offset + gradient.numel()].view(gradient.shape))
-                present.append(gradient)
-        if views:
-            torch._foreach_copy_(views, present)
-        return flat
-
-    def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
-        if self.world_size == 1:
-            return flat, None
-        if self.zero_optimizer is None:
-            return flat, dist.all_reduce(flat, async_op=True)
-        shard = flat.new_empty(flat.numel() // self.world_size)
-        return shard, dist.reduce_scatter_single(shard, flat, async_op=True)
-
-    def _finish(self) -> None:
-        if self._under_way is None:
-            return
-        task, shards, works = self._under_way
-        self._under_way = None
-        for work, _ in works:
-            work.wait()
-        if task in self._rows:
-            torch._foreach_add_(self._rows[task], shards)
-        else:
-            self._rows[task] = shards
-
-    def rows(self) -> list[Vector]:
-        """The reduced rows in task order, one tensor a group."""
-        self._finish()
-        return [list(self._rows[task]) for task in sorted(self._rows)]
-
-    def merge(self, update: Vector) -> Vector:
-        """The update itself: the rows were averages already."""
-        return update
-
-    def place(self, update: Vector) -> None:
-        """Give each shard to ZeRO as its partition's averaged gradient, or each parameter its view of the whole."""
-        for number, (group, flat) in enumerate(zip(self.groups, update, strict=True)):
-            if flat is None:
-                flat = torch.zeros(group.numel // self._shards, device=self.parameters[0].device)
-            if self.zero_optimizer is not None:
-                self.zero_optimizer.averaged_gradients[number] = [flat]
-                continue
-            for index, offset in zip(group.indices, group.offsets, strict=True):
-                parameter = self.parameters[index]
-                parameter.grad = flat[offset : offset + parameter.numel()].view(parameter.shape)
-
-    @property
-    def _shards(self) -> int:
-        return self.world_size if self.zero_optimizer is not None else 1
-
-    def clear(self) -> None:
-        """Free the rows and every `.grad`; ZeRO has freed its own."""
-        self._rows.clear()
-        for parameter in self.parameters:
-            parameter.grad = None
-
-
-class LocalRows:
-    """Many processes that each balance their own gradients; only the balanced update is averaged.
-
-    Different mathematics from one process with the whole batch: a conflict between ranks is averaged, not rotated. It
-    reduces one vector a step instead of one a task.
-    """
-
-    def __init__(self, shared: FlatRows) -> None:
-        self.shared = shared
-        self.own = ParameterRows(shared.parameters)
-        self.reduce: Reduce | None = nonfinite_poisons_all(total_over_ranks)
-        self.norm_reduce: Reduce | None = shared.norm_reduce
-
-    def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
-        """Keep the gradients on this rank."""
-        self.own.add(task, gradients, last)
-
-    def rows(self) -> list[Vector]:
-        """This rank's whole rows."""
-        return self.own.rows()
-
-    def merge(self, update: Vector) -> Vector:
-        """The mean of all ranks' updates."""
-        present = [tensor for tensor in update if tensor is not None]
-        if present:
-            torch._foreach_mul_(present, 1.0 / self.shared.world_size)
-        self.shared.add(0, update, last=True)
-        self.own.clear()
-        return self.shared.rows()[0]
-
-    def place(self, update: Vector) -> None:
-        """Hand the averaged update to the optimiser."""
-        self.shared.place(update)
-
-    def clear(self) -> None:
-        """Free everything."""
-        self.own.clear()
-        self.shared.clear()
+    def cuts(self) -> list[Cut]:
+        """One whole parameter a tensor."""
+        return [Cut.whole(index, parameter) for index, parameter in enumerate(self.parameters)]
 
 
 def total_over_ranks(tensor: Tensor) -> Tensor:

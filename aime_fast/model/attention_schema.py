@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.layers import mlp
+from aime_fast.model.layers import in_float32, mlp
 from aime_kernels import slot_attention
 
 
@@ -50,15 +50,15 @@ class BottomUpAttention(nn.Module):
         """Features [B*T, F, G, G] and context [B, T, C] -> slots, maps and state; all frames at once."""
         inputs = self.input_norm(self.inputs(features.flatten(2).transpose(1, 2)) + self.position)
         keys, values = self.key_value(inputs).chunk(2, dim=-1)
-        slots = self.seed(context.flatten(0, 1)).unflatten(-1, (self.num_slots, -1))
+        slots = self.seed(context.flatten(0, 1)).float().unflatten(-1, (self.num_slots, -1))
         for _ in range(self.iterations):
-            updates, assignments, maps = slot_attention(self.query(self.query_norm(slots)), keys, values)
+            updates, assignments, maps = in_float32(slot_attention)(self.query(self.query_norm(slots)), keys, values)
             slots = self.update(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
             slots = slots + self.refine(slots)
-        slots = self.slot_norm(slots)
+        slots = self.slot_norm(slots.float())
         batch = context.shape[:2]
-        centres = centre_of_mass(maps)
-        state = self.state_norm(self.state(torch.cat([slots, centres], dim=-1).flatten(1)))
+        centres = in_float32(centre_of_mass)(maps)
+        state = self.state_norm(self.state(torch.cat([slots, centres], dim=-1).flatten(1)).float())
         return Attention(
             slots=slots.unflatten(0, batch),
             maps=maps.unflatten(0, batch),
@@ -93,9 +93,9 @@ class TopDownAttention(nn.Module):
         grid = (maps * self.grid**2).flatten(0, 1).unflatten(-1, (self.grid, self.grid))
         state = self.state(torch.cat([hidden, latent], dim=-1)).flatten(0, 1)[..., None, None]
         seen = self.maps(grid) + self.position + state
-        log_maps = self.logits(F.silu(seen)).flatten(2).log_softmax(-1)
+        log_maps = self.logits(F.silu(seen)).float().flatten(2).log_softmax(-1)
         action = self.action(actions).flatten(0, 1)[..., None, None]
-        motion = self.motion(F.silu(seen + action)).flatten(2)
+        motion = self.motion(F.silu(seen + action)).float().flatten(2)
         return log_maps.unflatten(0, shape), motion.unflatten(0, shape)
 
 

@@ -25,7 +25,7 @@ class Trunk(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map standardised frames [N, 3, H, W] to features [N, 2*width, G, G]."""
-        return self.layers(frames)
+        return self.layers(frames).float()
 
 
 class PosteriorHead(nn.Module):
@@ -49,7 +49,7 @@ class PosteriorHead(nn.Module):
     def forward(self, frames: Tensor, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised frames [B*T, 3, H, W], features [B*T, 2w, G, G], c [B, T, C] -> mean, log-variance [B, T, D]."""
         hidden = self.features(self.down(features).flatten(1)).unflatten(0, context.shape[:2])
-        mean, raw = self.out(hidden + self.context(context)).chunk(2, dim=-1)
+        mean, raw = self.out(hidden + self.context(context)).float().chunk(2, dim=-1)
         linear = self.linear(F.avg_pool2d(frames, 2).flatten(1)).view_as(mean)
         return mean + linear, bounded_log_variance(raw - 2.0)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.layers import bounded_log_variance, mlp
+from aime_fast.model.layers import bounded_log_variance, in_float32, mlp
 from aime_kernels import (
     expected_kumaraswamy_beta_kl,
     gamma_kl,
@@ -109,7 +109,7 @@ class DPGMMPrior(nn.Module):
         """
         mean = (prior.log_concentration - prior.log_rate).exp()
         mean_log = torch.digamma(prior.log_concentration.exp()) - prior.log_rate
-        kl = expected_kumaraswamy_beta_kl(prior.log_a, prior.log_b, mean[..., None], mean_log[..., None])
+        kl = in_float32(expected_kumaraswamy_beta_kl)(prior.log_a, prior.log_b, mean[..., None], mean_log[..., None])
         return kl.sum(-1)
 
     def alpha_kl(self, prior: MixturePrior) -> Tensor:

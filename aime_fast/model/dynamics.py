@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.layers import mlp
+from aime_fast.model.layers import in_float32, mlp
 
 State = tuple[Tensor, Tensor]
 """LSTM state (h, c), each [1, B, H]."""
@@ -31,7 +31,7 @@ class Dynamics(nn.Module):
         self, latent: Tensor, context: Tensor, attention: Tensor, actions: Tensor, state: State
     ) -> tuple[Tensor, State]:
         """z [B, T, D], c [B, T, C], attention state [B, T, N], a [B, T, A] -> h [B, T, H] and the last state."""
-        return self.lstm(torch.cat([latent, context, attention, actions], dim=-1), state)
+        return in_float32(self.lstm)(torch.cat([latent, context, attention, actions], dim=-1), state)
 
 
 class FramePredictor(nn.Module):
@@ -45,5 +45,5 @@ class FramePredictor(nn.Module):
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z [..., D] -> context [..., C], slots [..., S, d], attention state [..., N]."""
-        context, slots, state = self.net(latent).split(self.sizes, dim=-1)
+        context, slots, state = self.net(latent).float().split(self.sizes, dim=-1)
         return context, slots.unflatten(-1, self.slots), state

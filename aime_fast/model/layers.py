@@ -1,8 +1,28 @@
 """Small blocks that several parts of the model share."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+T = TypeVar("T")
+
+
+def in_float32(function: Callable[..., T]) -> Callable[..., T]:
+    """`function` computed in float32 on float32 inputs, whatever autocast surrounds the call.
+
+    Bfloat16 is for convolutions, attention and linear maps. Densities, divergences, distances and what accumulates over
+    time keep 24 bits.
+    """
+
+    def call(*inputs: Any) -> T:
+        device = next(x.device.type for x in inputs if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs))
+
+    return call
 
 
 def mlp(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequential:

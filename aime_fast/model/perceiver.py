@@ -78,9 +78,9 @@ class CausalPerceiver(nn.Module):
         bias = causal_bias(self.latents, self.latents, frames, self.heads, codes.device)
         for layer in self.layers:
             x = layer(x, None, bias)
-        pooled = self.pool(x).unflatten(1, (frames, self.latents)).mean(2)
-        return self.context_norm(pooled + self.glance(codes.flatten(2)))
+        pooled = self.pool(x).float().unflatten(1, (frames, self.latents)).mean(2)
+        return self.context_norm(pooled + self.glance(codes.flatten(2)).float())
 
     def next_frame_logits(self, context: Tensor) -> Tensor:
         """Logits [B, T, P, num_codes] of the tokens of frame t+1, from c_t [B, T, C] alone."""
-        return self.next_token(self.next_context(context)[:, :, None] + self.next_position)
+        return self.next_token(self.next_context(context)[:, :, None] + self.next_position).float()

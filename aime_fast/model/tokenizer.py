@@ -7,7 +7,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.layers import ConvBlock
+from aime_fast.model.layers import ConvBlock, in_float32
 
 DEAD_BELOW = 0.5
 """A code that wins fewer encodings than this in 1 / (1 - decay) steps has died, and is moved onto an encoding."""
@@ -119,14 +119,14 @@ class Tokenizer(nn.Module):
 
     def forward(self, frames: Tensor) -> Tokens:
         """Tokenize and reconstruct standardised frames [N, 3, H, W]."""
-        encodings = F.group_norm(self.encoder(frames), 1).flatten(2).transpose(1, 2)
-        ids, codes = self.codebook(encodings)
+        encodings = F.group_norm(self.encoder(frames).float(), 1).flatten(2).transpose(1, 2)
+        ids, codes = in_float32(self.codebook)(encodings)
         passed = encodings + (codes - encodings).detach()
         grid = passed.transpose(1, 2).unflatten(2, (self.grid, self.grid))
         return Tokens(
             ids=ids,
             codes=codes,
             encodings=encodings.detach(),
-            reconstruction=self.decoder(grid.contiguous(memory_format=torch.channels_last)),
+            reconstruction=self.decoder(grid.contiguous(memory_format=torch.channels_last)).float(),
             commitment=F.mse_loss(encodings, codes),
         )

@@ -1,9 +1,14 @@
 """The world model: five parts put together so that every part sees all T frames at once."""
 
+import json
+from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
@@ -23,6 +28,8 @@ from aime_kernels import normalise_frames
 
 CONTRAST = 4.0
 """Networks see (x - mean frame) * CONTRAST: differences of about unit size."""
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+"""The files of an exported model."""
 
 
 class DPGMMVariationalRecurrentAutoencoder(nn.Module):
@@ -71,6 +78,23 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
     def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":
         """The model of a typed configuration."""
         return cls(**{f.name: getattr(config, f.name) for f in fields(config)})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "DPGMMVariationalRecurrentAutoencoder":
+        """The model that `aime-fast export` wrote to `folder`, on the CPU and in evaluation mode; no code is loaded.
+
+        Raises `UserError` where the files are missing, damaged or of another version's model.
+        """
+        try:
+            sizes = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["model"]
+            model = cls(**sizes)
+            model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(f"{folder} holds no exported model ({error}); write one with `aime-fast export`") from error
+        except RuntimeError as error:  # what load_state_dict says of other names or shapes
+            first = str(error).splitlines()[1].strip()
+            raise UserError(f"{folder} is of another version's model ({first}); export it anew") from error
+        return model.eval()
 
     def forward(self, observations: Tensor, actions: Tensor, noise: Noise | None = None) -> SequenceOutputs:
         """The same as `forward_sequence`."""
@@ -171,11 +195,16 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         return draw_noise(self.config, key, batch, frames)
 
     @torch.no_grad()
-    def after_step(self, outputs: list[SequenceOutputs], finite: Tensor | None = None) -> None:
+    def after_step(
+        self,
+        outputs: list[SequenceOutputs],
+        finite: Tensor | None = None,
+        stored: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.data,
+    ) -> None:
         """Move the codebook's and the teacher's averages by one step; `outputs` holds the step's micro-batches.
 
-        Where `finite` (0-d bool, equal on all ranks) is false the codebook stays as it was. Collective: every rank
-        calls it once a step.
+        Where `finite` (0-d bool, equal on all ranks) is false the codebook stays as it was. `stored` gives the memory
+        that holds this process's part of a parameter. Collective: every rank calls it once a step.
         """
         kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
         cells = self.config.grid**2
@@ -189,7 +218,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         if finite is not None:
             for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))
-        teacher, live = ([p.data for p in part.parameters()] for part in (self.teacher, self.trunk))
+        teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
         torch._foreach_lerp_(teacher, live, 1 - self.config.teacher_decay)
 
     def _noise(self, noise: Noise | None, batch: int, frames: int) -> Noise:

@@ -58,8 +58,11 @@ def global_mean(local: Tensor) -> Tensor:
     """Mean over the ranks, with the gradient of the local part.
 
     Averaging the ranks' gradients then gives the gradient of a function of the global mean: each rank contributes
-    f'(global) times its own derivative.
+    f'(global) times its own derivative. Without gradients, in validation, ranks have batches of their own and not
+    equally many: the local mean is the answer, and waiting for the others would be for ever.
     """
+    if not torch.is_grad_enabled():
+        return local
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return local
     total = local.detach().clone()

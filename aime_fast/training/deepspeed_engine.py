@@ -1,23 +1,25 @@
-"""The engine over DeepSpeed: ZeRO 0, 1 and 2 at any number of processes."""
+"""The engine over DeepSpeed: ZeRO 0 to 3 at any number of processes."""
 
 import logging
 import os
 import warnings
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-from aime_fast.balancing.sharded import FlatRows, LocalRows, ParameterRows, Rows, whole_group, zero_groups
+from aime_fast.balancing.flat_rows import FlatRows, LocalRows
+from aime_fast.balancing.partitions import OptimizerPartition, ParameterPartition, Partition, whole_group
+from aime_fast.balancing.sharded import Cut, ParameterRows, Rows
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.training.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engine import Engine, make_optimizer, micro_batch_size, trainable
-
-TIMEOUT_MINUTES = 10
-"""A rank that waits longer than this for the others stops with an error; DEEPSPEED_TIMEOUT overrides."""
+from aime_fast.training.peers import time_limit
 
 
 class DeepSpeedEngine(Engine):
@@ -25,7 +27,8 @@ class DeepSpeedEngine(Engine):
 
     The forward pass goes to the module and the gradients come from `torch.autograd.grad`, so DeepSpeed's own backward,
     accumulation and clipping stay out of the way; `balancing/sharded.py` says why. ZeRO-1 adds whole gradients up over
-    micro-batches and reduces once; ZeRO-2 keeps shards only and reduces each micro-batch.
+    micro-batches and reduces once; ZeRO-2 keeps shards only and reduces each micro-batch. ZeRO-3 also cuts the
+    parameters: they are gathered at a step's first forward pass and dropped after its last backward pass.
     """
 
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
@@ -39,28 +42,65 @@ class DeepSpeedEngine(Engine):
             torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
-        self._deepspeed = _initialize(module, optimizer, settings)
         self._stage = settings.stage
-        rows = _rows(trainable(module), self._deepspeed.optimizer, settings, config, world_size)
-        super().__init__(module, optimizer, rows, config, device, rank, world_size)
+        self._deepspeed: Any = None
+        self._cut: ParameterPartition | None = None
+        self._open: AbstractContextManager[None] | None = None
+        partition: Partition | None = None
+        parameters = trainable(module)
+        if settings.stage == 3:
+            with _quiet():
+                partition = self._cut = ParameterPartition(module, optimizer, rank, world_size)
+        else:
+            self._deepspeed = _initialize(module, optimizer, settings)
+            if settings.stage:
+                partition = OptimizerPartition(self._deepspeed.optimizer, parameters)
+        rows = _rows(parameters, partition, settings, config, world_size)
+        super().__init__(module, optimizer, rows, config, device, rank, world_size, settings.bf16)
+
+    def _fetch(self) -> None:
+        if self._cut is not None and self._open is None:
+            with record_function("gather"):
+                self._open = self._cut.gathered()
+                self._open.__enter__()
+
+    def _release(self) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None
+
+    def whole(self, changed: bool = False) -> AbstractContextManager[None]:
+        """The module's parameters are whole while this is open; see `Engine.whole`."""
+        return super().whole(changed) if self._cut is None else self._cut.gathered(changed)
 
     def _step(self, finite: Tensor) -> None:
+        if self._deepspeed is None:
+            super()._step(finite)
+            return
         # ZeRO steps this very optimiser on its partitions and gathers the parameters, the same ones after a skip.
         self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
         self._deepspeed.step()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()` of the same stage, rank and world size, after the module's own weights."""
-        super().load_state_dict(state)
-        if self._stage:
-            # The optimiser steps a copy of its partition, which has not seen the weights the module has loaded.
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over the module's weights, and let ZeRO's copies of them see it; collective."""
+        super().load_weights(weights)
+        if self._stage in (1, 2):
             self._deepspeed.optimizer.refresh_fp32_params()
 
-    def _layout(self) -> dict[str, Any]:
-        return {"engine": "deepspeed", "stage": self._stage, "world_size": self.world_size, "rank": self.rank}
+    def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
+        """Under ZeRO the optimiser steps one partition a group, cut as the rows are."""
+        if not self._stage:
+            return super().optimizer_cuts()
+        shared = self._rows.shared if isinstance(self._rows, LocalRows) else self._rows
+        return list(zip((group["params"][0] for group in self.optimizer.param_groups), shared.cuts(), strict=True))
+
+    @property
+    def sharded(self) -> bool:
+        """True from ZeRO-1 on."""
+        return self._stage > 0 and self.world_size > 1
 
     def barrier(self) -> None:
-        """Wait until every rank is here, at most `TIMEOUT_MINUTES`."""
+        """Wait until every rank is here, at most `peers.time_limit()`."""
         if self.device.type == "cuda":
             dist.barrier(device_ids=[self.device.index])
         else:
@@ -70,7 +110,8 @@ class DeepSpeedEngine(Engine):
         """Remove DeepSpeed's hooks, and leave the process group if this engine opened it."""
         import deepspeed.comm
 
-        self._deepspeed.destroy()
+        if self._deepspeed is not None:
+            self._deepspeed.destroy()
         if self._opened and dist.is_initialized():
             deepspeed.comm.destroy_process_group()
 
@@ -99,7 +140,7 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     if dist.is_initialized():
         return False
-    options: dict[str, Any] = {"timeout": _timeout()}
+    options: dict[str, Any] = {"timeout": time_limit()}
     if device.type == "cuda":
         options["device_id"] = device
     if world_size == 1 and "MASTER_PORT" not in os.environ:
@@ -117,13 +158,6 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
     return True
 
 
-def _timeout() -> timedelta:
-    minutes = os.environ.get("DEEPSPEED_TIMEOUT", str(TIMEOUT_MINUTES))
-    if not minutes.isdecimal() or int(minutes) == 0:
-        raise UserError(f"DEEPSPEED_TIMEOUT={minutes} in the environment: give whole minutes, at least 1")
-    return timedelta(minutes=int(minutes))
-
-
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
     import deepspeed.ops
 
@@ -131,25 +165,32 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: E
         # Else DeepSpeed compiles a shared-memory collective when it first starts on a CPU: minutes, a compiler, and a
         # lock file that hangs every later run if the build is killed. Nothing here uses it.
         deepspeed.ops.__compatible_ops__ = {}
-    # It warns of every optimiser that it has not tested itself; the equality tests here do.
+    with _quiet():
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
+    return engine
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out DeepSpeed's notes and its warning of every optimiser that it has not tested itself; we have."""
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
+        yield
     finally:
         logger.setLevel(level)
-    return engine
 
 
 def _rows(
-    parameters: list[nn.Parameter], optimizer: Any, settings: EngineSettings, config: TrainConfig, world_size: int
+    parameters: list[nn.Parameter],
+    partition: Partition | None,
+    settings: EngineSettings,
+    config: TrainConfig,
+    world_size: int,
 ) -> Rows:
-    if settings.stage == 0 and world_size == 1:
+    if partition is None and world_size == 1:
         return ParameterRows(parameters)
-    if settings.stage == 0:
-        flat = FlatRows(parameters, [whole_group(parameters)], world_size, overlap=settings.overlap)
-    else:
-        groups = zero_groups(optimizer, parameters)
-        flat = FlatRows(parameters, groups, world_size, optimizer, settings.stage == 2, settings.overlap)
+    groups = [whole_group(parameters)] if partition is None else partition.groups
+    flat = FlatRows(parameters, groups, world_size, partition, settings.stage >= 2, settings.overlap)
     return LocalRows(flat) if config.balancing.mode == "local" and world_size > 1 else flat

@@ -20,6 +20,12 @@ _ZERO_KEYS = {
     "reduce_bucket_size",
     "allgather_partitions",
     "allgather_bucket_size",
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_gather_16bit_weights_on_model_save",
 }
 _ON_DEVICE = "task gradients are balanced on the device; remove it and use a higher stage or more processes"
 _ZERO_REFUSED = {
@@ -31,16 +37,15 @@ _ZERO_REFUSED = {
     "compute_grad_norm": "the balanced gradient is clipped by the trainer; remove it and set --optim.clip",
     "elastic_checkpoint": "checkpoints are the trainer's; remove it",
 }
-_FLOAT32 = "the likelihood and the KL terms of the model are computed in float32 only; remove it"
+_BF16 = 'one switch chooses the precision: write "bf16": {"enabled": true} instead'
 _REFUSED = {
     "optimizer": "the optimiser belongs to the trainer; remove it and use --optim.name and --optim.lr",
     "scheduler": "the schedule belongs to the trainer; remove it and use --optim.warmup_steps",
-    "fp16": "loss scaling does not suit gradients balanced between tasks; remove it, training is in float32",
-    "bf16": _FLOAT32,
-    "bfloat16": _FLOAT32,
-    "amp": _FLOAT32,
-    "torch_autocast": _FLOAT32,
-    "data_types": "task gradients are always kept in float32; remove it",
+    "fp16": 'loss scaling does not suit gradients balanced between tasks; write "bf16": {"enabled": true} instead',
+    "bfloat16": _BF16,
+    "amp": _BF16,
+    "torch_autocast": _BF16,
+    "data_types": "task gradients are always kept and accumulated in float32, at every stage; remove it",
     "communication_data_type": "task gradients are always reduced in float32; remove it",
     "wall_clock_breakdown": "DeepSpeed's timers would wait for the device each step; remove it",
     "flops_profiler": "it hooks passes that this trainer does not make; remove it",
@@ -54,7 +59,9 @@ class EngineSettings:
     """What the engine needs to know, and what `deepspeed.initialize` gets."""
 
     stage: int
-    """ZeRO stage: 0, 1 or 2."""
+    """ZeRO stage: 0, 1, 2 or 3."""
+    bf16: bool
+    """Compute in bfloat16 where `--optim.precision` describes it; DeepSpeed sees float32 parameters either way."""
     overlap: bool
     """Reduce one task's gradient while the next task's backward pass runs."""
     deepspeed: dict[str, Any]
@@ -100,14 +107,15 @@ def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
     for key, value in content.items():
         if key in _REFUSED and not _off(value):
             _refuse(name, key, _REFUSED[key])
-        if key not in _OURS | _PASSED | _REFUSED.keys() | {"zero_optimization"} and not _off(value):
+        if key not in _OURS | _PASSED | _REFUSED.keys() | {"zero_optimization", "bf16"} and not _off(value):
             _refuse(name, key, "not an option of this trainer; remove it (ds_configs/README.md lists what is used)")
     _check_sizes(name, content, config, world_size)
     zero = content.get("zero_optimization", {})
     stage = _stage(name, zero)
     overlap = zero.get("overlap_comm")
     micro_batch = config.loader.batch_size // (world_size * config.optim.accumulation)
-    return EngineSettings(stage, overlap is None or bool(overlap), _complete(content, stage, micro_batch))
+    bf16 = _bf16(name, content.get("bf16"), config.optim.precision)
+    return EngineSettings(stage, bf16, overlap is None or bool(overlap), _complete(content, stage, micro_batch))
 
 
 def _stage(name: str, zero: Any) -> int:
@@ -119,11 +127,27 @@ def _stage(name: str, zero: Any) -> int:
         reason = "not an option of this trainer; remove it (ds_configs/README.md lists what is used)"
         _refuse(name, f"zero_optimization.{key}", _ZERO_REFUSED.get(key, reason))
     stage = zero.get("stage", 0)
-    if stage == 3:
-        _refuse(name, "zero_optimization.stage=3", "parameters are not partitioned yet; use stage 2")
-    if isinstance(stage, bool) or stage not in (0, 1, 2):
-        _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1 or 2")
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1, 2 or 3")
     return stage
+
+
+def _bf16(name: str, section: Any, precision: str) -> bool:
+    """Whether to compute in bfloat16: `enabled` of the section "bf16", or the run's flag where that says nothing."""
+    if section is None:
+        return precision == "bf16"
+    if not isinstance(section, dict) or section.get("enabled", False) not in (True, False, "auto"):
+        _refuse(name, "bf16", 'must be {"enabled": true}, false or "auto"')
+    for key, value in section.items():
+        if key != "enabled" and not _off(value):
+            _refuse(name, f"bf16.{key}", "weights, gradients and optimiser state are always float32; remove it")
+    enabled = section.get("enabled", False)
+    if enabled == "auto":
+        return precision == "bf16"
+    if precision not in ("auto", "bf16" if enabled else "fp32"):
+        reason = f"the run has --optim.precision {precision}; remove one of the two"
+        _refuse(name, f"bf16.enabled={str(enabled).lower()}", reason)
+    return enabled
 
 
 def _check_sizes(name: str, content: dict[str, Any], config: TrainConfig, world_size: int) -> None:

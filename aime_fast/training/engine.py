@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aime_fast.balancing.sharded import ParameterRows, Rows, global_norm
+from aime_fast.balancing.partitions import stored
+from aime_fast.balancing.sharded import Cut, ParameterRows, Rows, global_norm
 from aime_fast.balancing.vectors import Vector
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
@@ -53,6 +55,7 @@ class Engine:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        bf16: bool = False,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
@@ -61,6 +64,7 @@ class Engine:
         self.world_size = world_size
         self.accumulation = config.optim.accumulation
         self.micro_batch = micro_batch_size(config, world_size)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         self._clip = config.optim.clip
         self._rows = rows
         self._parameters = trainable(module)
@@ -71,7 +75,17 @@ class Engine:
 
     def __call__(self, observations: Tensor, actions: Tensor, noise: Any) -> Any:
         """The module's outputs for this rank's micro-batch."""
-        return self.module(observations, actions, noise=noise)
+        self._fetch()
+        # Parameters stay float32: autocast hands bfloat16 copies of them to the operators that may have those, and
+        # their gradients come back in float32.
+        with self._autocast:
+            return self.module(observations, actions, noise=noise)
+
+    def _fetch(self) -> None:
+        """Make the parameters whole until `_release`, where they are not; any number of times a step."""
+
+    def _release(self) -> None:
+        """Keep only this rank's part of the parameters, where they are cut."""
 
     def backward(self, task_losses: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
         """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's row; frees the graph.
@@ -102,6 +116,7 @@ class Engine:
         if self._micro_step != self.accumulation:
             raise RuntimeError(f"step after {self._micro_step} of {self.accumulation} backward calls")
         self._micro_step = 0
+        self._release()
         with record_function("balance"), torch.no_grad():
             report = balancer.balance(self._rows.rows(), reduce=self._rows.reduce)
             update = self._rows.merge(report.update)
@@ -126,31 +141,52 @@ class Engine:
         self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
         self.optimizer.step()
 
+    def whole(self, changed: bool = False) -> AbstractContextManager[None]:
+        """The module's parameters are whole while this is open, for evaluation; collective, and not within a step.
+
+        `changed` keeps what is written to them, the same on all ranks; without it they must not be written to.
+        """
+        return nullcontext()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The module's parameters and buffers on the CPU, whole; collective."""
+        with self.whole():
+            return {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over `weights()` of a module of the same shapes; collective."""
+        with self.whole(changed=True):
+            self.module.load_state_dict(weights)
+
+    @staticmethod
+    def stored(parameter: nn.Parameter) -> Tensor:
+        """The memory that holds this process's part of a parameter, within a step or not."""
+        return stored(parameter)
+
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of every parameter group, without a host sync."""
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
 
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's optimiser state: plain values and tensors, loadable with `weights_only=True`."""
-        return {"layout": self._layout(), "optimizer": self.optimizer.state_dict()}
+    def row_cuts(self) -> list[Cut]:
+        """How each tensor of a task's row, and of RGB's direction with it, is made of parameters."""
+        return self._rows.cuts()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()` of an engine of the same kind, rank and world size, after the module's own weights.
+    def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
+        """Each tensor the optimiser steps, and how it is made of parameters."""
+        position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return [(parameter, Cut.whole(position[id(parameter)], parameter)) for parameter in stepped]
 
-        `UserError` where the layouts differ.
-        """
-        saved, mine = state["layout"], self._layout()
-        if saved != mine:
-            raise UserError(
-                f"optimiser state was saved by {_words(saved)}, this run is {_words(mine)}; resume with that layout"
-            )
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(self.device, copy=True)
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds other entries of the optimiser's state; else rank 0 has all of it."""
+        return False
 
-    def _layout(self) -> dict[str, Any]:
-        return {"engine": "plain", "stage": 0, "world_size": self.world_size, "rank": self.rank}
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of the trainable parameters, in the order that a `Cut` counts in."""
+        return [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -165,9 +201,8 @@ class PlainEngine(Engine):
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.to(device)
-        super().__init__(
-            module, make_optimizer(module, config.optim, device), ParameterRows(trainable(module)), config, device
-        )
+        optimizer, rows = make_optimizer(module, config.optim, device), ParameterRows(trainable(module))
+        super().__init__(module, optimizer, rows, config, device, bf16=config.optim.precision == "bf16")
 
 
 def open_engine(model: nn.Module, config: TrainConfig) -> Engine:
@@ -220,8 +255,3 @@ def micro_batch_size(config: TrainConfig, world_size: int) -> int:
             f"use a multiple of {world_size * accumulation}"
         )
     return batch // (world_size * accumulation)
-
-
-def _words(layout: dict[str, Any]) -> str:
-    name = "one process without DeepSpeed" if layout["engine"] == "plain" else f"DeepSpeed ZeRO-{layout['stage']}"
-    return name if layout["engine"] == "plain" else f"{name}, rank {layout['rank']} of {layout['world_size']}"

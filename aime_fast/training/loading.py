@@ -29,5 +29,5 @@ def load_model(
         version = state["versions"]["aime-fast"]
         raise UserError(f"{path}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
     model = DPGMMVariationalRecurrentAutoencoder.from_config(ModelConfig(**sizes))
-    model.load_state_dict(fitting_weights(path, model))
+    model.load_state_dict(fitting_weights(path, model.state_dict()))
     return model.eval()

@@ -1,12 +1,26 @@
 """What the processes of one run tell each other besides gradients: small host-side values, over gloo."""
 
+import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from aime_fast.errors import UserError
+
 T = TypeVar("T")
+TIMEOUT_MINUTES = 10
+"""A rank that waits longer than this for the others stops with an error; DEEPSPEED_TIMEOUT overrides."""
+
+
+def time_limit() -> timedelta:
+    """How long a rank may wait for the others, or a step may take; `UserError` where the environment is wrong."""
+    minutes = os.environ.get("DEEPSPEED_TIMEOUT", str(TIMEOUT_MINUTES))
+    if not minutes.isdecimal() or int(minutes) == 0:
+        raise UserError(f"DEEPSPEED_TIMEOUT={minutes} in the environment: give whole minutes, at least 1")
+    return timedelta(minutes=int(minutes))
 
 
 class Peers:
@@ -19,7 +33,7 @@ class Peers:
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
         self.world_size = world_size
-        self._group = dist.new_group(backend="gloo") if world_size > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=time_limit()) if world_size > 1 else None
 
     def gather(self, value: T) -> list[T]:
         """Every rank's `value` (any picklable object), in rank order, on every rank."""

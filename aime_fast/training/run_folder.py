@@ -10,6 +10,7 @@ import yaml
 from aime_fast.config import TrainConfig, to_dict
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint import find
+from aime_fast.training.run_lock import RunLock
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,23 @@ def choose(config: TrainConfig, note: Callable[[str], None]) -> RunFolder:
     return RunFolder(path, checkpoint)
 
 
-def prepare(folder: RunFolder, config: TrainConfig) -> None:
-    """Make the folder and write `config.yaml`, which `--config` reads back."""
+def prepare(folder: RunFolder, config: TrainConfig, note: Callable[[str], None]) -> RunLock:
+    """Make the folder, lock it, and write `config.yaml`, which `--config` reads back; the lock, to be released.
+
+    `UserError` where the folder cannot be written or another run is writing to it.
+    """
+    lock = RunLock(folder.path)
     try:
         folder.figures.mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
-        reusable = to_dict(replace(config, out=None, resume=None))
+        if told := lock.acquire():
+            note(told)
+        reusable = to_dict(replace(config, out=None, resume=None, override=False))
         (folder.path / "config.yaml").write_text(yaml.safe_dump(reusable, sort_keys=False))
     except OSError as error:
+        lock.release()
         raise UserError(f"cannot write to {folder.path} ({error}); give another folder with --out") from error
+    return lock
 
 
 def _refuse_existing(path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.config import TrainConfig, to_dict
+from aime_fast.training.named_state import StoredState, named_state
 
 
 @dataclass
@@ -40,23 +41,37 @@ class RunState:
     def __init__(self, config: TrainConfig, engine: Any, rgb: Any, progress: Progress) -> None:
         self.config, self.engine, self.rgb, self.progress = config, engine, rgb, progress
 
-    def weights(self) -> dict[str, Tensor]:
-        """The model's parameters and buffers, EMA teacher and codebook averages included, on the CPU."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.engine.module.state_dict().items()}
-
     def shared(self) -> dict[str, Any]:
         """What is equal on all ranks, as plain JSON values: progress, configuration, versions."""
         return {"progress": asdict(self.progress), "config": to_dict(self.config), "versions": versions()}
 
-    def own(self) -> dict[str, Any]:
-        """This rank's part: optimiser, RGB (d, angles, counters), generators. Loadable with `weights_only=True`."""
-        return {"engine": self.engine.state_dict(), "rgb": self.rgb.state_dict(), "generators": generators()}
+    def weights(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers, EMA teacher and codebook averages included; collective."""
+        return self.engine.weights()
 
-    def restore(self, weights: dict[str, Tensor], shared: dict[str, Any], own: dict[str, Any]) -> None:
-        """Take over a checkpoint of the same model and world size."""
-        self.engine.module.load_state_dict(weights)
-        self.engine.load_state_dict(own["engine"])
-        self.rgb.load_state_dict(own["rgb"])
+    def named(self) -> dict[str, Tensor]:
+        """This rank's share of the optimiser's state and of RGB's d, by parameter name."""
+        return named_state(self.engine, self.rgb.state_dict().get("direction") if self._one_direction else None)
+
+    def own(self) -> dict[str, Any]:
+        """What only this rank needs: generators, RGB's angles and counters. Loadable with `weights_only=True`."""
+        balance = {k: v for k, v in self.rgb.state_dict().items() if k != "direction" or not self._one_direction}
+        return {"rgb": balance, "generators": generators()}
+
+    @property
+    def _one_direction(self) -> bool:
+        """Whether the ranks hold parts or copies of one d; under `local` balancing each has its own, whole."""
+        return self.config.balancing.mode == "global"
+
+    def restore(
+        self, weights: dict[str, Tensor], shared: dict[str, Any], stored: StoredState, own: dict[str, Any]
+    ) -> None:
+        """Take over a checkpoint of the same model."""
+        self.engine.load_weights(weights)
+        balance, direction = own["rgb"], stored.restore(self.engine)
+        if balance and "direction" not in balance:
+            balance = balance | {"direction": direction}
+        self.rgb.load_state_dict(balance)
         set_generators(own["generators"])
         for item in fields(self.progress):
             setattr(self.progress, item.name, shared["progress"][item.name])

@@ -72,7 +72,7 @@ class TrainingStep:
             losses_of.append({name: loss.detach() for name, loss in losses.items()})
         with record_function("balance/step"):
             report = engine.balance_and_step(self.rgb)
-            engine.module.after_step(outputs_of, report.finite)
+            engine.module.after_step(outputs_of, report.finite, engine.stored)
         return StepResult(average(losses_of) | balance_values(report), report.finite)
 
 

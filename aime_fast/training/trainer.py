@@ -18,18 +18,22 @@ from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.objectives.aggregator import LossAggregator
 from aime_fast.training import run_folder
-from aime_fast.training.checkpoint import Checkpoints, changes, read_state
+from aime_fast.training.build_locks import refuse_stale_build_locks
+from aime_fast.training.checkpoint import Checkpoints, read_state
 from aime_fast.training.engine import open_engine
 from aime_fast.training.feed import Feed
 from aime_fast.training.interruptions import Interruptions
 from aime_fast.training.meters import Interval
 from aime_fast.training.options import configured, with_action_dim
-from aime_fast.training.peers import Peers
+from aime_fast.training.peers import Peers, time_limit
 from aime_fast.training.reporter import Reporter
+from aime_fast.training.run_lock import RunLock
 from aime_fast.training.schedules import Schedules, total_steps
+from aime_fast.training.settings import check_settings
 from aime_fast.training.state import Progress, RunState, seed_everything
 from aime_fast.training.step import TrainingStep
 from aime_fast.training.validation import validate
+from aime_fast.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -85,68 +89,91 @@ class DMCVBTrainer:
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         model.mean_frame.copy_(self.backend.mean_frame())
+        self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if config.ds_config is not None:
+            refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.objectives)
         self.rgb = RGB.from_config(config.balancing)
         self.step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
         self.progress = Progress()
         self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self._held: RunLock | None = None
+        self._closing = ExitStack()
+        self._closing.callback(self.engine.close)
         with ExitStack() as undo:
             undo.callback(self.close)  # a mistake found from here on leaves no process group behind
             self.peers = Peers(self.engine.rank, self.engine.world_size)
             self.folder = self.peers.first(lambda: run_folder.choose(config, self._notes.append))
             self.checkpoints = Checkpoints(self.folder.checkpoints, self.peers, config.keep_checkpoints)
-            self._saved: Path | None = None
+            self._closing.callback(self.checkpoints.close)
             if self.folder.checkpoint is not None:
                 self._resume(self.folder.checkpoint)
             undo.pop_all()
 
     def _resume(self, checkpoint: Path) -> None:
-        saved = read_state(checkpoint)["config"]
-        now = self.state.shared()["config"]
+        saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
+        home = str(checkpoint.parent.parent)
+        changed = self.peers.first(lambda: check_settings(saved, now, self.config.override, home))
+        if changed:
+            self._notes.append(f"settings changed since the checkpoint: {changed}")
         self.checkpoints.load(checkpoint, self.state)
-        self._saved = checkpoint
-        free = ("out", "resume", "threads")
-        if difference := changes(*({k: v for k, v in each.items() if k not in free} for each in (saved, now))):
-            self._notes.append(f"settings changed since the checkpoint: {difference}")
 
     def fit(self, until: int | None = None) -> Summary:
         """Train to the end of the run, or pause after step `until` as a signal would, with a checkpoint.
 
         SIGTERM and SIGINT let the current step finish, write a checkpoint and return; a second one ends the process.
-        Raises `UserError` where gradients stay non-finite or a checkpoint cannot be written.
+        Raises `UserError` where gradients stay non-finite, the last checkpoint cannot be written, or another run is
+        writing to the folder. A checkpoint on the way that cannot be written is told, and the next one tried.
         """
-        self.peers.first(lambda: run_folder.prepare(self.folder, self.config))
+        self._lock()
         reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
         feed = Feed(self.step.fetch, self.total_steps)
         try:
             for line in [*self._opening(), *self._notes]:
                 reporter.note(line)
-            with Interruptions() as interruptions:
-                signal = self._train(reporter, feed, interruptions, until)
+            limit = time_limit().total_seconds()
+            with Interruptions() as interruptions, Watchdog(self.peers.rank, self.peers.world_size, limit) as watchdog:
+                signal = self._train(reporter, feed, interruptions, watchdog, until)
             if signal:
                 reporter.note(f"stopped by signal {signal} after step {self.progress.step}; saved")
             return self._summary(signal)
         finally:
             feed.close()
+            self.checkpoints.settle()
             reporter.close()
+            self._unlock()
             self._notes = []
 
+    def _lock(self) -> None:
+        """Rank 0 holds the run's folder for all."""
+
+        def take() -> None:
+            self._held = run_folder.prepare(self.folder, self.config, self._notes.append)
+
+        self.peers.first(take)
+
+    def _unlock(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+
     def close(self) -> None:
-        """Leave the process group, where the engine opened one."""
-        self.engine.close()
+        """End the thread that writes checkpoints, and leave the process group, where the engine opened one."""
+        self._closing.close()
 
     def _opening(self) -> list[str]:
-        parameters = sum(p.numel() for p in self.engine.module.parameters() if p.requires_grad)
         engine, epoch = self.engine, self.backend.steps_per_epoch
         end = f"{self.total_steps} steps" if self.total_steps is not None else f"{self.config.minutes:g} minutes"
         return [
             self.backend.description,
-            f"{parameters / 1e6:.2f} M parameters on {engine.world_size} x {engine.device.type}; an epoch has "
+            f"{self._parameters / 1e6:.2f} M parameters on {engine.world_size} x {engine.device.type}; an epoch has "
             f"{epoch} steps of {self.config.loader.batch_size} windows; training for {end} into {self.folder.path}",
         ]
 
-    def _train(self, reporter: Reporter, feed: Feed, interruptions: Interruptions, until: int | None) -> int:
+    def _train(
+        self, reporter: Reporter, feed: Feed, interruptions: Interruptions, watchdog: Watchdog, until: int | None
+    ) -> int:
         """The loop; the signal that ended it before its time, or 0.
 
         Every rank takes every decision in it from values that all ranks have.
@@ -156,6 +183,7 @@ class DMCVBTrainer:
         earlier, started = progress.seconds, time.monotonic()
         stop, signal = self._finished() or progress.step == until, 0
         while not stop:
+            watchdog.beat(f"step {progress.step + 1}")
             with interval:
                 decide = self.peers.agree(lambda: (earlier + time.monotonic() - started, interruptions.received))
                 lr, beta = self.schedules.lr(progress.step, self._time_fraction()), self.schedules.beta(progress.step)
@@ -170,9 +198,14 @@ class DMCVBTrainer:
             saving = stop or progress.step % self.config.checkpoint_every == 0
             if stop or validating or saving or progress.step % self.config.watching.log_every == 0:
                 self._log(reporter, interval, feed, lr, beta)
-            best = validating and self._validate(reporter, beta)
+            best = validating and self._validate(reporter, beta, watchdog)
             if saving or best:
                 self._save(best)
+            if stop:
+                watchdog.beat("the last checkpoint")
+                self.checkpoints.finish()
+            elif trouble := self.checkpoints.news():
+                reporter.note(f"{trouble}; training goes on and the next checkpoint is tried")
             every = self.config.watching.figures_every
             if every and not validating and progress.step % every == 0:
                 self._picture(reporter, beta)
@@ -208,11 +241,12 @@ class DMCVBTrainer:
                 f"lower optim.lr (now {self.config.optim.lr:g}) or look at the data, then --resume {self.folder.path}"
             )
 
-    def _validate(self, reporter: Reporter, beta: float) -> bool:
+    def _validate(self, reporter: Reporter, beta: float, watchdog: Watchdog) -> bool:
         """Validate on every held-out window, T frames apart; whether it is the best so far."""
         progress = self.progress
-        with record_function("validation"):
-            windows = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
+        with record_function("validation"), self.engine.whole():
+            batches = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
+            windows = watchdog.beating(batches, "a validation batch")
             values, pictures = validate(
                 self.engine.module, self.aggregator, windows, beta, self.config.seed, self.peers
             )
@@ -226,12 +260,13 @@ class DMCVBTrainer:
     def _picture(self, reporter: Reporter, beta: float) -> None:
         """Draw the first held-out windows, without a validation."""
         first = islice(self.validation_backend.evaluation_windows(self.config.loader.sequence_length), 1)
-        _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
+        with self.engine.whole():
+            _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
         reporter.pictures(self.progress.step, pictures)
 
     def _save(self, best: bool) -> None:
         with record_function("checkpoint"):
-            self._saved = self.checkpoints.save(self.state, best)
+            self.checkpoints.save(self.state, best)
 
     def _summary(self, signal: int) -> Summary:
         progress = self.progress
@@ -240,7 +275,7 @@ class DMCVBTrainer:
             epochs=progress.step / self.backend.steps_per_epoch,
             best_psnr=progress.best_psnr,
             folder=self.folder.path,
-            checkpoint=self._saved,
+            checkpoint=self.checkpoints.newest,
             skipped=progress.skipped,
             seconds=progress.seconds,
             signal=signal,

@@ -1,5 +1,7 @@
 """One rank of the engine tests: `RANK=r WORLD_SIZE=n python engine_worker.py FOLDER` runs every case and saves it.
 
+With a third word, `eight`, it runs three steps of the world model under ZeRO-2 alone.
+
 Every case is run in one process, because starting torch and DeepSpeed costs more than all of them together. Results
 go to FOLDER/<world size>-<rank>.pt as {case: values}.
 """
@@ -12,41 +14,48 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from toy import Toy, batch, run_step, toy_config
 from world import WINDOWS, World
 
 from aime_fast.balancing.rgb import RGB
 from aime_fast.balancing.sharded import ParameterRows
 from aime_fast.training.engine import open_engine
+from aime_fast.training.named_state import StoredState, named_state
 
-STEPS = 5
+STEPS = 20
+WORLD_STEPS = 5
 CLIP = 0.5
 LR = {"sgd": 0.05, "adamw": 0.005}
 
 
-def open_case(stage, name="sgd", accumulation=1, mode="global", seed=0, **zero):
+def open_case(stage, name="sgd", accumulation=1, mode="global", seed=0, bf16=False, **zero):
     """An engine on the toy and its balancer; `zero` joins the ZeRO options."""
     config = toy_config(name=name, lr=LR[name], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
     path = Path(sys.argv[1]) / f"zero-{os.environ['RANK']}.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": stage, **zero}}))
+    path.write_text(json.dumps({"zero_optimization": {"stage": stage, **zero}, "bf16": {"enabled": bf16}}))
     config = replace(config, balancing=replace(config.balancing, mode=mode), ds_config=str(path))
     return open_engine(Toy(seed), config), RGB()
 
 
-def open_world(stage, accumulation):
+def open_world(stage, accumulation, windows=WINDOWS, precision="auto"):
     """The real model under SGD."""
-    config = toy_config(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
-    config = replace(config, loader=replace(config.loader, batch_size=WINDOWS), ds_config=f"zero{stage}")
-    return open_engine(World(), config), RGB()
+    optim = dict(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=CLIP, precision=precision)
+    config = toy_config(**optim)
+    config = replace(config, loader=replace(config.loader, batch_size=windows), ds_config=f"zero{stage}")
+    return open_engine(World(windows=windows), config), RGB()
 
 
 def parameters(engine):
-    return torch.cat([p.detach().flatten() for p in engine.module.parameters() if p.requires_grad])
+    with engine.whole():
+        return torch.cat([p.detach().flatten() for p in engine.module.parameters() if p.requires_grad])
 
 
 def train(engine, rgb, steps=range(STEPS)):
-    """The flat parameters after each step, the balanced and clipped gradients, and their norms before clipping."""
-    norms, gradients, trail = [], [], []
+    """The flat parameters after each step, the balanced and clipped gradients, their norms before clipping, losses."""
+    norms, gradients, trail, losses = [], [], [], []
     place = engine._rows.place
 
     def placed(update):
@@ -57,7 +66,10 @@ def train(engine, rgb, steps=range(STEPS)):
     for step in steps:
         norms.append(run_step(engine, rgb, step).grad_norm)
         trail.append(parameters(engine))
-    return {"parameters": torch.stack(trail), "gradients": torch.stack(gradients), "norms": torch.stack(norms)}
+        with engine.whole(), torch.no_grad():
+            losses.append(torch.stack(engine.module.losses(engine.module(*engine.module.inputs(step)))))
+    values = {"parameters": trail, "gradients": gradients, "norms": norms, "losses": losses}
+    return {name: torch.stack(rows) for name, rows in values.items()}
 
 
 def flat_gradient(engine, update):
@@ -70,20 +82,10 @@ def flat_gradient(engine, update):
                 for p, g in zip(shared.parameters, update, strict=True)
             ]
         )
-    whole = [None] * len(shared.parameters)
-    for group, flat in zip(shared.groups, update, strict=True):
-        if flat.numel() < group.numel:
-            flat = torch.cat(all_ranks(flat))
-        for index, offset in zip(group.indices, group.offsets, strict=True):
-            whole[index] = flat[offset : offset + shared.parameters[index].numel()].clone()
+    whole = shared.whole(update)
+    for had, again in zip(update, shared.part(whole), strict=True):
+        assert torch.equal(had, again)
     return torch.cat(whole)
-
-
-def all_ranks(shard):
-    """The shards of all ranks, in order."""
-    shards = [torch.empty_like(shard) for _ in range(dist.get_world_size())]
-    dist.all_gather(shards, shard)
-    return shards
 
 
 def equality(**case):
@@ -97,24 +99,20 @@ def resume(stage, name):
     """Whether five steps equal two steps, a new engine with the saved state, and three more."""
     engine, rgb = open_case(stage=stage, name=name)
     train(engine, rgb, range(2))
-    weights = {key: value.clone() for key, value in engine.module.state_dict().items()}
-    state, balance = torch.load(_through_disk(engine.state_dict()), weights_only=True), rgb.state_dict()
-    balance = torch.load(_through_disk(balance), weights_only=True)
-    whole = train(engine, rgb, range(2, STEPS))
+    weights = {key: value.clone() for key, value in engine.weights().items()}
+    balance = rgb.state_dict()
+    named = {key: value.clone() for key, value in named_state(engine, balance["direction"]).items()}
+    files = [Path(sys.argv[1]) / f"state-{rank}-of-{engine.world_size}" for rank in range(engine.world_size)]
+    save_file(named, files[engine.rank])
+    engine.barrier()
+    whole = train(engine, rgb, range(2, 5))
     again, rgb = open_case(stage=stage, name=name, seed=5)
-    again.module.load_state_dict(weights)
-    again.load_state_dict(state)
-    rgb.load_state_dict(balance)
-    values = train(again, rgb, range(2, STEPS))
+    again.load_weights(weights)
+    rgb.load_state_dict(balance | {"direction": StoredState(files).restore(again)})
+    values = train(again, rgb, range(2, 5))
     again.close()
     engine.close()  # it opened the process group, where there is one process
     return {"whole": whole["parameters"], "resumed": values["parameters"]}
-
-
-def _through_disk(state):
-    path = Path(sys.argv[1]) / f"state-{os.environ['RANK']}.pt"
-    torch.save(state, path)
-    return path
 
 
 def nonfinite(stage, mode):
@@ -135,30 +133,79 @@ def nonfinite(stage, mode):
     return values | {"finite": bool(report.finite), "finite later": bool(good.finite)}
 
 
-def main(folder):
+class Collectives(TorchDispatchMode):
+    """Counts the elements of each collective, whoever calls it: those of its input or output, whichever is larger."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "c10d" and args:
+            name = func._schema.name.removeprefix("c10d::").strip("_")
+            sizes = [sum(t.numel() for t in tree_leaves(arg) if isinstance(t, torch.Tensor)) for arg in args[:2]]
+            self.elements[name] = self.elements.get(name, 0) + max(sizes)
+        return func(*args, **(kwargs or {}))
+
+
+def traffic(stage, mode):
+    """Elements of the collectives of one step with two micro-batches, and of this rank's rows."""
+    engine, rgb = open_case(stage=stage, accumulation=2, mode=mode)
+    run_step(engine, rgb, 0)
+    held, rows = [], engine._rows.rows
+
+    def counted():
+        found = rows()
+        held.append(sum(tensor.numel() for row in found for tensor in row if tensor is not None))
+        return found
+
+    engine._rows.rows = counted
+    with Collectives() as collectives:
+        run_step(engine, rgb, 1)
+    engine.close()
+    return {**collectives.elements, "rows": held[0]}
+
+
+def main(folder, what="all"):
     torch.set_num_threads(1)
     world_size = int(os.environ["WORLD_SIZE"])
     if world_size > 1:
         dist.init_process_group("gloo")
+    if what == "eight":
+        engine, rgb = open_world(2, accumulation=1, windows=8)
+        results = train(engine, rgb, range(3))
+        engine.close()
+    else:
+        results = every_case(world_size)
+    torch.save(results, Path(folder) / f"{world_size}-{os.environ['RANK']}.pt")
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+def every_case(world_size):
     results = {}
-    for stage in (0, 1, 2):
+    for stage in (0, 1, 2, 3):
         for accumulation in (1, 2):
             results[f"sgd-{stage}-{accumulation}"] = equality(stage=stage, accumulation=accumulation)
         results[f"adamw-{stage}-1"] = equality(stage=stage, name="adamw")
+        results[f"bf16-{stage}"] = equality(stage=stage, bf16=True)
+        for mode in ("global", "local"):
+            results[f"traffic-{stage}-{mode}"] = traffic(stage, mode)
         results[f"local-{stage}"] = equality(stage=stage, mode="local", accumulation=2)
         for mode in ("global", "local"):
             results[f"nonfinite-{stage}-{mode}"] = nonfinite(stage, mode)
         for name in ("sgd", "adamw"):
             results[f"resume-{stage}-{name}"] = resume(stage, name)
     results["sgd-blocking"] = equality(stage=2, accumulation=2, overlap_comm=False, contiguous_gradients=False)
-    for stage in (0, 2):
-        engine, rgb = open_world(stage, accumulation=2 if stage == 2 and world_size == 1 else 1)
-        results[f"world-{stage}"] = train(engine, rgb)
+    for stage in (0, 2, 3):
+        engine, rgb = open_world(stage, accumulation=2 if stage >= 2 and world_size == 1 else 1)
+        results[f"world-{stage}"] = train(engine, rgb, range(WORLD_STEPS))
         engine.close()
-    torch.save(results, Path(folder) / f"{world_size}-{os.environ['RANK']}.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+    engine, rgb = open_world(3, accumulation=1, precision="bf16")
+    results["world-bf16"] = train(engine, rgb, range(WORLD_STEPS))
+    engine.close()
+    return results
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

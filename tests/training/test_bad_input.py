@@ -75,10 +75,10 @@ def contents(folder):
         (["--loader.sequence-length", "13"], "the longest of 4 episodes has 12", "lower it to 12 or less"),
         (
             ["--resume", "run", "--out", "other", "--model.latent-dim", "12"],
-            "another model: latent_dim 16 -> 12",
-            "give",
+            "other settings: model.latent_dim 16 -> 12",
+            "give the old ones",
         ),
-        (["--resume", "run", "--out", "other", "--ds_config", "zero2"], "one process without DeepSpeed", "resume with"),
+        (["--resume", "run", "--out", "other", "--optim.lr", "1"], "optim.lr 0.001 -> 1.0, steps 2 -> 3", "--override"),
         (["--resume", "damaged", "--out", "other"], "damaged", ""),
         (["--resume", "nothing", "--out", "other"], "nothing: no checkpoint there", "name a run's folder"),
         (["--resume", "auto"], "--resume auto", "give the run's folder with --out"),

@@ -1,6 +1,9 @@
 """Checkpoints appear whole or not at all, are verified, and are refused by another model."""
 
 import json
+import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +14,16 @@ from torch import nn
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
 from aime_fast.training import checkpoint as module
-from aime_fast.training.checkpoint import Checkpoints, changes, checkpoint_folders, fault, find, pointed
+from aime_fast.training.checkpoint import Checkpoints, checkpoint_folders, fault, find, pointed
+from aime_fast.training.engine import PlainEngine
 from aime_fast.training.peers import Peers
 from aime_fast.training.state import Progress, RunState
 
+FILES = ["weights.safetensors", "named-0-of-1.safetensors", "state.json", "rank-0-of-1.pt", "manifest.json"]
+
 
 class Keeper:
-    """Something with a state: stands for an optimiser or a balancer."""
+    """Something with a state: stands for a balancer."""
 
     def __init__(self, value):
         self.value = value
@@ -45,36 +51,84 @@ class Tied(nn.Module):
 
 
 def run_state(seed=1, step=0, config=None):
-    engine = Keeper(torch.full((2,), float(seed)))
-    engine.module = Tied(seed)
-    return RunState(config or preset_config("debug"), engine, Keeper(seed), Progress(step=step))
+    config = config or preset_config("debug")
+    engine = PlainEngine(Tied(seed), config)
+    for parameter in engine.optimizer.param_groups[0]["params"]:
+        engine.optimizer.state[parameter] = {"exp_avg": parameter.detach() * 2, "step": torch.tensor(float(step))}
+    return RunState(config, engine, Keeper(seed), Progress(step=step))
+
+
+def save(checkpoints, state, best=False):
+    """Save and wait: the checkpoint's folder."""
+    checkpoints.save(state, best)
+    checkpoints.finish()
+    return checkpoints.newest
 
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    return Checkpoints(tmp_path, Peers(), keep=2)
+    checkpoints = Checkpoints(tmp_path, Peers(), keep=2)
+    yield checkpoints
+    checkpoints.close()
 
 
 def test_everything_comes_back(checkpoints):
     saved = run_state(seed=1, step=7)
     saved.progress.best_psnr = 27.5
     torch.manual_seed(3)
-    path = checkpoints.save(saved)
+    path = save(checkpoints, saved)
     expected = torch.rand(2)
 
     other = run_state(seed=2)
     checkpoints.load(path, other)
     for name, tensor in saved.engine.module.state_dict().items():
         assert torch.equal(other.engine.module.state_dict()[name], tensor), name
-    assert torch.equal(other.engine.value, saved.engine.value)
+    moments = [list(state.engine.optimizer.state.values()) for state in (saved, other)]
+    assert all(torch.equal(one[key], two[key]) for one, two in zip(*moments, strict=True) for key in one)
     assert other.rgb.value == 1
     assert other.progress == saved.progress
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(checkpoints, tmp_path, monkeypatch):
+    """What is written is the state at the time of `save`, however long the disk takes."""
+    state, held, sync = run_state(seed=1, step=4), threading.Event(), os.fsync
+
+    def slow(descriptor):
+        assert held.wait(60)
+        sync(descriptor)
+
+    monkeypatch.setattr(module.os, "fsync", slow)
+    checkpoints.save(state)
+    before = {name: tensor.clone() for name, tensor in state.engine.module.state_dict().items()}
+    with torch.no_grad():
+        for tensor in state.engine.module.state_dict().values():
+            tensor.zero_()
+        state.engine.optimizer.state.clear()
+        state.progress.step = 5
+    assert find(tmp_path) is None
+    assert checkpoints.news() is None
+    held.set()
+    checkpoints.finish()
+    other = run_state(seed=2)
+    checkpoints.load(find(tmp_path), other)
+    assert other.progress.step == 4
+    assert other.engine.optimizer.state
+    assert all(torch.equal(other.engine.module.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_future_that_was_given_up_goes_when_it_is_passed(checkpoints, tmp_path):
+    """A run resumed from before its newest checkpoint: the first new one stays, the later old ones do not."""
+    for step in (1, 5, 9):
+        save(checkpoints, run_state(step=step))
+    save(checkpoints, run_state(step=6))
+    assert [path.name[-1] for path in checkpoint_folders(tmp_path)] == ["5", "6"]
+    assert find(tmp_path).name == pointed(tmp_path, "latest") == "step-00000006"
+
+
 def test_newest_and_best_stay(checkpoints, tmp_path):
     for step in range(1, 6):
-        checkpoints.save(run_state(step=step), best=step == 2)
+        save(checkpoints, run_state(step=step), best=step == 2)
     assert [path.name[-1] for path in checkpoint_folders(tmp_path)] == ["2", "4", "5"]
     assert pointed(tmp_path, "latest") == "step-00000005"
     assert pointed(tmp_path, "best") == "step-00000002"
@@ -82,8 +136,8 @@ def test_newest_and_best_stay(checkpoints, tmp_path):
 
 
 def test_the_same_step_can_be_saved_again(checkpoints, tmp_path):
-    checkpoints.save(run_state(seed=1, step=3))
-    path = checkpoints.save(run_state(seed=2, step=3))
+    save(checkpoints, run_state(seed=1, step=3))
+    path = save(checkpoints, run_state(seed=2, step=3))
     assert fault(path) is None
     state = run_state()
     checkpoints.load(path, state)
@@ -92,8 +146,8 @@ def test_the_same_step_can_be_saved_again(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["fsync", "rename"])
-def test_a_save_that_fails_leaves_the_previous_one(checkpoints, tmp_path, monkeypatch, stage):
-    good = checkpoints.save(run_state(step=1))
+def test_a_full_disk_is_told_and_loses_nothing(checkpoints, tmp_path, monkeypatch, stage):
+    good = save(checkpoints, run_state(step=1))
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -102,27 +156,32 @@ def test_a_save_that_fails_leaves_the_previous_one(checkpoints, tmp_path, monkey
         monkeypatch.setattr(module.os, "fsync", full)
     else:
         monkeypatch.setattr(Path, "rename", full)
+    checkpoints.save(run_state(step=2))
     with pytest.raises(UserError, match=r"No space left.*previous one is intact"):
-        checkpoints.save(run_state(step=2))
+        checkpoints.finish()
+    assert "No space left" in checkpoints.news()
+    assert checkpoints.news() is None, "told once"
+    assert checkpoints.newest == good
     monkeypatch.undo()
     assert find(tmp_path) == good
     assert pointed(tmp_path, "latest") == "step-00000001"
-    checkpoints.save(run_state(step=2))
+    save(checkpoints, run_state(step=2))
     assert find(tmp_path).name == "step-00000002"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_half_written_folder_is_no_checkpoint(checkpoints, tmp_path):
-    good = checkpoints.save(run_state(step=1))
+    good = save(checkpoints, run_state(step=1))
     (tmp_path / "step-00000009").mkdir()
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"half")
     assert find(tmp_path) == good
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "state.json", "rank-0-of-1.pt", "manifest.json"])
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_newest_falls_back_to_the_previous(checkpoints, tmp_path, file, damage):
-    good = checkpoints.save(run_state(step=1))
-    path = checkpoints.save(run_state(step=2)) / file
+    good = save(checkpoints, run_state(step=1))
+    path = save(checkpoints, run_state(step=2)) / file
     content = bytearray(path.read_bytes())
     if damage == "gone":
         path.unlink()
@@ -135,7 +194,7 @@ def test_a_damaged_newest_falls_back_to_the_previous(checkpoints, tmp_path, file
 
 
 def test_asking_for_a_damaged_one_is_an_error(checkpoints, tmp_path):
-    path = checkpoints.save(run_state(step=1))
+    path = save(checkpoints, run_state(step=1))
     (path / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"state\.json does not match"):
         find(path)
@@ -149,7 +208,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
 
 
 def test_another_model_is_refused_by_name_before_anything_changes(checkpoints):
-    path = checkpoints.save(run_state(step=1))
+    path = save(checkpoints, run_state(step=1))
     state = run_state(seed=2, config=preset_config("small"))
     with pytest.raises(UserError, match=r"another model:.*hidden_dim 64 -> 256"):
         checkpoints.load(path, state)
@@ -159,7 +218,7 @@ def test_another_model_is_refused_by_name_before_anything_changes(checkpoints):
 @pytest.mark.parametrize("change", ["shape", "missing", "more"])
 def test_weights_of_another_version_are_refused_by_name_before_anything_changes(checkpoints, change):
     """The same sizes in the configuration, another architecture behind them."""
-    path = checkpoints.save(run_state(step=1))
+    path = save(checkpoints, run_state(step=1))
     state = run_state(seed=2)
     module = state.engine.module
     if change == "shape":
@@ -178,22 +237,17 @@ def test_weights_of_another_version_are_refused_by_name_before_anything_changes(
     assert state.rgb.value == 2
 
 
-def test_another_world_size_is_refused(checkpoints, tmp_path):
-    path = checkpoints.save(run_state(step=1))
-    elsewhere = Checkpoints(tmp_path, Peers())
-    elsewhere.peers = SimpleNamespace(rank=0, world_size=2)
-    with pytest.raises(UserError, match="written by 1 process"):
-        elsewhere.load(path, run_state())
+def test_another_world_size_is_refused_where_each_rank_balances_alone(checkpoints):
+    config = preset_config("debug")
+    config = replace(config, balancing=replace(config.balancing, mode="local"))
+    path = save(checkpoints, run_state(config=config))
+    checkpoints.peers = SimpleNamespace(rank=0, world_size=2)
+    with pytest.raises(UserError, match=r"of 1 process\(es\) that each balance alone"):
+        checkpoints.load(path, run_state(config=config))
 
 
-def test_a_newer_format_is_refused(checkpoints):
-    path = checkpoints.save(run_state(step=1))
+def test_another_format_is_refused(checkpoints):
+    path = save(checkpoints, run_state(step=1))
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    assert "newer" in fault(path)
-
-
-def test_changes_are_named():
-    old = {"a": 1, "b": {"c": 2, "d": 3}}
-    assert changes(old, {"a": 1, "b": {"c": 5, "d": 3}}) == "b.c 2 -> 5"
-    assert changes(old, old) == ""
+    assert "its format is 99" in fault(path)

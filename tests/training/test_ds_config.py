@@ -17,7 +17,7 @@ def settings(content, tmp_path, world_size=2, **optim):
     return engine_settings(replace(toy_config(**optim), ds_config=str(path)), world_size)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_shipped_configurations_resolve_by_name_and_fit_any_run(stage, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert find_ds_config(f"zero{stage}") == find_ds_config(f"zero{stage}.json") == SHIPPED / f"zero{stage}.json"
@@ -42,7 +42,7 @@ def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
 
 
 def test_a_missing_file_names_the_shipped_ones():
-    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero1, zero2"):
+    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero1, zero2, zero3"):
         find_ds_config("nowhere/zero9.json")
 
 
@@ -52,15 +52,21 @@ def test_a_missing_file_names_the_shipped_ones():
         ('{"zero_optimization": {"stage": 2,}}', "not valid JSON at line 1, column"),
         ("[1, 2]", "holds a list, not an object"),
         ({"zero_optimization": 2}, "zero_optimization: must be an object"),
-        ({"zero_optimization": {"stage": 3}}, "stage=3: parameters are not partitioned yet; use stage 2"),
-        ({"zero_optimization": {"stage": 7}}, "stage=7: unknown stage; use 0, 1 or 2"),
+        ({"zero_optimization": {"stage": 7}}, "stage=7: unknown stage; use 0, 1, 2 or 3"),
         ({"zero_optimization": {"stage": True}}, "stage=True: unknown stage"),
         ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, "balanced on the device"),
         ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "no order to choose; remove it"),
         ({"zero_optimization": {"stage": 2, "zero_quantized_gradients": True}}, "zero_quantized_gradients: not an opt"),
-        ({"fp16": {"enabled": True}}, "fp16: loss scaling .* remove it, training is in float32"),
-        ({"bf16": {"enabled": True}}, "bf16: the likelihood and the KL terms .* in float32 only; remove it"),
-        ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, "torch_autocast: .* float32 only"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
+            "offload_param: .*balanced on",
+        ),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "zero_hpz_partition_size: not an option"),
+        ({"fp16": {"enabled": True}}, 'fp16: loss scaling .* write "bf16": {"enabled": true} instead'),
+        ({"bf16": {"enabled": True, "bf16_optimizer_states": True}}, "bf16.bf16_optimizer_states: .* float32; remove"),
+        ({"bf16": True}, 'bf16: must be {"enabled": true}'),
+        ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, 'torch_autocast: .* "bf16": {"enabled": true}'),
+        ({"data_types": {"grad_accum_dtype": "fp32"}}, "data_types: .* accumulated in float32, at every stage; remove"),
         ({"optimizer": {"type": "Adam"}}, "optimizer: the optimiser belongs to the trainer"),
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler: the schedule belongs to the trainer"),
         ({"train_batch_size": 16}, r"train_batch_size=16: the run has 12 \(2 processes\); .*--loader.batch_size"),
@@ -75,6 +81,32 @@ def test_what_does_not_fit_is_refused_in_one_line(content, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         settings(content, tmp_path)
     assert "\n" not in str(error.value) and str(error.value).startswith("--ds_config ")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("section", "flag", "bf16"),
+    [
+        (None, "auto", False),
+        (None, "bf16", True),
+        ({"enabled": True}, "auto", True),
+        ({"enabled": True}, "bf16", True),
+        ({"enabled": "auto"}, "bf16", True),
+        ({"enabled": "auto"}, "auto", False),
+        ({"enabled": False}, "fp32", False),
+    ],
+)
+def test_one_precision_from_the_file_or_the_flag(section, flag, bf16, stage, tmp_path):
+    content = {"zero_optimization": {"stage": stage}} | ({} if section is None else {"bf16": section})
+    found = settings(content, tmp_path, precision=flag)
+    assert found.bf16 is bf16
+    assert "bf16" not in found.deepspeed, "DeepSpeed keeps float32 parameters: they are the master weights"
+
+
+@pytest.mark.parametrize(("enabled", "flag"), [(True, "fp32"), (False, "bf16")])
+def test_a_file_and_a_flag_that_disagree_are_refused(enabled, flag, tmp_path):
+    with pytest.raises(UserError, match=f"bf16.enabled={str(enabled).lower()}: the run has --optim.precision {flag}"):
+        settings({"bf16": {"enabled": enabled}}, tmp_path, precision=flag)
 
 
 def test_agreeing_and_switched_off_options_are_accepted(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import Mean, Toy, batch, run_step, toy_config
 
@@ -12,6 +13,7 @@ from aime_fast.balancing.rgb import RGB
 from aime_fast.balancing.sharded import global_norm, nonfinite_poisons_all
 from aime_fast.errors import UserError
 from aime_fast.training.engine import micro_batch_size, open_engine
+from aime_fast.training.named_state import StoredState, named_state
 
 torch.set_num_threads(1)
 
@@ -51,18 +53,18 @@ def test_steps_equal_plain_torch(accumulation, clip):
 def test_a_non_finite_gradient_skips_the_step_and_its_state(name):
     engine = open_engine(Toy(), toy_config(name=name, lr=0.1, weight_decay=0.1))
     run_step(engine, Mean(), 0)
-    before = copy.deepcopy(engine.state_dict()), [p.detach().clone() for p in engine.module.parameters()]
+    before = copy.deepcopy(engine.optimizer.state_dict()), [p.detach().clone() for p in engine.module.parameters()]
     observations, actions = batch(1)
     observations[0, 0] = torch.nan
     engine.backward(engine.module.losses(engine(observations, actions, None)))
     report = engine.balance_and_step(Mean())
     assert not bool(report.finite)
-    after = engine.state_dict()
+    after = engine.optimizer.state_dict()
     for have, want in zip(engine.module.parameters(), before[1], strict=True):
         assert torch.equal(have, want)
-    for index, state in before[0]["optimizer"]["state"].items():
+    for index, state in before[0]["state"].items():
         for key, value in state.items():
-            assert value is None or torch.equal(after["optimizer"]["state"][index][key], value)
+            assert value is None or torch.equal(after["state"][index][key], value)
     assert bool(run_step(engine, Mean(), 2).finite)
     assert all(torch.isfinite(p).all() for p in engine.module.parameters())
 
@@ -75,24 +77,16 @@ def test_resume_is_bit_exact(name, tmp_path):
         whole.set_lr(0.02 / (step + 1))
         run_step(whole, Mean(), step)
         if step == 2:
-            torch.save({"module": whole.module.state_dict(), "engine": whole.state_dict()}, tmp_path / "state.pt")
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
+            save_file({name: value.clone() for name, value in whole.weights().items()}, tmp_path / "weights")
+            save_file({name: value.clone() for name, value in named_state(whole, None).items()}, tmp_path / "state")
     resumed = open_engine(Toy(seed=9), config)
-    resumed.module.load_state_dict(state["module"])
-    resumed.load_state_dict(state["engine"])
+    resumed.load_weights(load_file(tmp_path / "weights"))
+    StoredState([tmp_path / "state"]).restore(resumed)
     for step in range(3, 6):
         resumed.set_lr(0.02 / (step + 1))
         run_step(resumed, Mean(), step)
     for have, want in zip(resumed.module.parameters(), whole.module.parameters(), strict=True):
         assert torch.equal(have, want)
-
-
-def test_state_of_another_layout_is_refused():
-    engine = open_engine(Toy(), toy_config())
-    state = engine.state_dict()
-    state["layout"] = {"engine": "deepspeed", "stage": 2, "world_size": 2, "rank": 0}
-    with pytest.raises(UserError, match="ZeRO-2, rank 0 of 2"):
-        engine.load_state_dict(state)
 
 
 def test_set_lr_reaches_every_group_and_zero_stops():
@@ -131,6 +125,29 @@ def test_a_scalar_added_to_a_loss_does_not_change_later_gradients():
     assert torch.equal(norms[0], norms[1]) and torch.equal(norms[0], norms[2])
 
 
+class Loud(Toy):
+    """One of its losses is a million times as large."""
+
+    def losses(self, outputs):
+        first, second, third = super().losses(outputs)
+        return [first, second * 1e6, third]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("ds_config", [None, "zero2", "zero3"])
+def test_scaling_a_loss_by_a_million_leaves_training_unchanged(ds_config, name):
+    trails = []
+    for kind in (Toy, Loud):
+        engine, rgb = open_engine(kind(), replace(toy_config(name=name, lr=0.01), ds_config=ds_config)), RGB()
+        for step in range(20):
+            run_step(engine, rgb, step)
+        trails.append(engine.weights())
+        engine.close()
+    for key, value in trails[0].items():
+        torch.testing.assert_close(trails[1][key], value, rtol=1e-4, atol=1e-5)
+
+
 class Waits(TorchDispatchMode):
     """Counts the calls that would make the host wait for a device: `.item()`, `float()`, `bool()` of a tensor."""
 
@@ -144,7 +161,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
-@pytest.mark.parametrize("ds_config", [None, "zero0", "zero1", "zero2"])
+@pytest.mark.parametrize("ds_config", [None, "zero0", "zero1", "zero2", "zero3"])
 def test_no_call_of_a_step_waits_for_the_device(ds_config):
     engine = open_engine(Toy(), replace(toy_config(accumulation=2), ds_config=ds_config))
     with Waits() as waits:

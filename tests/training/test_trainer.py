@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from aime_fast.errors import UserError
 from aime_fast.training import loading
 from aime_fast.training import trainer as module
-from aime_fast.training.checkpoint import read_state
+from aime_fast.training.checkpoint import Checkpoints, read_state
 from aime_fast.training.loading import load_model
+from aime_fast.training.run_folder import prepare
 from aime_fast.training.trainer import DMCVBTrainer
 
 
@@ -43,7 +44,13 @@ def contents(checkpoint):
     """All that a checkpoint holds, but for the clock."""
     own = torch.load(checkpoint / "rank-0-of-1.pt", weights_only=True)
     progress = json.loads((checkpoint / "state.json").read_text())["progress"]
-    return load_file(checkpoint / "weights.safetensors"), own, {k: v for k, v in progress.items() if k != "seconds"}
+    named = load_file(checkpoint / "named-0-of-1.safetensors")
+    return (
+        load_file(checkpoint / "weights.safetensors"),
+        named,
+        own,
+        {k: v for k, v in progress.items() if k != "seconds"},
+    )
 
 
 def assert_same(one, two, where=""):
@@ -95,7 +102,7 @@ def test_a_resumed_run_is_the_same_run(data, whole, tmp_path, pause):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_resumed_run_is_the_same_run_under_zero(data, tmp_path, stage):
     found = []
     for out, pauses in (("whole", [None]), ("parts", [4, None])):
@@ -183,6 +190,50 @@ def test_steps_with_a_non_finite_gradient_are_skipped_then_end_the_run(data, tmp
     assert_same(before, dict(trainer.engine.module.state_dict()))
 
 
+def test_a_full_disk_on_the_way_is_told_and_the_run_goes_on(data, whole, tmp_path, monkeypatch, capsys):
+    publish, failed = Checkpoints._publish, []
+
+    def full_at_first(self, temporary, name, entries, best):
+        if not failed:
+            failed.append(name)
+            raise OSError(28, "No space left on device")
+        publish(self, temporary, name, entries, best)
+
+    monkeypatch.setattr(Checkpoints, "_publish", full_at_first)
+    summary = run(data, tmp_path / "run", checkpoint_every=2)
+    assert_same(contents(whole.checkpoint), contents(summary.checkpoint))
+    assert failed == ["step-00000002"]
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_full_disk_at_the_end_is_an_error(data, tmp_path, monkeypatch):
+    def full(self, *arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "_publish", full)
+    with pytest.raises(UserError, match=r"no checkpoint could be written.*No space left"):
+        run(data, tmp_path / "run", until=2)
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_two_runs_do_not_write_to_one_folder(data, tmp_path):
+    trainer = DMCVBTrainer(**tiny_options(data, tmp_path / "run"))
+    lock = prepare(trainer.folder, trainer.config, print)
+    with pytest.raises(UserError, match="is being written by process"):
+        trainer.fit()
+    lock.release()
+    assert trainer.fit(until=1).steps == 1
+
+
+def test_changed_settings_are_refused_with_what_changed_or_told(data, tmp_path, capsys):
+    run(data, tmp_path / "run", until=2)
+    changed = {"resume": "auto", "steps": 3, "optim": {"clip": 1.0}}
+    with pytest.raises(UserError, match=r"other settings: optim\.clip 5\.0 -> 1\.0, steps 7 -> 3; .*--override"):
+        run(data, tmp_path / "run", **changed)
+    assert run(data, tmp_path / "run", override=True, **changed).steps == 3
+    assert "settings changed since the checkpoint: optim.clip 5.0 -> 1.0, steps 7 -> 3" in capsys.readouterr().err
+
+
 def test_an_existing_run_is_not_written_over(data, whole):
     before = {path: path.stat().st_mtime_ns for path in whole.folder.rglob("*")}
     with pytest.raises(UserError, match="already holds a run; continue it with --resume"):
@@ -191,7 +242,7 @@ def test_an_existing_run_is_not_written_over(data, whole):
 
 
 def test_a_checkpoint_of_another_model_is_refused(data, whole, tmp_path):
-    with pytest.raises(UserError, match=r"another model: latent_dim 16 -> 12"):
+    with pytest.raises(UserError, match=r"other settings: model.latent_dim 16 -> 12"):
         run(data, tmp_path / "run", resume=str(whole.folder), model={"latent_dim": 12})
     assert not (tmp_path / "run").exists()
 

@@ -24,8 +24,9 @@ class Toy(nn.Module):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
 
     def forward(self, observations: Tensor, actions: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
-        hidden = torch.tanh(self.trunk(observations.to(self.trunk.weight.dtype)))
-        return {"head": self.head(hidden), "side": self.side(hidden), "hidden": hidden, "actions": actions}
+        hidden = torch.tanh(self.trunk(observations.to(self.trunk.weight.dtype)).float())
+        head, side = self.head(hidden).float(), self.side(hidden).float()
+        return {"head": head, "side": side, "hidden": hidden, "actions": actions}
 
     def inputs(self, step: int) -> tuple[Tensor, Tensor, Any]:
         """The global batch of one step and its draws."""

@@ -15,8 +15,9 @@ WINDOWS, FRAMES, ACTIONS = 4, 3, 6
 class World(nn.Module):
     """The world model with its losses at beta 0.5."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, windows: int = WINDOWS) -> None:
         super().__init__()
+        self.windows = windows
         torch.manual_seed(seed)
         config = replace(preset_config("debug").model, action_dim=ACTIONS)
         self.model = DPGMMVariationalRecurrentAutoencoder.from_config(config)
@@ -30,6 +31,6 @@ class World(nn.Module):
     def inputs(self, step: int) -> tuple[Tensor, Tensor, object]:
         """The global batch of one step and its draws, the same on every rank."""
         generator = torch.Generator().manual_seed(step)
-        frames = torch.randint(0, 256, (WINDOWS, FRAMES, 3, 64, 64), generator=generator) / 127.5 - 1
-        actions = torch.randn(WINDOWS, FRAMES, ACTIONS, generator=generator)
-        return frames, actions, self.model.draw_noise(step, WINDOWS, FRAMES)
+        frames = torch.randint(0, 256, (self.windows, FRAMES, 3, 64, 64), generator=generator) / 127.5 - 1
+        actions = torch.randn(self.windows, FRAMES, ACTIONS, generator=generator)
+        return frames, actions, self.model.draw_noise(step, self.windows, FRAMES)

@@ -1,0 +1,210 @@
+"""Rows of many processes: flat, whole or sharded, reduced a task at a time while the next backward pass runs."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aime_fast.balancing.partitions import FlatGroup, Partition
+from aime_fast.balancing.sharded import Cut, ParameterRows, Piece, Reduce, nonfinite_poisons_all, total_over_ranks
+from aime_fast.balancing.vectors import Vector
+
+
+class FlatRows:
+    """Many processes: a row is one flat float32 tensor a group, whole on every rank or this rank's contiguous shard.
+
+    Args:
+        parameters: all trainable parameters, in the order of the gradients.
+        groups: the flat buffers.
+        world_size: ranks of the default process group, 1 without one.
+        partition: the shards that rows are reduced to, of the same groups; None keeps whole rows.
+        reduce_each: reduce every micro-batch instead of adding whole gradients up until the last one (ZeRO-2, 3).
+        overlap: reduce a task's gradient while the next task's backward pass runs.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        groups: Sequence[FlatGroup],
+        world_size: int,
+        partition: Partition | None = None,
+        reduce_each: bool = False,
+        overlap: bool = True,
+    ) -> None:
+        self.parameters = list(parameters)
+        self.groups = list(groups)
+        self.world_size = world_size
+        self.partition = partition
+        self.reduce_each = reduce_each
+        self.overlap = overlap
+        self._device = self.parameters[0].device
+        self._shards = 1 if partition is None else world_size
+        self.reduce: Reduce | None = total_over_ranks if self._shards > 1 else None
+        self.norm_reduce: Reduce | None = self.reduce
+        self._rows: dict[int, list[Tensor]] = {}
+        self._local: dict[int, list[Tensor]] = {}
+        self._under_way: tuple[int, list[Tensor], list[tuple[dist.Work, Tensor]]] | None = None
+
+    def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
+        """Flatten gradients aligned with the parameters and begin to reduce them, once there is something to reduce."""
+        self._finish()
+        flats = [self._flatten(group, gradients) for group in self.groups]
+        if task in self._local:
+            torch._foreach_add_(flats, self._local.pop(task))
+        if not (last or self.reduce_each):
+            self._local[task] = flats
+            return
+        shards, works = [], []
+        for flat in flats:
+            shard, work = self._reduce(flat)
+            shards.append(shard)
+            if work is not None:
+                works.append((work, flat))
+        self._under_way = (task, shards, works)
+        if not self.overlap:
+            self._finish()
+
+    def _flatten(self, group: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor:
+        flat = torch.zeros(group.numel, device=self._device)
+        views: list[Tensor] = []
+        present: list[Tensor] = []
+        for position, index in enumerate(group.indices):
+            gradient = gradients[index]
+            if gradient is not None:
+                pieces = group.pieces(flat, position)
+                views += pieces
+                present += gradient.flatten().split([len(piece) for piece in pieces])
+        if views:
+            torch._foreach_copy_(views, present)
+        return flat
+
+    def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
+        if self.world_size == 1:
+            return flat, None
+        if self.partition is None:
+            return flat, dist.all_reduce(flat, async_op=True)
+        shard = flat.new_empty(flat.numel() // self.world_size)
+        return shard, dist.reduce_scatter_single(shard, flat, async_op=True)
+
+    def _finish(self) -> None:
+        if self._under_way is None:
+            return
+        task, shards, works = self._under_way
+        self._under_way = None
+        for work, _ in works:
+            work.wait()
+        if task in self._rows:
+            torch._foreach_add_(self._rows[task], shards)
+        else:
+            self._rows[task] = shards
+
+    def rows(self) -> list[Vector]:
+        """The reduced rows in task order, one tensor a group."""
+        self._finish()
+        return [list(self._rows[task]) for task in sorted(self._rows)]
+
+    def merge(self, update: Vector) -> Vector:
+        """The update itself: the rows were averages already."""
+        return update
+
+    def place(self, update: Vector) -> None:
+        """Give each shard to the partition, or each parameter its view of the whole."""
+        for number, (group, flat) in enumerate(zip(self.groups, update, strict=True)):
+            if flat is None:
+                flat = torch.zeros(group.numel // self._shards, device=self._device)
+            if self.partition is not None:
+                self.partition.place(number, flat)
+                continue
+            for position, index in enumerate(group.indices):
+                parameter = self.parameters[index]
+                parameter.grad = group.pieces(flat, position)[0].view(parameter.shape)
+
+    def whole(self, vector: Vector) -> list[Tensor]:
+        """One flat tensor a parameter of a vector laid out as the rows are (a row, d, a moment); collective."""
+        parts: list[Tensor] = [torch.empty(0)] * len(self.parameters)
+        for group, flat in zip(self.groups, vector, strict=True):
+            joined = torch.zeros(group.numel, device=self._device)
+            if flat is not None and self._shards == 1:
+                joined = flat
+            elif self._shards > 1:
+                shard = joined[: group.numel // self._shards] if flat is None else flat
+                dist.all_gather_single(joined, shard.to(self._device, copy=True))
+            for position, index in enumerate(group.indices):
+                parts[index] = torch.cat(group.pieces(joined, position))
+        return parts
+
+    def part(self, tensors: Sequence[Tensor]) -> Vector:
+        """The inverse of `whole`: this rank's part of one flat tensor a parameter."""
+        rank = dist.get_rank() if self._shards > 1 else 0
+        return [self._flatten(group, tensors).chunk(self._shards)[rank].clone() for group in self.groups]
+
+    def cuts(self) -> list[Cut]:
+        """This rank's shard of each group, or the whole of it."""
+        rank = dist.get_rank() if self._shards > 1 else 0
+        cuts = []
+        for group in self.groups:
+            pieces, length = [], group.numel // self._shards
+            for index, offset, size in zip(group.indices, group.offsets, group.sizes, strict=True):
+                if group.cuts == 1:
+                    low, high = max(offset, rank * length), min(offset + size, (rank + 1) * length)
+                    piece = Piece(index, low - offset, low - rank * length, high - low)
+                else:
+                    part = -(-size // group.cuts)
+                    piece = Piece(index, rank * part, offset, min(part, size - rank * part))
+                if piece.numel > 0:
+                    pieces.append(piece)
+            cuts.append(Cut((length,), tuple(pieces)))
+        return cuts
+
+    def clear(self) -> None:
+        """Free the rows and every gradient."""
+        self._rows.clear()
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.partition is not None:
+            self.partition.clear()
+
+
+class LocalRows:
+    """Many processes that each balance their own gradients; only the balanced update is averaged.
+
+    Different mathematics from one process with the whole batch: a conflict between ranks is averaged, not rotated. It
+    reduces one vector a step instead of one a task.
+    """
+
+    def __init__(self, shared: FlatRows) -> None:
+        self.shared = shared
+        self.own = ParameterRows(shared.parameters)
+        self.reduce: Reduce | None = nonfinite_poisons_all(total_over_ranks)
+        self.norm_reduce: Reduce | None = shared.norm_reduce
+
+    def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
+        """Keep the gradients on this rank."""
+        self.own.add(task, gradients, last)
+
+    def rows(self) -> list[Vector]:
+        """This rank's whole rows."""
+        return self.own.rows()
+
+    def merge(self, update: Vector) -> Vector:
+        """The mean of all ranks' updates."""
+        present = [tensor for tensor in update if tensor is not None]
+        if present:
+            torch._foreach_mul_(present, 1.0 / self.shared.world_size)
+        self.shared.add(0, update, last=True)
+        self.own.clear()
+        return self.shared.rows()[0]
+
+    def place(self, update: Vector) -> None:
+        """Hand the averaged update to the optimiser."""
+        self.shared.place(update)
+
+    def clear(self) -> None:
+        """Free everything."""
+        self.own.clear()
+        self.shared.clear()
+
+    def cuts(self) -> list[Cut]:
+        """Whole parameters; the optimiser's tensors are cut as those of `shared`."""
+        return self.own.cuts()

@@ -1,0 +1,166 @@
+"""How DeepSpeed cuts parameters into shards, as flat buffers: the one file that knows its private attributes.
+
+A *group* is one flat buffer of parameters that are stepped alike; every rank owns an equal, contiguous part of it, its
+shard. ZeRO-1 and 2 lay parameters one after the other and cut the whole; ZeRO-3 cuts each parameter and lays the parts
+one after the other. Private: `bit16_groups`, `bit16_groups_flat` and `averaged_gradients` of the ZeRO-1/2 optimiser,
+`ds_tensor` of a ZeRO-3 parameter. They are why DeepSpeed is pinned; `tests/training/test_zero_equivalence.py` fails
+where a version moves them.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FlatGroup:
+    """Where parameters lie in one flat buffer of `numel` entries, padding included."""
+
+    indices: tuple[int, ...]
+    """Positions of the group's parameters in the list of all trainable parameters."""
+    offsets: tuple[int, ...]
+    """Where each of them starts in the buffer, or in every shard where each is cut."""
+    sizes: tuple[int, ...]
+    """Entries of each parameter."""
+    numel: int
+    """Length of the buffer, a multiple of the number of shards."""
+    cuts: int = 1
+    """Shards into which each parameter is cut by itself (ZeRO-3); 1 keeps it in one piece."""
+
+    def pieces(self, flat: Tensor, position: int) -> list[Tensor]:
+        """Views of the buffer `flat` that make up the parameter at `position`, in its own order; padding left out."""
+        offset, size = self.offsets[position], self.sizes[position]
+        if self.cuts == 1:
+            return [flat[offset : offset + size]]
+        part, shards = -(-size // self.cuts), flat.view(self.cuts, -1)
+        return [
+            shards[cut, offset : offset + min(part, size - cut * part)] for cut in range(self.cuts) if cut * part < size
+        ]
+
+
+class Partition(Protocol):
+    """The shards that an optimiser steps."""
+
+    groups: list[FlatGroup]
+
+    def place(self, number: int, shard: Tensor) -> None:
+        """Make `shard` the gradient of this rank's part of group `number`."""
+        ...
+
+    def clear(self) -> None:
+        """Drop the gradients that were placed."""
+        ...
+
+
+def whole_group(parameters: Sequence[nn.Parameter]) -> FlatGroup:
+    """All parameters one after the other, without padding."""
+    sizes = tuple(parameter.numel() for parameter in parameters)
+    offsets = tuple(sum(sizes[:index]) for index in range(len(sizes)))
+    return FlatGroup(tuple(range(len(sizes))), offsets, sizes, sum(sizes))
+
+
+class OptimizerPartition:
+    """ZeRO-1/2: parameters whole on every rank, the optimiser's copy of them in shards.
+
+    Args:
+        optimizer: DeepSpeed's ZeRO-1/2 optimiser; where it has put each parameter's storage tells the layout.
+        parameters: all trainable parameters.
+    """
+
+    def __init__(self, optimizer: Any, parameters: Sequence[nn.Parameter]) -> None:
+        position = {id(parameter): index for index, parameter in enumerate(parameters)}
+        self.optimizer = optimizer
+        self.groups = [
+            FlatGroup(
+                tuple(position[id(parameter)] for parameter in group),
+                tuple((parameter.data_ptr() - flat.data_ptr()) // flat.element_size() for parameter in group),
+                tuple(parameter.numel() for parameter in group),
+                flat.numel(),
+            )
+            for group, flat in zip(optimizer.bit16_groups, optimizer.bit16_groups_flat, strict=True)
+        ]
+
+    def place(self, number: int, shard: Tensor) -> None:
+        """Make `shard` the averaged gradient of the optimiser's partition `number`."""
+        self.optimizer.averaged_gradients[number] = [shard]
+
+    def clear(self) -> None:
+        """Nothing: the step has freed them."""
+
+
+class ParameterPartition:
+    """ZeRO-3: between steps a rank keeps only its shard of each parameter, and the optimiser steps those shards.
+
+    DeepSpeed cuts the parameters and gathers them. Its module hooks are left out: they gather a module at a time, see
+    the tensors of plain outputs only (the model returns records), and count one backward pass a step. Gathering all
+    once a step suits models that fit, moves the least, and leaves nothing to hang: every rank asks at the same point.
+
+    Args:
+        module: a module with equal weights on all ranks.
+        optimizer: any optimiser over its trainable parameters, without state yet; it is pointed at the shards.
+        rank: this process.
+        world_size: number of shards.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world_size: int) -> None:
+        import deepspeed
+
+        self.parameters = list(module.parameters())
+        position = {id(p): index for index, p in enumerate(p for p in self.parameters if p.requires_grad)}
+        # DeepSpeed would otherwise replace torch's linear function, in the whole process.
+        zero = {"stage": 3, "memory_efficient_linear": False}
+        settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
+        sizes = {id(parameter): parameter.numel() for parameter in self.parameters}
+        deepspeed.zero.Init(module=module, config_dict_or_path=settings, dtype=torch.float32)
+        self.groups: list[FlatGroup] = []
+        self._shards: list[Tensor] = []
+        for group in optimizer.param_groups:
+            members: list[Any] = group["params"]
+            own = [min(max(sizes[id(p)] - rank * len(p.ds_tensor), 0), len(p.ds_tensor)) for p in members]
+            offsets = [sum(len(p.ds_tensor) for p in members[:index]) for index in range(len(members))]
+            # One flat tensor for the optimiser; padding, which DeepSpeed leaves undefined, is zero in it.
+            shard = self.parameters[0].new_zeros(sum(len(p.ds_tensor) for p in members))
+            for parameter, offset, count in zip(members, offsets, own, strict=True):
+                shard[offset : offset + count] = parameter.ds_tensor[:count]
+                parameter.ds_tensor.data = shard[offset : offset + len(parameter.ds_tensor)]
+            group["params"] = [shard]
+            self._shards.append(shard)
+            self.groups.append(
+                FlatGroup(
+                    tuple(position[id(p)] for p in members),
+                    tuple(offsets),
+                    tuple(sizes[id(p)] for p in members),
+                    len(shard) * world_size,
+                    world_size,
+                )
+            )
+
+    def place(self, number: int, shard: Tensor) -> None:
+        """Make `shard` the gradient of this rank's shard of group `number`."""
+        self._shards[number].grad = shard
+
+    def clear(self) -> None:
+        """Drop the shards' gradients."""
+        for shard in self._shards:
+            shard.grad = None
+
+    def gathered(self, changed: bool = False) -> AbstractContextManager[None]:
+        """All parameters whole while it is open, frozen ones included; collective.
+
+        What is written to them is lost, unless `changed`: then rank 0's values are kept, by every rank.
+        """
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(self.parameters, modifier_rank=0 if changed else None)
+
+
+def stored(parameter: nn.Parameter) -> Tensor:
+    """The memory that holds this process's part of a parameter: its shard under ZeRO-3, else all of it.
+
+    Two parameters of one shape are cut alike, so that entries of one stand beside those of the other.
+    """
+    return getattr(parameter, "ds_tensor", parameter.data)

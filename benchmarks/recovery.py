@@ -1,0 +1,249 @@
+"""Kill a run with SIGKILL at random moments, resume it each time, and compare it with the run that was left alone.
+
+    python benchmarks/recovery.py --kills 50
+    python benchmarks/recovery.py --stall small      # how long a checkpoint holds the loop up, against a step
+
+Every attempt is a process of its own, forked from one that has imported the program, so that importing is paid once.
+A third of the kills wait for a checkpoint to be written and come in the middle; the others come at any time from the
+start of the process on. Where a run reaches its end before its kills are used up, it is compared and another begins.
+Exit code 0 if every resumed run ended bit-identical, every checkpoint was readable after every kill and no resume had
+to repeat more than the steps between two checkpoints.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aime_fast import train
+from aime_fast.training import trainer
+from aime_fast.training.checkpoint import checkpoint_folders, fault
+
+assert trainer  # what the forked processes need is imported here, once
+RESULT = ("weights.safetensors", "named-0-of-1.safetensors")
+
+
+@dataclass
+class Outcome:
+    """What was seen over all kills."""
+
+    moments: list[str] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    unreadable: int = 0
+    ends: list[bool] = field(default_factory=list)
+    """For each run that reached its end: whether it is bit-identical."""
+    first_steps: list[float] = field(default_factory=list)
+    """Seconds from the start of a resuming process to its first new step."""
+
+
+class Run:
+    """One folder and the processes that train into it."""
+
+    def __init__(self, folder: Path, options: list[str]) -> None:
+        self.folder, self.options = folder, options
+
+    def start(self) -> int:
+        """Fork a process that trains on; its number."""
+        child = os.fork()
+        if child:
+            return child
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 1
+        try:
+            code = train.main([*self.options, "--out", str(self.folder), "--resume", "auto"])
+        finally:
+            os._exit(code)
+
+    @property
+    def log(self) -> Path:
+        """What its processes print."""
+        return self.folder.with_suffix(".log")
+
+    def rows(self) -> list[dict]:
+        """The training rows that are complete."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [row for row in rows if row["split"] == "train"]
+
+    @property
+    def done(self) -> int:
+        """Steps in the log."""
+        return max((row["step"] for row in self.rows()), default=0)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return checkpoint_folders(self.folder / "checkpoints")
+
+    @property
+    def writing(self) -> bool:
+        return any((self.folder / "checkpoints").glob(".step-*"))
+
+    def result(self) -> list[bytes]:
+        return [(self.checkpoints[-1] / name).read_bytes() for name in RESULT]
+
+
+def ended(run: Run, child: int) -> bool:
+    """Whether a process is gone; an exit code other than 0 ends the benchmark."""
+    gone, status = os.waitpid(child, os.WNOHANG)
+    if gone and status:
+        raise SystemExit(f"a resumed run failed with status {status}:\n{run.log.read_text()[-2000:]}")
+    return bool(gone)
+
+
+def kill_once(run: Run, draw: random.Random, longest: float, outcome: Outcome) -> bool:
+    """Start, kill and look; false where the process came to its end before."""
+    saved = int(run.checkpoints[-1].name[5:]) if run.checkpoints else 0
+    began, aimed = time.monotonic(), draw.random() < 1 / 3
+    moment = draw.uniform(0, longest)
+    child, wall = run.start(), time.time()
+    while not (run.writing and time.monotonic() - began > moment / 4) if aimed else time.monotonic() - began < moment:
+        if ended(run, child):
+            return False
+        time.sleep(0.0005)
+    if aimed:
+        time.sleep(draw.uniform(0, 0.03))
+    if ended(run, child):
+        return False
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    new = [row["time"] for row in run.rows() if row["time"] > wall]
+    if saved and new:
+        outcome.first_steps.append(min(new) - wall)
+    outcome.moments.append("while a checkpoint was written" if run.writing else "training" if new else "starting")
+    outcome.unreadable += sum(fault(path) is not None for path in run.checkpoints)
+    if new:
+        outcome.repeated.append(run.done - (int(run.checkpoints[-1].name[5:]) if run.checkpoints else 0))
+    return True
+
+
+def finish(run: Run) -> None:
+    _, status = os.waitpid(run.start(), 0)
+    if status:
+        raise SystemExit(f"the last process of {run.folder} failed:\n{run.log.read_text()[-2000:]}")
+
+
+def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: list[str]) -> tuple[Outcome, float]:
+    options = ["--preset", "debug", "--steps", str(steps), "--checkpoint-every", str(every), "--threads", "1"]
+    options += ["--watching.log-every", "1", "--watching.tensorboard", "false", *extra]
+    alone = Run(folder / "alone", options)
+    began = time.monotonic()
+    finish(alone)
+    whole = time.monotonic() - began
+    draw, outcome, number = random.Random(seed), Outcome(), 0
+    run = Run(folder / "run-0", options)
+    while len(outcome.moments) < kills:
+        # On the average half of the attempts live to see the next checkpoint.
+        if not kill_once(run, draw, 3 * every * whole / steps, outcome):
+            outcome.ends.append(run.result() == alone.result())
+            number += 1
+            run = Run(folder / f"run-{number}", options)
+    finish(run)
+    outcome.ends.append(run.result() == alone.result())
+    return outcome, whole
+
+
+def stall(preset: str, folder: Path) -> str:
+    """Seconds of six steps and of the three checkpoints that fall among them."""
+    training = trainer.DMCVBTrainer(
+        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), watching={"tensorboard": False}
+    )
+    steps, saves = [], []
+
+    def timed(call: Callable, times: list[float]) -> Callable:
+        def run(*arguments: object) -> object:
+            began = time.perf_counter()
+            result = call(*arguments)
+            times.append(time.perf_counter() - began)
+            return result
+
+        return run
+
+    training.step = Timed(training.step, timed(training.step, steps))
+    training.checkpoints.save = timed(training.checkpoints.save, saves)
+    summary = training.fit(until=6)
+    size = sum(path.stat().st_size for path in summary.checkpoint.iterdir()) / 1e6
+    training.close()
+    seconds = [", ".join(f"{value:.2f}" for value in values) for values in (steps, saves)]
+    return (
+        f"`{preset}`, {torch.get_num_threads()} threads, {size:.0f} MB each: seconds of the steps {seconds[0]}; "
+        f"seconds that the loop was held up by a checkpoint {seconds[1]}"
+    )
+
+
+@dataclass
+class Timed:
+    """A training step whose calls are timed."""
+
+    step: Any
+    call: Callable
+
+    def __call__(self, *arguments: object) -> object:
+        return self.call(*arguments)
+
+    def fetch(self, step: int) -> object:
+        return self.step.fetch(step)
+
+
+def table(outcome: Outcome, kills: int, steps: int, every: int, whole: float) -> str:
+    kinds = Counter(outcome.moments)
+    first = outcome.first_steps or [float("nan")]
+    rows = [
+        ("kills", f"{kills}: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))),
+        ("unreadable checkpoints after a kill", outcome.unreadable),
+        (f"runs of {steps} steps that reached their end", len(outcome.ends)),
+        ("of these bit-identical to the run left alone (weights, optimiser, RGB)", sum(outcome.ends)),
+        (
+            "steps repeated after a kill: median, most",
+            f"{statistics.median(outcome.repeated or [0]):g}, "
+            f"{max(outcome.repeated, default=0)} (a checkpoint every {every})",
+        ),
+        (
+            "seconds from the start of a resuming process to its first new step: median, most",
+            f"{statistics.median(first):.1f}, {max(first):.1f}",
+        ),
+        ("seconds of the run left alone", f"{whole:.1f}"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--every", type=int, default=10, help="steps between two checkpoints")
+    parser.add_argument("--seed", type=int, default=0, help="decides the moments")
+    parser.add_argument("--stall", metavar="PRESET", help="measure this instead")
+    known, extra = parser.parse_known_args()
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    if known.stall:
+        with tempfile.TemporaryDirectory() as folder:
+            print(stall(known.stall, Path(folder)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        outcome, whole = measure(known.kills, known.steps, known.every, known.seed, Path(folder), extra)
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPUs, {platform.machine()}\n"
+    )
+    print(table(outcome, known.kills, known.steps, known.every, whole))
+    good = all(outcome.ends) and not outcome.unreadable and max(outcome.repeated, default=0) <= known.every
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""An exported model is the run's model, in files that anything can read."""
+
+import json
+
+import pytest
+import torch
+from recording import ACTIONS, tiny_options, write_recording
+from safetensors.torch import load_file, save_file
+
+from aime_fast import DPGMMVariationalRecurrentAutoencoder as Model
+from aime_fast.cli import main
+from aime_fast.errors import UserError
+from aime_fast.training.export import export
+from aime_fast.training.loading import load_model
+from aime_fast.training.trainer import DMCVBTrainer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("export")
+    options = tiny_options(write_recording(place / "recording.pt"), place / "run", steps=2)
+    DMCVBTrainer(**options).fit()
+    return place / "run"
+
+
+def test_the_exported_model_is_the_runs_model(run, tmp_path, capsys):
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"exported to {tmp_path / 'out'}\n"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json"}
+    ours, theirs = load_model(run), Model.from_pretrained(tmp_path / "out")
+    assert not theirs.training
+    assert theirs.config == ours.config
+    assert theirs.state_dict().keys() == ours.state_dict().keys()
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in theirs.state_dict().items())
+    frames, actions = torch.zeros(1, 3, 3, 64, 64), torch.zeros(1, 3, ACTIONS)
+    assert torch.equal(theirs.reconstruct(theirs(frames, actions)), ours.reconstruct(ours(frames, actions)))
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float32}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model"]["action_dim"] == ACTIONS
+
+
+def test_nothing_is_written_over(run, tmp_path):
+    with pytest.raises(UserError, match="exists; name a new folder"):
+        export(run, tmp_path)
+    with pytest.raises(UserError, match="no checkpoint there"):
+        export(tmp_path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["no config", "no weights", "torn weights", "another model", "unknown size"])
+def test_what_is_no_exported_model_is_refused(run, tmp_path, damage):
+    folder = export(run, tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    if damage == "no config":
+        (folder / "config.json").unlink()
+    elif damage == "no weights":
+        (folder / "model.safetensors").unlink()
+    elif damage == "torn weights":
+        (folder / "model.safetensors").write_bytes(b"torn")
+    elif damage == "another model":
+        weights = load_file(folder / "model.safetensors")
+        save_file(
+            {name: tensor for name, tensor in weights.items() if name != "mean_frame"}, folder / "model.safetensors"
+        )
+    else:
+        config["model"]["wings"] = 2
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"export|wings") as caught:
+        Model.from_pretrained(folder)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,52 @@
+"""A rank that dies or hangs ends the job in bounded time, with that rank's own account; leftovers are recognised."""
+
+import json
+import os
+
+import pytest
+from launching import run_ranks
+from recording import tiny_options, write_recording
+
+from aime_fast.errors import UserError
+from aime_fast.training.build_locks import refuse_stale_build_locks
+from aime_fast.training.watchdog import Watchdog
+
+
+def faulty(tmp_path, fault):
+    """What the two ranks of a run say and return when rank 1 fails at step 3."""
+    options = tiny_options(write_recording(tmp_path / "recording.pt"), tmp_path / "run", ds_config="zero2")
+    return run_ranks(2, "fault_worker.py", fault, json.dumps(options), timeout=60)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_shows_its_error_and_the_other_does_not_wait(tmp_path):
+    (other, other_code), (failing, code) = faulty(tmp_path, "raise")
+    assert "OSError: the disk of this rank has melted" in failing
+    assert (other_code, code) == (1, 1)
+    assert "melted" not in other
+
+
+def test_a_rank_that_hangs_ends_the_job_and_each_rank_says_where_it_is(tmp_path):
+    (other, other_code), (hanging, code) = faulty(tmp_path, "hang")
+    assert (other_code, code) == (1, 1)
+    assert "rank 1 of 2" in hanging
+    assert "no progress in 4 s since step 3 began" in hanging
+    assert "threading.Event().wait()" in hanging
+    assert "rank 0 of 2" in other
+    assert "threading.Event().wait()" not in other
+
+
+def test_a_lone_process_is_not_watched(monkeypatch):
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("it ended the process"))
+    with Watchdog(0, 1, 0.0) as watchdog:
+        assert list(watchdog.beating([1, 2], "work")) == [1, 2]
+
+
+def test_a_lock_of_a_killed_build_is_named_and_one_of_a_running_build_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    refuse_stale_build_locks()
+    (tmp_path / "utils").mkdir()
+    with (tmp_path / "utils" / "lock").open("w"):
+        refuse_stale_build_locks()
+    with pytest.raises(UserError, match=r"utils/lock was left by a build .* killed.*delete it"):
+        refuse_stale_build_locks()
