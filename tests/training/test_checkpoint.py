@@ -11,6 +11,7 @@ from torch import nn
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
 from aime_fast.training import checkpoint as module
+from aime_fast.training import engine
 from aime_fast.training.checkpoint import Checkpoints, changes, checkpoint_folders, fault, find, pointed
 from aime_fast.training.peers import Peers
 from aime_fast.training.state import Progress, RunState
@@ -29,6 +30,16 @@ class Keeper:
         self.value = state["value"]
 
 
+class Engine(Keeper):
+    """An engine's state and its module's weights, nothing else."""
+
+    whole, weights, load_weights = engine.Engine.whole, engine.Engine.weights, engine.Engine.load_weights
+
+    def __init__(self, value, module):
+        super().__init__(value)
+        self.module = module
+
+
 class Tied(nn.Module):
     """Weights that share memory, a transposed buffer, an integer and a bool buffer."""
 
@@ -45,9 +56,8 @@ class Tied(nn.Module):
 
 
 def run_state(seed=1, step=0, config=None):
-    engine = Keeper(torch.full((2,), float(seed)))
-    engine.module = Tied(seed)
-    return RunState(config or preset_config("debug"), engine, Keeper(seed), Progress(step=step))
+    kept = Engine(torch.full((2,), float(seed)), Tied(seed))
+    return RunState(config or preset_config("debug"), kept, Keeper(seed), Progress(step=step))
 
 
 @pytest.fixture
