@@ -43,19 +43,10 @@ class DeepSpeedEngine(Engine):
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
         self._stage = settings.stage
-        self._deepspeed: Any = None
-        self._cut: ParameterPartition | None = None
+        self._deepspeed, partition = _partitioned(module, optimizer, settings, rank, world_size)
+        self._cut = partition if isinstance(partition, ParameterPartition) else None
         self._open: AbstractContextManager[None] | None = None
-        partition: Partition | None = None
-        parameters = trainable(module)
-        if settings.stage == 3:
-            with _quiet():
-                partition = self._cut = ParameterPartition(module, optimizer, rank, world_size)
-        else:
-            self._deepspeed = _initialize(module, optimizer, settings)
-            if settings.stage:
-                partition = OptimizerPartition(self._deepspeed.optimizer, parameters)
-        rows = _rows(parameters, partition, settings, config, world_size)
+        rows = _rows(trainable(module), partition, settings, config, world_size)
         super().__init__(module, optimizer, rows, config, device, rank, world_size, settings.bf16)
 
     def _fetch(self) -> None:
@@ -158,21 +149,29 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
     return True
 
 
-def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
+def _partitioned(
+    module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings, rank: int, world_size: int
+) -> tuple[Any, Partition | None]:
+    """DeepSpeed's engine (none for ZeRO-3, where it only keeps the parameters) and its shards (none for ZeRO-0)."""
+    with _starting():
+        import deepspeed
+
+        if settings.stage == 3:
+            return None, ParameterPartition(module, optimizer, rank, world_size)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
+        return engine, OptimizerPartition(engine.optimizer, trainable(module)) if settings.stage else None
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Let DeepSpeed start without compiling anything, and without its notes."""
     import deepspeed.ops
 
     if os.environ["DS_ACCELERATOR"] == "cpu":
         # Else DeepSpeed compiles a shared-memory collective when it first starts on a CPU: minutes, a compiler, and a
         # lock file that hangs every later run if the build is killed. Nothing here uses it.
         deepspeed.ops.__compatible_ops__ = {}
-    with _quiet():
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
-    return engine
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out DeepSpeed's notes and its warning of every optimiser that it has not tested itself; we have."""
+    # It warns of every optimiser that it has not tested itself; the equality tests here do.
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(logging.ERROR)
