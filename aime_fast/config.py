@@ -132,6 +132,10 @@ class OptimConfig:
     """Optimiser; `sgd` is for equality tests."""
     lr: float = 2e-4
     """Peak learning rate."""
+    beta1: float = 0.5
+    """AdamW's decay of the mean gradient: less than its usual 0.9, for balancing remembers a direction of its own."""
+    beta2: float = 0.99
+    """AdamW's decay of the squared gradient."""
     final_lr_fraction: float = 0.05
     """Learning rate at the end of the cosine, as a fraction of the peak."""
     warmup_steps: int = 50

@@ -25,6 +25,8 @@ _FRACTIONS = {
     "model.teacher_decay",
     "model.codebook_decay",
     "balancing.mu",
+    "optim.beta1",
+    "optim.beta2",
     "optim.final_lr_fraction",
 }
 

@@ -23,8 +23,10 @@ def _train(argv: list[str]) -> int:
 
     config = parse_train_args(argv)
     # Only now: `--help` and a misspelt option need not wait for torch.
+    from aime_fast.training.host_memory import keep_freed_memory
     from aime_fast.training.trainer import DMCVBTrainer
 
+    keep_freed_memory()
     trainer = DMCVBTrainer(config)
     summary = trainer.fit()
     trainer.close()

@@ -27,10 +27,15 @@ class Trunk(nn.Module):
 
 
 class PosteriorHead(nn.Module):
-    """Diagonal Gaussian q(z_t | x_t, c_t) from the trunk's features and the context."""
+    """Diagonal Gaussian q(z_t | x_t, c_t) from the frame, the trunk's features and the context.
+
+    A linear map of the frame at half resolution is added to the mean: with the decoder's linear map it finds the
+    directions in which frames differ most within some fifty steps, and the convolutions learn the rest (docs/log.md).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.linear = nn.Linear(3 * (config.image_size // 2) ** 2, config.latent_dim, bias=False)
         width, side = 2 * config.encoder_width, config.grid // 2
         self.down = ConvBlock(width, 2 * width, stride=2)
         self.features = nn.Linear(2 * width * side**2, config.mlp_dim)
@@ -39,15 +44,19 @@ class PosteriorHead(nn.Module):
             nn.LayerNorm(config.mlp_dim), nn.SiLU(), nn.Linear(config.mlp_dim, 2 * config.latent_dim)
         )
 
-    def forward(self, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B*T, 2w, G, G], context [B, T, C] -> mean and log-variance, each [B, T, D]."""
+    def forward(self, frames: Tensor, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised frames [B*T, 3, H, W], features [B*T, 2w, G, G], c [B, T, C] -> mean, log-variance [B, T, D]."""
         hidden = self.features(self.down(features).flatten(1)).unflatten(0, context.shape[:2])
         mean, raw = self.out(hidden + self.context(context)).chunk(2, dim=-1)
-        return mean, bounded_log_variance(raw - 2.0)
+        linear = self.linear(F.avg_pool2d(frames, 2).flatten(1)).view_as(mean)
+        return mean + linear, bounded_log_variance(raw - 2.0)
 
 
 class Decoder(nn.Module):
-    """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it."""
+    """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it.
+
+    The distribution lies around a linear map of z, the counterpart of the posterior's.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -65,9 +74,13 @@ class Decoder(nn.Module):
         )
         self.channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Conv2d(width, self.channels * self.patch**2, 1)
+        self.linear = nn.Linear(config.latent_dim, 3 * config.image_size**2, bias=False)
+        nn.init.zeros_(self.linear.weight)
 
-    def forward(self, latent: Tensor, slots: Tensor) -> Tensor:
-        """z [B, T, D] and slots [B, T, S, d] -> parameters [B*T, channels, H, W]."""
+    def forward(self, latent: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """z [B, T, D], slots [B, T, S, d] -> parameters [B*T, channels, H, W], their centre [B*T, 3, H, W]."""
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
         grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
-        return F.pixel_shuffle(self.head(self.layers(grid)), self.patch)
+        parameters = F.pixel_shuffle(self.head(self.layers(grid)), self.patch)
+        side = parameters.shape[-1]
+        return parameters, self.linear(latent).view(-1, 3, side, side)

@@ -64,7 +64,8 @@ class DPGMMPrior(nn.Module):
         self.sticks = nn.Linear(config.mlp_dim, 2 * (self.components - 1))
         self.concentration = nn.Linear(config.mlp_dim, 2)
         self.gaussians = nn.Linear(config.mlp_dim, 2 * self.components * self.latent_dim)
-        nn.init.normal_(self.gaussians.bias[: self.components * self.latent_dim], std=0.7)
+        # Near each other: components that start apart leave all of z to the one that happens to lie nearest.
+        nn.init.normal_(self.gaussians.bias[: self.components * self.latent_dim], std=0.15)
         self._start_at_prior()
 
     def _start_at_prior(self) -> None:

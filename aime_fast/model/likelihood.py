@@ -27,20 +27,20 @@ class Likelihood(Protocol):
 
 @dataclass
 class LogisticMixture:
-    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around the mean frame."""
+    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around a centre."""
 
     parameters: Tensor
     """[N, 10*M, H, W], as the operator wants them."""
-    mean_frame: Tensor
-    """[3, H, W] in [-1, 1]."""
+    centre: Tensor
+    """[N, 3, H, W]: what their locations are offsets from."""
 
     def nats(self, frames: Tensor) -> Tensor:
         """Negative log-likelihood of whole frames, in nats, [N]."""
-        return -kernels.logistic_mixture_log_prob(frames, self.parameters.float(), self.mean_frame)
+        return -kernels.logistic_mixture_log_prob(frames, self.parameters.float(), self.centre)
 
     def expectation(self) -> Tensor:
         """Expected frames [N, 3, H, W], unclamped; differentiable."""
-        return kernels.logistic_mixture_mean(self.parameters.float(), self.mean_frame)
+        return kernels.logistic_mixture_mean(self.parameters.float(), self.centre)
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
@@ -52,9 +52,9 @@ class Gaussian:
     """Independent Gaussians of fixed width; a density, so nats may be negative."""
 
     offsets: Tensor
-    """Means [N, 3, H, W], as offsets from the mean frame."""
-    mean_frame: Tensor
-    """[3, H, W] in [-1, 1]."""
+    """Means [N, 3, H, W], as offsets from the centre."""
+    centre: Tensor
+    """[N, 3, H, W]."""
 
     def nats(self, frames: Tensor) -> Tensor:
         """Negative log-density of whole frames, in nats, [N]."""
@@ -63,7 +63,7 @@ class Gaussian:
 
     def expectation(self) -> Tensor:
         """Expected frames [N, 3, H, W], unclamped; differentiable."""
-        return self.offsets.float() + self.mean_frame
+        return self.offsets.float() + self.centre
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""

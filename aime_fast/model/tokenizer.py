@@ -11,6 +11,8 @@ from aime_fast.model.layers import ConvBlock
 
 DEAD_BELOW = 0.5
 """A code with a smaller running count than this has died and is moved onto a frame's encoding."""
+REVIVED_SHARE = 64
+"""At most one code in so many is moved at a step: a whole cohort at once would change what the tokens mean."""
 
 
 @dataclass
@@ -77,9 +79,13 @@ class Codebook(nn.Module):
         statistics[:, dim + 1 :] = torch.where(mine[:, None], encodings[local.clamp(0, len(ids) - 1)], 0.0)
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(statistics)
+        started = self.counts.any()
         self.sums.lerp_(statistics[:, :dim], 1 - self.decay)
         self.counts.lerp_(statistics[:, dim], 1 - self.decay)
-        dead = self.counts < DEAD_BELOW * (1 - self.decay)
+        rarest = self.counts.topk(max(1, num_codes // REVIVED_SHARE), largest=False).indices
+        dead = torch.zeros_like(self.counts, dtype=torch.bool).index_fill_(0, rarest, True)
+        dead &= self.counts < DEAD_BELOW * (1 - self.decay)
+        dead |= ~started
         self.counts.masked_fill_(dead, 1.0)
         self.sums.copy_(torch.where(dead[:, None], statistics[:, dim + 1 :], self.sums))
         self.codes.copy_(self.sums / self.counts[:, None])

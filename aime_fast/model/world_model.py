@@ -96,7 +96,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         features = self.trunk(flat)
         with torch.no_grad():
             teacher_features = self.teacher(flat)
-        mean, log_var = self.posterior(features, context)
+        mean, log_var = self.posterior(flat, features, context)
         samples = mean[:, :, None] + (0.5 * log_var).exp()[:, :, None] * noise.latent
         latents = samples[:, :, 0]
         attention = self.attention(features, context)
@@ -135,7 +135,8 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor, slots: Tensor) -> Any:
         """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d], over frames [B*T, 3, H, W]."""
-        return FAMILIES[self.config.likelihood](self.decoder(latents, slots), self.mean_frame)
+        parameters, offset = self.decoder(latents, slots)
+        return FAMILIES[self.config.likelihood](parameters, offset.float() + self.mean_frame)
 
     @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:

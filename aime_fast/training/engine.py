@@ -208,7 +208,7 @@ def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) 
     ]
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, fused=True)
-    return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
 
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:

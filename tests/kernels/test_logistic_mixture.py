@@ -44,13 +44,14 @@ def example(n, mixtures, height, width, spread, dtype=torch.float64):
 def test_value_and_gradient_equal_the_textbook_form(shape, spread):
     frames, parameters = example(*shape, spread)
     weights = torch.randn(shape[0], dtype=torch.float64)
-    for centre in (None, torch.randn(frames.shape[1:], dtype=torch.float64)):
-        expected = textbook_log_prob(frames, parameters, 0.0 if centre is None else centre)
-        (expected_gradient,) = torch.autograd.grad(expected @ weights, parameters)
+    for centre in (None, torch.randn(frames.shape, dtype=torch.float64, requires_grad=True)):
+        inputs = [parameters] if centre is None else [parameters, centre]
+        expected = textbook_log_prob(frames, parameters, 0.0 if centre is None else centre[:, None])
+        expected_gradients = torch.autograd.grad(expected @ weights, inputs)
         found = logistic_mixture_log_prob(frames, parameters, centre)
-        (gradient,) = torch.autograd.grad(found @ weights, parameters)
+        gradients = torch.autograd.grad(found @ weights, inputs)
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-10)
-        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-9, atol=1e-10)
         without_gradient = logistic_mixture_log_prob(frames, parameters.detach(), centre)
         torch.testing.assert_close(without_gradient, expected, rtol=1e-11, atol=1e-10)
 
@@ -145,7 +146,7 @@ def test_mean_and_samples_agree_with_the_probabilities():
     parameters = 0.3 * torch.randn(1, 10 * mixtures, 1, 1, dtype=torch.float64)
     parameters.view(mixtures, 10)[:, 4:7] = -2.5
     generator = torch.Generator().manual_seed(1)
-    centre = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64).view(3, 1, 1)
+    centre = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64).view(1, 3, 1, 1)
     frames = logistic_mixture_sample(parameters.expand(draws, -1, -1, -1), generator, centre)
     levels = (frames + 1) * 127.5
     torch.testing.assert_close(levels, levels.round())

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,9 @@ from toy import Toy
 from world import World
 
 from aime_fast.balancing.direct import direct_balance
+from aime_fast.config import OptimConfig
 
+OPTIM = OptimConfig()
 torch.set_num_threads(1)
 
 COMPARED = ("parameters", "gradients", "norms")
@@ -72,7 +74,7 @@ def reference(name="sgd", parts=1, kind=Toy):
     parameters = [p for p in module.parameters() if p.requires_grad]
     wide, rest = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+    kinds = {"sgd": torch.optim.SGD, "adamw": partial(torch.optim.AdamW, betas=(OPTIM.beta1, OPTIM.beta2))}
     optimizer = kinds[name](groups, lr=LR[name], fused=False, foreach=False)
     size = sum(p.numel() for p in parameters)
     states = [(torch.zeros(size, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)) for _ in range(parts)]

@@ -34,7 +34,7 @@ def components(parameters: Tensor) -> Tensor:
 
 
 def logistic_mixture_mean(parameters: Tensor, centre: Tensor | None = None) -> Tensor:
-    """Expected frames [N, 3, H, W] of parameters [N, 10 M, H, W] around `centre` [3, H, W] (zero); differentiable.
+    """Expected frames [N, 3, H, W] of parameters [N, 10 M, H, W] around `centre` [N, 3, H, W] (zero); differentiable.
 
     The exact expectation of the coupled mixture, before what lies beyond -1 and 1 is folded into the outer bins: it
     may leave [-1, 1].
@@ -62,7 +62,7 @@ def logistic_mixture_sample(
     chosen = (blocks[:, :, 0] + gumbel).argmax(1)
     block = blocks.take_along_dim(chosen[:, None, None], 1)[:, 0]
     scale = SMALLEST_SCALE + NEUTRAL_SCALE / (torch.exp(-block[:, 4:7]) + SCALE_CEILING)
-    locations = block[:, 1:4] if centre is None else block[:, 1:4] + centre.to(block.dtype).flatten(1)
+    locations = block[:, 1:4] if centre is None else block[:, 1:4] + centre.to(block.dtype).flatten(2)
     free = locations + scale * torch.logit(uniform(block[:, 4:7]))
     c0, c1, c2 = torch.tanh(block[:, 7:]).unbind(1)
     red = _nearest_level(free[:, 0])

@@ -35,7 +35,7 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor
     """Log-probability of whole frames, in nats: [N, 3, H, W] and parameters [N, 10 M, H, W] -> [N].
 
     frames: on the 256 levels of [-1, 1], not differentiated; parameters: float32 or float64, differentiable once;
-    centre: [3, H, W], what the locations are offsets from, zero where not given, not differentiated.
+    centre: [N, 3, H, W], what the locations are offsets from, differentiable once, zero where not given.
     Raises ValueError when the shapes do not fit.
     """
     blocks = components(parameters)
@@ -43,16 +43,17 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor
     if frames.shape != (n, 3, height, width):
         raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
     x = frames.to(parameters.dtype)
-    offsets = x if centre is None else x - centre.to(parameters.dtype)
-    return _LogProb.apply(x.flatten(2), offsets.flatten(2), blocks)
+    around = None if centre is None else centre.expand_as(x).flatten(2)
+    return _LogProb.apply(x.flatten(2), around, blocks)
 
 
 class _LogProb(torch.autograd.Function):
-    """x, offsets [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient behind, backward scales it."""
+    """x, centre [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient behind, backward scales it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, offsets: Tensor, blocks: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[2]
+    def forward(ctx: Any, x: Tensor, centre: Tensor | None, blocks: Tensor) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        offsets = x if centre is None else x - centre
         # A copy of the parameters is turned into their gradient in place.
         gradient = torch.empty_like(blocks, memory_format=torch.contiguous_format) if wanted else None
         outs = [None] * _PIECES if gradient is None else gradient.tensor_split(_PIECES)
@@ -67,9 +68,11 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[None, None, Tensor]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor | None, Tensor]:
         (gradient,) = ctx.saved_tensors
-        return None, None, gradient * upstream[:, None, None, None]
+        scaled = gradient * upstream[:, None, None, None]
+        # Moving the centre moves every component.
+        return None, scaled[:, :, 1:4].sum(1) if ctx.needs_input_grad[1] else None, scaled
 
 
 class _Bins(NamedTuple):
