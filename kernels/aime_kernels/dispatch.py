@@ -37,6 +37,9 @@ class Choice(NamedTuple):
 
 
 _choices: dict[str, Choice] = {}
+"""By card, op, shape class and versions: what the cache file holds."""
+_known: dict[tuple[str, int | None, tuple[int, ...]], Route] = {}
+"""The same for this process alone, in a form that a compiler can look up."""
 _compiled_references: dict[str, Callable[..., Any]] = {}
 _file_read = False
 
@@ -77,25 +80,31 @@ def route(op: str, device: torch.device, obstacle: str | None, shape_class: tupl
         if forced:
             raise ValueError(f"{op}: no kernel for this call: {obstacle}; AIME_KERNELS=auto takes the reference")
         return "reference"
-    return "triton" if forced else measured(op, device, shape_class, trials)
+    if forced:
+        return "triton"
+    known = _known.get((op, device.index, shape_class))
+    if known is not None:
+        return known
+    if torch.compiler.is_compiling():
+        return "reference"
+    return _measured(op, device, shape_class, trials)
 
 
-@torch.compiler.assume_constant_result
-def measured(op: str, device: torch.device, shape_class: tuple[int, ...], trials: Trials) -> Route:
+def _measured(op: str, device: torch.device, shape_class: tuple[int, ...], trials: Trials) -> Route:
     """The fastest candidate of (GPU, op, shape class, versions): known, read from the cache file, or timed now.
 
-    Nothing can be timed while a graph is captured or a caller is being compiled: there a class without a measurement
-    takes the reference, which the caller's compiler fuses. One eager call beforehand settles it.
+    Nothing can be timed while a caller is being compiled or a graph is captured: there a class that this process has
+    not met takes the reference, which the caller's compiler fuses. One eager call beforehand settles it.
     """
     key = "|".join([_card(device), op, "x".join(map(str, shape_class)), _versions()])
     _read_file()
     if key not in _choices:
-        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        if capturing or torch.compiler.is_compiling():
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return "reference"
         times = {name: _median_milliseconds(trial, device) for name, trial in trials().items()}
         _choices[key] = Choice(min(times, key=lambda name: times[name]), dict(times))
         _write_file()
+    _known[op, device.index, shape_class] = _choices[key].route
     return _choices[key].route
 
 
@@ -208,7 +217,7 @@ def _read_file() -> None:
         return
     _file_read = True
     # A file that is missing or damaged costs a measurement, nothing else.
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         for key, fields in json.loads(cache_file().read_text()).items():
             _choices.setdefault(key, Choice(*fields))
 

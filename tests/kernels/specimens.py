@@ -19,7 +19,7 @@ def pointers(names, width="fp32"):
 
 
 def rgb_gram(vectors, dtype=torch.float32):
-    constants = {"VECTORS": vectors, "BLOCK": block, **gram.piece_types([dtype] * vectors, -1, True)}
+    constants = {"VECTORS": vectors, "BLOCK": block, "STEPS": gram.STEPS, **gram.piece_types([dtype] * vectors, -1, True)}
     signature = {"addresses": "*i64", "tiles": "*i64", "partials": "*fp64"}
     name = f"rgb_gram_fwd {vectors} vectors {str(dtype)[6:]}"
     return Specimen(name, gram.rgb_gram_fwd_kernel, signature, constants, gram.LAUNCH, wide_share=0.9)
@@ -27,8 +27,8 @@ def rgb_gram(vectors, dtype=torch.float32):
 
 def rgb_combine(rows, dtype=torch.float32):
     dtypes = [*[dtype] * rows, torch.float32, dtype]
-    constants = {"ROWS": rows, "BLOCK": block, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
-    signature = {"addresses": "*i64", "tiles": "*i64", "coefficients": "*fp64", "finite": "*i1"}
+    constants = {"ROWS": rows, "BLOCK": block, "STEPS": combine.STEPS, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
+    signature = {"addresses": "*i64", "tiles": "*i64", "coefficients": "*fp32", "finite": "*i1"}
     return Specimen(
         f"rgb_combine_fwd {rows} rows {str(dtype)[6:]}",
         combine.rgb_combine_fwd_kernel,

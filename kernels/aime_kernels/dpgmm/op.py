@@ -98,7 +98,7 @@ def _mixture_obstacle(z: Tensor, log_pi: Tensor, means: Tensor, log_vars: Tensor
 
 def _weights_of_kernel(log_a: Tensor, log_b: Tensor, uniform: Tensor) -> Tensor:
     flat = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (log_a, log_b, uniform))
-    return operators.stick_weights(*flat).view(*log_a.shape[:-1], -1)
+    return operators.stick_weights(*flat).view(*log_a.shape[:-1], log_a.shape[-1] + 1)
 
 
 def _kl_of_kernel(log_a: Tensor, log_b: Tensor, mean: Tensor, mean_log: Tensor) -> Tensor:

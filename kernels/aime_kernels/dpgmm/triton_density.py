@@ -46,9 +46,9 @@ def mixture_fwd_kernel(
         scaled = (x[None, :] - mean) * inverse
         joint = base - 0.5 * tl.sum(scaled * scaled, 1)
         top = tl.max(joint, 0)
-        total = top + tl.log(tl.sum(tl.exp(joint - top), 0))
-        tl.store(log_prob + at, total)
-        tl.store(log_responsibilities + at * K + k, joint - total, mask=k < K)
+        above = tl.log(tl.sum(tl.exp(joint - top), 0))
+        tl.store(log_prob + at, top + above)
+        tl.store(log_responsibilities + at * K + k, (joint - top) - above, mask=k < K)
 
 
 @triton.jit

@@ -47,7 +47,7 @@ def rgb_combine(
     classes = (len(rows), size_class(size), size_class(len(kept)))
     if route("rgb_combine", device, reason, classes, lambda: _trials(vectors, old, coefficients)) != "triton":
         return reference.rgb_combine(rows, direction, update, coefficients, finite)
-    return _rgb_combine([tensor for row in vectors for tensor in row], old, new, coefficients.contiguous(), finite)
+    return _rgb_combine([tensor for row in vectors for tensor in row], old, new, coefficients, finite)
 
 
 @torch.library.custom_op("aime_kernels::rgb_combine", mutates_args=("direction", "update"))
@@ -59,12 +59,12 @@ def _rgb_combine(
     finite: Tensor,
 ) -> None:
     """`rows`: n lists of the direction's length, one after the other."""
-    from aime_kernels.rgb_combine.triton_kernel import LAUNCH, launch_for, rgb_combine_triton
+    from aime_kernels.rgb_combine.triton_kernel import LAUNCH, STEPS, launch_for, rgb_combine_triton
 
     length = len(direction)
     columns = [[*rows[k::length], direction[k], update[k]] for k in range(length)]
     positions = [flat_alike(column) for column in columns]
-    block = launch_for(LAUNCH, direction[0].device).block
+    block = STEPS * launch_for(LAUNCH, direction[0].device).block
     for work in works(positions, block, direction[0].device):
         rgb_combine_triton(work, coefficients, finite)
     reference.copy_back(columns, positions)

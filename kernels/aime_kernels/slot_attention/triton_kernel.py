@@ -48,9 +48,9 @@ def slot_attention_fwd_kernel(
     total = tl.zeros_like(top)
     for s in tl.static_range(SLOTS):
         total += tl.exp(logits[s] - top)
-    log_total = top + tl.log(total)
+    log_total = tl.log(total)
     for s in tl.static_range(SLOTS):
-        log_assignment = logits[s] - log_total
+        log_assignment = (logits[s] - top) - log_total
         at = (n * SLOTS + s) * P + p
         tl.store(assignments + at, tl.exp(log_assignment), mask=p < P)
         log_assignment = tl.where(p < P, log_assignment, float("-inf"))
