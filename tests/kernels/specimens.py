@@ -19,7 +19,8 @@ def pointers(names, width="fp32"):
 
 
 def rgb_gram(vectors, dtype=torch.float32):
-    constants = {"VECTORS": vectors, "BLOCK": block, "STEPS": gram.STEPS, **gram.piece_types([dtype] * vectors, -1, True)}
+    constants = {"VECTORS": vectors, "BLOCK": block, "STEPS": gram.STEPS}
+    constants |= gram.piece_types([dtype] * vectors, -1, True)
     signature = {"addresses": "*i64", "tiles": "*i64", "partials": "*fp64"}
     name = f"rgb_gram_fwd {vectors} vectors {str(dtype)[6:]}"
     return Specimen(name, gram.rgb_gram_fwd_kernel, signature, constants, gram.LAUNCH, wide_share=0.9)
@@ -43,7 +44,8 @@ def sticks(which, names, count, **constants):
     kernel = getattr(triton_sticks, f"{which}_kernel")
     width = 1 << count.bit_length()
     constants = {"J": count, "ROWS": block, "WIDTH": width, "TINY": 1e-32, **constants}
-    return Specimen(f"{which} {count} sticks", kernel, {**pointers(names), "rows": "i32"}, constants, triton_sticks.LAUNCH)
+    signature = {**pointers(names), "rows": "i32"}
+    return Specimen(f"{which} {count} sticks", kernel, signature, constants, triton_sticks.LAUNCH)
 
 
 def mixture(which, names, components, dim):
@@ -76,7 +78,8 @@ _MIXTURE = {
 }
 _SLOTS = {
     "fwd": "slots keys values updates assignments maps",
-    "bwd": "slots keys values assignments maps grad_updates grad_assignments grad_maps grad_slots grad_keys grad_values",
+    "bwd": "slots keys values assignments maps grad_updates grad_assignments grad_maps "
+    "grad_slots grad_keys grad_values",
 }
 _EPS = torch.finfo(torch.float32).eps
 _ALL = [
@@ -104,5 +107,6 @@ _ALL = [
     *(slot_attention(which, names, *size) for size in [(5, 64, 64), (8, 256, 16)] for which, names in _SLOTS.items()),
 ]
 SPECIMENS = {specimen.name: specimen for specimen in _ALL}
-FIRST = [name for name in SPECIMENS if any(size in name for size in ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "windows"))]
+_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "windows")
+FIRST = [name for name in SPECIMENS if any(size in name for size in _MODEL)]
 """The model's sizes."""

@@ -57,5 +57,8 @@ def test_a_kernel_with_too_much_shared_memory_is_caught():
 
 
 def test_widths_are_read_from_the_machine_code():
-    code = "LDG.E.128 R4;\n@P0 LDG.E.EL.64.CONSTANT R2;\nLDG.E R1;\nLDG.E.U8.CONSTANT R0;\nLDGSTS.E.BYPASS.128 [R1];\nLDL R2;"
+    code = (
+        "LDG.E.128 R4;\n@P0 LDG.E.EL.64.CONSTANT R2;\nLDG.E R1;\nLDG.E.U8.CONSTANT R0;\n"
+        "LDGSTS.E.BYPASS.128 [R1];\nLDL R2;"
+    )
     assert global_loads(code) == {"8": 1, "32": 1, "64": 1, "128": 2}

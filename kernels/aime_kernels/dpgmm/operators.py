@@ -62,12 +62,11 @@ def stick_kl_backward(
 
 @stick_kl_backward.register_fake
 def _(log_a: Tensor, log_b: Tensor, mean: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(log_a.new_empty(x.shape) for x in (log_a, log_b, mean, mean))  # type: ignore[return-value]
+    sticks, moments = log_a.shape, mean.shape
+    return log_a.new_empty(sticks), log_a.new_empty(sticks), mean.new_empty(moments), mean.new_empty(moments)
 
 
-stick_kl.register_autograd(
-    lambda ctx, grad: stick_kl_backward(*ctx.saved_tensors, grad), setup_context=_save_inputs
-)
+stick_kl.register_autograd(lambda ctx, grad: stick_kl_backward(*ctx.saved_tensors, grad), setup_context=_save_inputs)
 
 
 @torch.library.custom_op("aime_kernels::mixture", mutates_args=())
@@ -95,7 +94,7 @@ def mixture_backward(
 def _(
     z: Tensor, means: Tensor, log_vars: Tensor, log_r: Tensor, grad_log_prob: Tensor, grad_log_r: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(z.new_empty(shape) for shape in (z.shape, means.shape[:2], means.shape, means.shape))  # type: ignore[return-value]
+    return z.new_empty(z.shape), z.new_empty(means.shape[:2]), z.new_empty(means.shape), z.new_empty(means.shape)
 
 
 def _save_mixture(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -30,7 +30,7 @@ def load_piece(address, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.c
 
 @triton.jit
 def rescaled(piece, largest):
-    """float32 times a power of two near 1 / `largest`, made from its exponent: exact, and no finite square overflows."""
+    """float32 times a power of two near 1 / `largest`, made from its exponent: exact; no finite square overflows."""
     exponent = largest.to(tl.int32, bitcast=True) >> 23
     factor = (tl.minimum(tl.maximum(254 - exponent, 1), 253) << 23).to(tl.float32, bitcast=True)
     return piece * factor, 1.0 / factor.to(tl.float64)
