@@ -10,7 +10,8 @@ from torch import Tensor
 
 from aime_kernels.launch import Launch, launch_for, on_device_of
 
-LAUNCH = {80: Launch(1, 4, True), 86: Launch(1, 4, True), 90: Launch(1, 4, True)}
+# ptxas settles the backward pass at 64 registers and spills a few on sm_80 with fused multiply-adds, on sm_86 without.
+LAUNCH = {80: Launch(1, 4, False), 86: Launch(1, 4, True), 90: Launch(1, 4, True)}
 MOST_TILE = 2048
 """Components times dimensions, each rounded up to a power of two, that the registers are planned for."""
 LOG_2PI = tl.constexpr(1.8378770664093453)
