@@ -102,7 +102,7 @@ def _measured(op: str, device: torch.device, shape_class: tuple[int, ...], trial
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return "reference"
         times = {name: _median_milliseconds(trial, device) for name, trial in trials().items()}
-        _choices[key] = Choice(min(times, key=lambda name: times[name]), dict(times))
+        _choices[key] = Choice(min(times, key=lambda name: times[name]), {str(name): t for name, t in times.items()})
         _write_file()
     _known[op, device.index, shape_class] = _choices[key].route
     return _choices[key].route

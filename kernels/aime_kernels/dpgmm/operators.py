@@ -8,6 +8,7 @@ from torch import Tensor
 
 @torch.library.custom_op("aime_kernels::stick_weights", mutates_args=())
 def stick_weights(log_a: Tensor, log_b: Tensor, uniform: Tensor) -> Tensor:
+    """[rows, J] three times -> log pi [rows, J + 1]."""
     from aime_kernels.dpgmm.triton_sticks import stick_weights_triton
 
     return stick_weights_triton(log_a.contiguous(), log_b.contiguous(), uniform.contiguous())
@@ -20,6 +21,7 @@ def _(log_a: Tensor, log_b: Tensor, uniform: Tensor) -> Tensor:
 
 @torch.library.custom_op("aime_kernels::stick_weights_backward", mutates_args=())
 def stick_weights_backward(log_a: Tensor, log_b: Tensor, uniform: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of log a and log b."""
     from aime_kernels.dpgmm.triton_sticks import stick_weights_backward_triton
 
     return stick_weights_backward_triton(*(x.contiguous() for x in (log_a, log_b, uniform, grad)))
@@ -41,6 +43,7 @@ stick_weights.register_autograd(
 
 @torch.library.custom_op("aime_kernels::stick_kl", mutates_args=())
 def stick_kl(log_a: Tensor, log_b: Tensor, mean: Tensor, mean_log: Tensor) -> Tensor:
+    """log a, log b [rows, J] and two moments [rows] -> [rows, J]."""
     from aime_kernels.dpgmm.triton_sticks import stick_kl_triton
 
     return stick_kl_triton(*(x.contiguous() for x in (log_a, log_b, mean, mean_log)))
@@ -55,6 +58,7 @@ def _(log_a: Tensor, log_b: Tensor, mean: Tensor, mean_log: Tensor) -> Tensor:
 def stick_kl_backward(
     log_a: Tensor, log_b: Tensor, mean: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of all four; mean_log enters as a constant -1."""
     from aime_kernels.dpgmm.triton_sticks import stick_kl_backward_triton
 
     return stick_kl_backward_triton(*(x.contiguous() for x in (log_a, log_b, mean, grad)))
@@ -71,6 +75,7 @@ stick_kl.register_autograd(lambda ctx, grad: stick_kl_backward(*ctx.saved_tensor
 
 @torch.library.custom_op("aime_kernels::mixture", mutates_args=())
 def mixture(z: Tensor, log_pi: Tensor, means: Tensor, log_vars: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, S, D], [N, K], [N, K, D] twice -> log-density [N, S] and log-responsibilities [N, S, K]."""
     from aime_kernels.dpgmm.triton_density import mixture_triton
 
     return mixture_triton(*(x.contiguous() for x in (z, log_pi, means, log_vars)))
@@ -85,6 +90,7 @@ def _(z: Tensor, log_pi: Tensor, means: Tensor, log_vars: Tensor) -> tuple[Tenso
 def mixture_backward(
     z: Tensor, means: Tensor, log_vars: Tensor, log_r: Tensor, grad_log_prob: Tensor, grad_log_r: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of z, log pi, means and log-variances."""
     from aime_kernels.dpgmm.triton_density import mixture_backward_triton
 
     return mixture_backward_triton(*(x.contiguous() for x in (z, means, log_vars, log_r, grad_log_prob, grad_log_r)))

@@ -193,9 +193,7 @@ def stick_weights_triton(log_a: Tensor, log_b: Tensor, uniform: Tensor) -> Tenso
     return log_pi
 
 
-def stick_weights_backward_triton(
-    log_a: Tensor, log_b: Tensor, uniform: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor]:
+def stick_weights_backward_triton(log_a: Tensor, log_b: Tensor, uniform: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients [rows, J] of log a and log b."""
     out = torch.empty_like(log_a), torch.empty_like(log_b)
     tensors = [log_a, log_b, uniform, grad, *out]

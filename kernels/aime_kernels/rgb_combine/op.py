@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aime_kernels.dispatch import Route, kernels_possible, route, size_class
+from aime_kernels.launch import launch_for
 from aime_kernels.rgb_combine import reference
 from aime_kernels.rgb_gram.layout import flat_alike
 from aime_kernels.rgb_gram.table import obstacle, works
@@ -59,7 +60,7 @@ def _rgb_combine(
     finite: Tensor,
 ) -> None:
     """`rows`: n lists of the direction's length, one after the other."""
-    from aime_kernels.rgb_combine.triton_kernel import LAUNCH, STEPS, launch_for, rgb_combine_triton
+    from aime_kernels.rgb_combine.triton_kernel import LAUNCH, STEPS, rgb_combine_triton
 
     length = len(direction)
     columns = [[*rows[k::length], direction[k], update[k]] for k in range(length)]

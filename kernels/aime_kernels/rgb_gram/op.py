@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aime_kernels.dispatch import Route, kernels_possible, route, size_class
+from aime_kernels.launch import launch_for
 from aime_kernels.rgb_gram import reference
 from aime_kernels.rgb_gram.layout import flat_alike
 from aime_kernels.rgb_gram.table import obstacle, works
@@ -38,7 +39,7 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
 @torch.library.custom_op("aime_kernels::rgb_gram", mutates_args=())
 def _rgb_gram(vectors: Sequence[Tensor | None], count: int) -> Tensor:
     """`vectors`: the lists one after the other, K entries each, `count` of them."""
-    from aime_kernels.rgb_gram.triton_kernel import LAUNCH, STEPS, launch_for, rgb_gram_triton
+    from aime_kernels.rgb_gram.triton_kernel import LAUNCH, STEPS, rgb_gram_triton
 
     length = len(vectors) // count
     columns = [[vectors[i * length + k] for i in range(count)] for k in range(length)]
