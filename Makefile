@@ -8,11 +8,12 @@ READY  := $(VENV)/.ready
 TORCH := torch$(if $(shell command -v nvidia-smi 2>/dev/null),===,==)2.13.0
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help train test bench check clean
+.PHONY: help train test test-kernels bench check clean
 
 help:
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
 	@echo 'make test   the tests; ARGS="-m slow" runs the long ones'
+	@echo 'make test-kernels  every kernel in the interpreter and compiled for three GPUs; needs none'
 	@echo 'make bench  the benchmarks; ARGS passes flags to pytest'
 	@echo 'make check  lint, format and types'
 	@echo 'PYTHON=python3.12 picks the interpreter that makes .venv (3.11 or newer)'
@@ -32,6 +33,10 @@ train: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-kernels: $(READY)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/parity -m 'slow or not slow' $(ARGS)
+	$(BIN)/python -m pytest tests/kernels/test_ahead_of_time.py tests/kernels/test_dispatch.py -m 'slow or not slow' $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks $(ARGS)

@@ -12,8 +12,7 @@ from aime_fast.model.layers import bounded_log_variance, in_float32, mlp
 from aime_kernels import (
     expected_kumaraswamy_beta_kl,
     gamma_kl,
-    kumaraswamy_log_sticks,
-    stick_breaking_log_weights,
+    kumaraswamy_log_weights,
 )
 
 LOG_SHAPE_RANGE = (math.log(0.05), math.log(50.0))
@@ -92,7 +91,7 @@ class DPGMMPrior(nn.Module):
         log_shape, log_rate = log_softplus(self.concentration(features)).unbind(-1)
         means, raw = self.gaussians(features).float().unflatten(-1, (2, self.components, self.latent_dim)).unbind(2)
         return MixturePrior(
-            log_weights=stick_breaking_log_weights(*kumaraswamy_log_sticks(log_a, log_b, uniform)),
+            log_weights=kumaraswamy_log_weights(log_a, log_b, uniform),
             means=means + self.carry(latent).float()[:, :, None],
             log_vars=bounded_log_variance(raw),
             log_a=log_a,

@@ -1,14 +1,15 @@
-"""Numerical operators of AIME: plain PyTorch references behind public functions."""
+"""Numerical operators of AIME: public functions over plain PyTorch references and Triton kernels (docs/kernels.md)."""
 
 from aime_kernels.dpgmm import (
     expected_kumaraswamy_beta_kl,
     gamma_kl,
     gaussian_log_density,
     kumaraswamy_log_sticks,
+    kumaraswamy_log_weights,
     mixture_log_density,
     stick_breaking_log_weights,
 )
-from aime_kernels.frames import frames_to_levels, gather_windows, normalise_frames
+from aime_kernels.frames import frames_to_levels, gather_windows, normalise_frames, normalised_windows
 from aime_kernels.logistic_mixture import (
     logistic_mixture_log_prob,
     logistic_mixture_mean,
@@ -25,11 +26,13 @@ __all__ = [
     "gather_windows",
     "gaussian_log_density",
     "kumaraswamy_log_sticks",
+    "kumaraswamy_log_weights",
     "logistic_mixture_log_prob",
     "logistic_mixture_mean",
     "logistic_mixture_sample",
     "mixture_log_density",
     "normalise_frames",
+    "normalised_windows",
     "rgb_combine",
     "rgb_gram",
     "slot_attention",

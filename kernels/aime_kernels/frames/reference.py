@@ -16,10 +16,7 @@ def gather_windows(store: Tensor, starts: Tensor, length: int) -> Tensor:
 
 
 def normalise_frames(frames: Tensor) -> Tensor:
-    """Map uint8 levels [B, T, H, W, 3] to float32 [B, T, 3, H, W]: level * (2 / 255) - 1, in [-1, 1].
-
-    Level 0 maps to exactly -1 and level 255 to exactly +1; `frames_to_levels` inverts all 256 levels exactly.
-    """
+    """`aime_kernels.normalise_frames` in tensor algebra."""
     # The transpose is done on bytes: a quarter of the traffic of transposing floats.
     return frames.movedim(-1, -3).contiguous().to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
 

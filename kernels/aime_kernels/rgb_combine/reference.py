@@ -8,7 +8,6 @@ from torch import Tensor
 from aime_kernels.rgb_gram.layout import chunk_elements, chunks, flat_alike, gather
 
 
-@torch.no_grad()
 def rgb_combine(
     rows: Sequence[Sequence[Tensor | None]],
     direction: Sequence[Tensor | None],
@@ -16,19 +15,7 @@ def rgb_combine(
     coefficients: Tensor,
     finite: Tensor,
 ) -> None:
-    """Write the next direction and the update, both combinations of n rows and a direction, in place.
-
-        direction <- sum_i coefficients[1, i] rows[i] + coefficients[1, n] direction
-        update    <- sum_i coefficients[0, i] rows[i] + coefficients[0, n] direction   (the new one)
-
-    Every vector is a list of K tensors; `rows[i][k]` may be None for zeros; where `direction[k]` is None the position
-    is left alone, and `update[k]` must be None there too. `update[k]` may be a row's own tensor: a chunk is read
-    before it is written. No two other tensors may share memory. coefficients: [2, n+1], on the device of the data;
-    the arithmetic is in the direction's dtype. finite: 0-d bool on the device; False writes a zero update and leaves
-    the direction as it is, whatever the rows hold. Raises ValueError when tensors at one position differ in shape.
-
-    Why an op: n+1 vectors are read and two written once; written as tensor algebra each axpy is a pass of its own.
-    """
+    """`aime_kernels.rgb_combine`, a chunk at a time."""
     columns = [column for column in zip(*rows, direction, update, strict=True) if column[-2] is not None]
     if not columns:
         return
@@ -54,7 +41,7 @@ def rgb_combine(
         torch.where(finite, new, old, out=new)
         for result, targets in ((new, pieces[-2]), (total, pieces[-1])):
             torch._foreach_copy_([target for target in targets if target is not None], result.split(lengths))
-    _copy_back(columns, positions)
+    copy_back(columns, positions)
 
 
 def _combine(
@@ -71,7 +58,7 @@ def _combine(
         total.addcmul_(term, of_update[i])
 
 
-def _copy_back(columns: Sequence[Sequence[Tensor | None]], positions: Sequence[Sequence[Tensor | None]]) -> None:
+def copy_back(columns: Sequence[Sequence[Tensor | None]], positions: Sequence[Sequence[Tensor | None]]) -> None:
     """Copy direction and update home where mixed layouts made `flat_alike` return copies of them."""
     for tensors, flats in zip(columns, positions, strict=True):
         for tensor, flat in zip(tensors[-2:], flats[-2:], strict=True):

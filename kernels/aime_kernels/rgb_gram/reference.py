@@ -11,17 +11,8 @@ _BLOCK = 4096
 """Elements of one small product; the blocks of a chunk are the batch over which the threads divide."""
 
 
-@torch.no_grad()
 def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """Inner products of m long vectors, each a list of K tensors: float64 [m, m], symmetric.
-
-    `vectors[i][k]` is a floating-point tensor of any shape, the same shape for every i, or None for zeros. Each
-    element is read from memory once. Products and sums are in float64: for float32 data no square overflows or
-    vanishes, so the result is finite exactly when the data are. The order of summation is fixed by the shapes.
-    Raises ValueError when the lists differ in length or the tensors at one position in shape.
-
-    Why an op: m(m+1)/2 separate dot products read each vector m+1 times; this is bound by reading m vectors once.
-    """
+    """`aime_kernels.rgb_gram` with every product and sum in float64."""
     if len({len(vector) for vector in vectors}) > 1:
         raise ValueError(f"vectors have different numbers of tensors: {[len(vector) for vector in vectors]}")
     m = len(vectors)

@@ -1,0 +1,241 @@
+"""Sticks to log-weights, and the sticks' divergence, forward and backward; 32 rows a program.
+
+Rows of J = K - 1 sticks are read as one flat stretch, which is aligned and so loaded 16 bytes at a time; `tl.gather`
+moves values between that stretch, the stretch of K weights, and a grid [rows, WIDTH] on which rows can be scanned.
+"""
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aime_kernels.dpgmm.divergence import QUADRATURE
+from aime_kernels.dpgmm.triton_special import digamma_1p, log1p, log_minus_remainder, remainder, trigamma_1p
+from aime_kernels.launch import Launch, launch_for, on_device_of
+
+# Fusing would undo the compensated forms.
+LAUNCH = {80: Launch(32, 4, False), 86: Launch(32, 4, False), 90: Launch(32, 4, False)}
+MOST_STICKS = 31
+EULER_GAMMA = tl.constexpr(0.5772156649015329)
+
+
+@triton.jit
+def regrid(values, FROM: tl.constexpr, TO: tl.constexpr, SHIFT: tl.constexpr, LANES: tl.constexpr):
+    """Value at (row, column) of a grid TO wide <- (row, column + SHIFT) of a grid FROM wide; 0 beyond its columns."""
+    lane = tl.arange(0, LANES)
+    column = lane % TO + SHIFT
+    source = lane // TO * FROM + column
+    inside = (column >= 0) & (column < FROM) & (source < LANES)
+    return tl.where(inside, tl.gather(values, tl.where(inside, source, 0), 0), 0.0)
+
+
+@triton.jit
+def load_rows(pointer, rows, WIDE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """The program's rows of a [rows, WIDE] array as one flat stretch."""
+    start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
+    inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
+    return tl.load(pointer + start + lane, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, values, rows, WIDE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """The inverse of `load_rows`."""
+    start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
+    inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
+    tl.store(pointer + start + lane, values, mask=inside)
+
+
+@triton.jit
+def log_exponential(uniform, EPS: tl.constexpr):
+    """log(-log(1 - U)), with 0 and 1 read as half a rounding step inside."""
+    return tl.log(-log1p(-tl.minimum(tl.maximum(uniform, 0.5 * EPS), 1.0 - 0.5 * EPS)))
+
+
+@triton.jit
+def stick_weights_fwd_kernel(
+    log_a,  # [rows, J]
+    log_b,  # [rows, J]
+    uniform,  # [rows, J]
+    log_pi,  # [rows, J + 1]
+    rows,
+    J: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,  # power of two above J
+    EPS: tl.constexpr,
+    TINY: tl.constexpr,
+):
+    """log pi_k = log v_k + sum_{j<k} log(1 - v_j)."""
+    LANES: tl.constexpr = ROWS * WIDTH
+    a = load_rows(log_a, rows, J, ROWS, LANES)
+    s = log_exponential(load_rows(uniform, rows, J, ROWS, LANES), EPS) - load_rows(log_b, rows, J, ROWS, LANES)
+    value, _ = remainder(s)
+    inner, _ = log_minus_remainder(s, TINY)
+    rest, _ = remainder(inner - a)
+    # Shifted by one before the scan, so that a prefix never contains, and never has to lose, its own stick.
+    before = tl.cumsum(tl.reshape(regrid(rest, J, WIDTH, -1, LANES), [ROWS, WIDTH]), 1)
+    weights = regrid(value * tl.exp(-a), J, WIDTH, 0, LANES) + tl.reshape(before, [LANES])
+    store_rows(log_pi, regrid(weights, WIDTH, J + 1, 0, LANES), rows, J + 1, ROWS, LANES)
+
+
+@triton.jit
+def stick_weights_bwd_kernel(
+    log_a,  # [rows, J]
+    log_b,  # [rows, J]
+    uniform,  # [rows, J]
+    grad_log_pi,  # [rows, J + 1]
+    grad_log_a,  # [rows, J]
+    grad_log_b,  # [rows, J]
+    rows,
+    J: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    EPS: tl.constexpr,
+    TINY: tl.constexpr,
+):
+    """log v_j is in weight j, log(1 - v_j) in every later one."""
+    LANES: tl.constexpr = ROWS * WIDTH
+    grad = load_rows(grad_log_pi, rows, J + 1, ROWS, LANES)
+    grid = tl.reshape(regrid(grad, J + 1, WIDTH, 0, LANES), [ROWS, WIDTH])
+    later = tl.reshape(tl.cumsum(grid, 1, reverse=True), [LANES])
+    by_value = regrid(grad, J + 1, J, 0, LANES)
+    by_rest = regrid(later, WIDTH, J, 1, LANES)
+    a = load_rows(log_a, rows, J, ROWS, LANES)
+    s = log_exponential(load_rows(uniform, rows, J, ROWS, LANES), EPS) - load_rows(log_b, rows, J, ROWS, LANES)
+    value, slope = remainder(s)
+    inner, inner_slope = log_minus_remainder(s, TINY)
+    _, rest_slope = remainder(inner - a)
+    by_value *= tl.exp(-a)
+    by_rest *= rest_slope
+    store_rows(grad_log_a, -(by_value * value + by_rest), rows, J, ROWS, LANES)
+    store_rows(grad_log_b, -(by_value * slope + by_rest * inner_slope), rows, J, ROWS, LANES)
+
+
+@triton.jit
+def stick_kl_fwd_kernel(
+    log_a,  # [rows, J]
+    log_b,  # [rows, J]
+    mean,  # [rows], E alpha
+    mean_log,  # [rows], E log alpha
+    quadrature,  # [2, NODES]: nodes, weights
+    kl,  # [rows, J]
+    rows,
+    J: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    NODES: tl.constexpr,
+    TINY: tl.constexpr,
+):
+    """KL(Kumaraswamy(a, b) || Beta(1, alpha)) averaged over alpha, with digamma(b) + 1/b = digamma(1 + b)."""
+    LANES: tl.constexpr = ROWS * WIDTH
+    a, b = load_rows(log_a, rows, J, ROWS, LANES), load_rows(log_b, rows, J, ROWS, LANES)
+    m = tl.zeros_like(a)
+    for i in range(NODES):
+        inner, _ = log_minus_remainder(tl.load(quadrature + i) - b, TINY)
+        rest, _ = remainder(inner - a)
+        m -= tl.load(quadrature + NODES + i) * rest
+    row = tl.arange(0, LANES) // J % ROWS
+    expected = tl.gather(load_rows(mean, rows, 1, ROWS, ROWS), row, 0)
+    expected_log = tl.gather(load_rows(mean_log, rows, 1, ROWS, ROWS), row, 0)
+    entropy = a + b - (1.0 - tl.exp(-a)) * (EULER_GAMMA + digamma_1p(tl.exp(b))) - (1.0 - tl.exp(-b))
+    store_rows(kl, entropy - expected_log + (expected - 1.0) * m, rows, J, ROWS, LANES)
+
+
+@triton.jit
+def stick_kl_bwd_kernel(
+    log_a,  # [rows, J]
+    log_b,  # [rows, J]
+    mean,  # [rows]
+    quadrature,  # [2, NODES]
+    grad_kl,  # [rows, J]
+    grad_log_a,  # [rows, J]
+    grad_log_b,  # [rows, J]
+    grad_mean,  # [rows]
+    grad_mean_log,  # [rows]
+    rows,
+    J: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    NODES: tl.constexpr,
+    TINY: tl.constexpr,
+):
+    """The same quadrature for M and both its derivatives."""
+    LANES: tl.constexpr = ROWS * WIDTH
+    a, b = load_rows(log_a, rows, J, ROWS, LANES), load_rows(log_b, rows, J, ROWS, LANES)
+    grad = load_rows(grad_kl, rows, J, ROWS, LANES)
+    m, m_by_a, m_by_b = tl.zeros_like(a), tl.zeros_like(a), tl.zeros_like(a)
+    for i in range(NODES):
+        weight = tl.load(quadrature + NODES + i)
+        inner, inner_slope = log_minus_remainder(tl.load(quadrature + i) - b, TINY)
+        rest, rest_slope = remainder(inner - a)
+        m -= weight * rest
+        m_by_a += weight * rest_slope
+        m_by_b += weight * rest_slope * inner_slope
+    more = tl.gather(load_rows(mean, rows, 1, ROWS, ROWS), tl.arange(0, LANES) // J % ROWS, 0) - 1.0
+    inverse_a, inverse_b, plain_b = tl.exp(-a), tl.exp(-b), tl.exp(b)
+    by_a = 1.0 - inverse_a * (EULER_GAMMA + digamma_1p(plain_b)) + more * m_by_a
+    by_b = 1.0 - (1.0 - inverse_a) * plain_b * trigamma_1p(plain_b) - inverse_b + more * m_by_b
+    store_rows(grad_log_a, grad * by_a, rows, J, ROWS, LANES)
+    store_rows(grad_log_b, grad * by_b, rows, J, ROWS, LANES)
+    # A row's sums: what lies outside its J columns is zero on the grid.
+    for_mean = tl.sum(tl.reshape(regrid(grad * m, J, WIDTH, 0, LANES), [ROWS, WIDTH]), 1)
+    for_log = tl.sum(tl.reshape(regrid(grad, J, WIDTH, 0, LANES), [ROWS, WIDTH]), 1)
+    store_rows(grad_mean, for_mean, rows, 1, ROWS, ROWS)
+    store_rows(grad_mean_log, -for_log, rows, 1, ROWS, ROWS)
+
+
+def stick_weights_triton(log_a: Tensor, log_b: Tensor, uniform: Tensor) -> Tensor:
+    """Contiguous [rows, J] three times -> log pi [rows, J + 1]."""
+    rows, sticks = log_a.shape
+    log_pi = log_a.new_empty(rows, sticks + 1)
+    _launch(stick_weights_fwd_kernel, [log_a, log_b, uniform, log_pi], log_a, EPS=torch.finfo(log_a.dtype).eps)
+    return log_pi
+
+
+def stick_weights_backward_triton(log_a: Tensor, log_b: Tensor, uniform: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients [rows, J] of log a and log b."""
+    out = torch.empty_like(log_a), torch.empty_like(log_b)
+    tensors = [log_a, log_b, uniform, grad, *out]
+    _launch(stick_weights_bwd_kernel, tensors, log_a, EPS=torch.finfo(log_a.dtype).eps)
+    return out
+
+
+def stick_kl_triton(log_a: Tensor, log_b: Tensor, mean: Tensor, mean_log: Tensor) -> Tensor:
+    """Contiguous [rows, J] twice and [rows] twice -> [rows, J]."""
+    kl, table = torch.empty_like(log_a), quadrature(log_a.dtype, log_a.device)
+    _launch(stick_kl_fwd_kernel, [log_a, log_b, mean, mean_log, table, kl], log_a, NODES=table.shape[1])
+    return kl
+
+
+def stick_kl_backward_triton(
+    log_a: Tensor, log_b: Tensor, mean: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of all four, in their shapes."""
+    out = torch.empty_like(log_a), torch.empty_like(log_b), torch.empty_like(mean), torch.empty_like(mean)
+    table = quadrature(log_a.dtype, log_a.device)
+    _launch(stick_kl_bwd_kernel, [log_a, log_b, mean, table, grad, *out], log_a, NODES=table.shape[1])
+    return out
+
+
+@lru_cache(maxsize=8)
+def quadrature(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Nodes and weights [2, NODES] of `divergence.QUADRATURE`."""
+    return torch.tensor(QUADRATURE, dtype=dtype, device=device)
+
+
+def _launch(kernel: triton.JITFunction, tensors: list[Tensor], like: Tensor, **constants: float) -> None:
+    rows, sticks = like.shape
+    launch = launch_for(LAUNCH, like.device)
+    if rows:
+        with on_device_of(like):
+            kernel[(triton.cdiv(rows, launch.block),)](
+                *tensors,
+                rows,
+                J=sticks,
+                ROWS=launch.block,
+                WIDTH=triton.next_power_of_2(sticks + 1),
+                TINY=1e6 * torch.finfo(like.dtype).tiny,
+                **constants,
+                **launch.options(),
+            )

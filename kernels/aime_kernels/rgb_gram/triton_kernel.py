@@ -1,0 +1,143 @@
+"""One pass over m long vectors: the partial Gram matrix of every tile, then a sum of those in a fixed order."""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aime_kernels.launch import Launch, launch_for, on_device_of
+from aime_kernels.rgb_gram.table import Work
+
+LAUNCH = {80: Launch(2048, 8, True), 86: Launch(2048, 8, True), 90: Launch(2048, 8, True)}
+STEPS = 8
+TRITON_DTYPE = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+
+@triton.jit
+def load_piece(address, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, ALIGNMENT: tl.constexpr):
+    """Elements `start + offsets` of the tensor at `address`, as COMPUTE; zeros where masked or where it is 0."""
+    pointer = tl.multiple_of(address, ALIGNMENT).to(tl.pointer_type(DTYPE))
+    pointers = tl.multiple_of(pointer, ALIGNMENT) + start + offsets
+    return tl.load(pointers, mask=mask & (address != 0), other=0.0).to(COMPUTE)
+
+
+@triton.jit
+def rescaled(piece, largest):
+    """float32 times a power of two near 1 / `largest`, made from its exponent: exact; no finite square overflows."""
+    exponent = largest.to(tl.int32, bitcast=True) >> 23
+    factor = (tl.minimum(tl.maximum(254 - exponent, 1), 253) << 23).to(tl.float32, bitcast=True)
+    return piece * factor, 1.0 / factor.to(tl.float64)
+
+
+@triton.jit
+def added_products(
+    totals,  # tuple of VECTORS (VECTORS + 1) / 2 float64 scalars; empty in the first call
+    entries,  # int64 [VECTORS], the addresses at one position
+    start,
+    offsets,
+    mask,
+    VECTORS: tl.constexpr,
+    ROW_DTYPE: tl.constexpr,
+    LAST_DTYPE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+):
+    """`totals` plus the inner products of one stretch: in COMPUTE on values scaled to about 1, unscaled in float64."""
+    pieces, scales = (), ()
+    for i in tl.static_range(VECTORS):
+        address = tl.load(entries + i)
+        if i == VECTORS - 1:
+            piece = load_piece(address, start, offsets, mask, LAST_DTYPE, COMPUTE, ALIGNMENT)
+        else:
+            piece = load_piece(address, start, offsets, mask, ROW_DTYPE, COMPUTE, ALIGNMENT)
+        if COMPUTE == tl.float32:
+            piece, scale = rescaled(piece, tl.max(tl.abs(piece), 0))
+            scales = scales + (scale,)
+        pieces = pieces + (piece,)
+    sums = ()
+    for i in tl.static_range(VECTORS):
+        for j in tl.static_range(i + 1):
+            product = tl.sum(pieces[i] * pieces[j], 0).to(tl.float64)
+            if COMPUTE == tl.float32:
+                product = product * scales[i] * scales[j]
+            if len(totals) > 0:
+                product += totals[i * (i + 1) // 2 + j]
+            sums = sums + (product,)
+    return sums
+
+
+@triton.jit
+def rgb_gram_fwd_kernel(
+    addresses,  # int64 [K, VECTORS]
+    tiles,  # int64 [T, 3]
+    partials,  # float64 [T, VECTORS, VECTORS]
+    VECTORS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STEPS: tl.constexpr,  # stretches of BLOCK elements in a tile
+    GROUP: tl.constexpr,  # elements of one 16-byte load
+    ROW_DTYPE: tl.constexpr,
+    LAST_DTYPE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    ALIGNMENT: tl.constexpr,  # bytes
+):
+    """The inner products of one tile."""
+    program = tl.program_id(0).to(tl.int64)
+    entries = addresses + VECTORS * tl.load(tiles + 3 * program)
+    start = tl.multiple_of(tl.load(tiles + 3 * program + 1), BLOCK)
+    count = tl.load(tiles + 3 * program + 2)
+    # Whole groups are loaded wide under a mask of their width, the last few elements one by one.
+    whole = count // GROUP * GROUP
+    rest = whole + tl.arange(0, GROUP)
+    totals = added_products(
+        (), entries, start, rest, rest < count, VECTORS, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
+    )  # fmt: skip
+    for step in tl.static_range(STEPS):
+        wide = step * BLOCK + tl.arange(0, BLOCK)
+        totals = added_products(
+            totals, entries, start, wide, wide < whole, VECTORS, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
+        )  # fmt: skip
+    for i in tl.static_range(VECTORS):
+        for j in tl.static_range(i + 1):
+            product = totals[i * (i + 1) // 2 + j]
+            tl.store(partials + (program * VECTORS + i) * VECTORS + j, product)
+            if i != j:
+                tl.store(partials + (program * VECTORS + j) * VECTORS + i, product)
+
+
+def rgb_gram_triton(work: Work) -> Tensor:
+    """Gram matrix float64 [V, V] of the tiles of one `Work`; the order of summation follows from the sizes alone."""
+    vectors, tiles = work.addresses.shape[1], work.tiles.shape[0]
+    device = work.addresses.device
+    partials = torch.empty(tiles, vectors, vectors, dtype=torch.float64, device=device)
+    launch = launch_for(LAUNCH, device)
+    with on_device_of(partials):
+        rgb_gram_fwd_kernel[(tiles,)](
+            work.addresses,
+            work.tiles,
+            partials,
+            VECTORS=vectors,
+            BLOCK=launch.block,
+            STEPS=STEPS,
+            **piece_types(work.dtypes, -1, work.aligned),
+            **launch.options(),
+        )
+    return partials.sum(0)
+
+
+def piece_types(dtypes: Sequence[torch.dtype], last: int, aligned: bool) -> dict[str, object]:
+    """Constants of `load_piece` for vectors of these dtypes, the first and the one at `last` standing for all read."""
+    smallest = min(dtype.itemsize for dtype in dtypes)
+    return {
+        "GROUP": 16 // smallest,
+        "ROW_DTYPE": TRITON_DTYPE[dtypes[0]],
+        "LAST_DTYPE": TRITON_DTYPE[dtypes[last]],
+        "COMPUTE": tl.float64 if torch.float64 in dtypes else tl.float32,
+        "ALIGNMENT": 16 if aligned else smallest,
+    }

@@ -1,0 +1,163 @@
+"""The two passes of gradient balancing over lists of tensors: layouts, dtypes, alignment, extremes, bytes."""
+
+import pytest
+import torch
+
+from aime_kernels import rgb_combine, rgb_gram
+from aime_kernels.rgb_combine import reference as combine_reference
+from aime_kernels.rgb_combine.op import _rgb_combine
+from aime_kernels.rgb_gram.op import _rgb_gram
+
+SHAPES = [(3, 5), (4096 + 19,), (1,), (2, 3, 4, 4), (0,), (2, 4096)]
+
+
+@pytest.fixture
+def true(device):
+    return torch.tensor(True, device=device)
+
+
+def vectors(m, device, dtype=torch.float32, shapes=SHAPES):
+    return [[(torch.randn(shape) + 0.3 * i).to(device, dtype) for shape in shapes] for i in range(m)]
+
+
+def exact_gram(given):
+    joined = torch.stack([torch.cat([tensor.double().reshape(-1) for tensor in vector]) for vector in given])
+    return joined @ joined.t(), joined.abs() @ joined.abs().t()
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 7])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_gram_of_ragged_lists(m, dtype, device):
+    given = vectors(m, device, dtype)
+    exact, size = exact_gram(given)
+    gram = rgb_gram(given)
+    assert gram.dtype == torch.float64 and torch.equal(gram, gram.t())
+    assert ((gram - exact).abs() <= (1e-14 if dtype == torch.float64 else 2e-6) * size).all()
+    assert torch.equal(gram, rgb_gram(given))
+
+
+def test_gram_of_mixed_dtypes_holes_and_odd_addresses(device):
+    given = vectors(4, device)
+    given[3] = [tensor.double() for tensor in given[3]]
+    given[0][5] = torch.randn(2 * 4096 + 1, device=device)[1:].view(2, 4096)  # 4-byte aligned only
+    given[1][3] = given[1][3].contiguous(memory_format=torch.channels_last)
+    zeroed = [list(vector) for vector in given]
+    for i, k in [(0, 0), (1, 0), (2, 1), (3, 3)]:
+        given[i][k], zeroed[i][k] = None, torch.zeros_like(given[i][k])
+    exact, size = exact_gram(zeroed)
+    assert ((rgb_gram(given) - exact).abs() <= 2e-6 * size).all()
+    nothing = rgb_gram([[None, torch.empty(0, device=device)]] * 2)
+    assert torch.equal(nothing.cpu(), torch.zeros(2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-30, 1e30, 3e38])
+def test_no_square_of_float32_overflows_or_vanishes(scale, device):
+    given = [[torch.full((4100,), scale, device=device)], [torch.ones(4100, device=device)]]
+    exact, _ = exact_gram(given)
+    torch.testing.assert_close(rgb_gram(given), exact, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 4096, -1])
+def test_one_poisoned_element_shows_on_the_diagonal(poison, place, device):
+    given = vectors(3, device, shapes=[(4096 + 5,)])
+    given[1][0][place] = poison
+    assert rgb_gram(given).isfinite().diagonal().tolist() == [True, False, True]
+
+
+def problem(n, device, dtype, wide, shapes=SHAPES):
+    rows, (direction,) = vectors(n, device, dtype, shapes), vectors(1, device, wide, shapes)
+    return rows, direction, torch.randn(2, n + 1, dtype=torch.float64).to(device)
+
+
+@pytest.mark.parametrize("n", [1, 3, 6])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_combination_in_place_and_apart(n, dtype, device, true):
+    wide = torch.promote_types(dtype, torch.float32)
+    rows, direction, coefficients = problem(n, device, dtype, wide)
+    tolerance = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 2e-2}
+    exact = [tensor.double().clone() for tensor in direction]
+    update = [torch.empty_like(tensor) for tensor in exact]
+    combine_reference.rgb_combine([[t.double() for t in row] for row in rows], exact, update, coefficients, true)
+    apart, kept = [torch.empty_like(tensor) for tensor in rows[0]], [tensor.clone() for tensor in direction]
+    rgb_combine(rows, kept, apart, coefficients, true)
+    others = [[tensor.clone() for tensor in row] for row in rows[1:]]
+    rgb_combine(rows, direction, rows[0], coefficients, true)
+    for found, expected, limit in [(direction, exact, tolerance[wide]), (rows[0], update, tolerance[dtype])]:
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=limit, atol=limit)
+    assert all(torch.equal(a, b) for a, b in zip([*apart, *kept], [*rows[0], *direction], strict=True))
+    for row, old in zip(rows[1:], others, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(row, old, strict=True))
+
+
+def test_combination_with_holes_layouts_and_odd_addresses(device, true):
+    rows, direction, coefficients = problem(3, device, torch.float32, torch.float32)
+    direction[5] = torch.randn(2 * 4096 + 1, device=device)[1:].view(2, 4096)
+    rows[1][3] = rows[1][3].contiguous(memory_format=torch.channels_last)
+    rows[2][1] = rows[1][0] = direction[2] = None
+    update = [None if tensor is None else torch.empty_like(tensor) for tensor in direction]
+    expected = [None if t is None else t.clone() for t in direction], [None if t is None else t.clone() for t in update]
+    combine_reference.rgb_combine(rows, *expected, coefficients, true)
+    rgb_combine(rows, direction, update, coefficients, true)
+    for found, other in zip([*direction, *update], [*expected[0], *expected[1]], strict=True):
+        assert (found is None) == (other is None)
+        if found is not None:
+            torch.testing.assert_close(found, other, rtol=2e-6, atol=4e-6)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_not_finite_writes_zeros_and_leaves_the_direction(poison, device):
+    rows, direction, coefficients = problem(3, device, torch.float32, torch.float32)
+    rows[1][1][7] = rows[0][3][0, 0, 0, 0] = poison
+    coefficients[:] = poison
+    before = [tensor.clone() for tensor in direction]
+    rgb_combine(rows, direction, rows[0], coefficients, torch.tensor(False, device=device))
+    assert all(tensor.eq(0).all() for tensor in rows[0])
+    assert all(torch.equal(a, b) for a, b in zip(direction, before, strict=True))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_bytes_moved_over_the_minimum(m, device, true, moved_bytes):
+    shapes = [(8 * 4096 + 40,), (64, 64), (4000,)]
+    rows, direction, coefficients = problem(m - 1, device, torch.float32, torch.float32, shapes)
+    update = [torch.empty_like(tensor) for tensor in direction]
+    size = 4 * sum(tensor.numel() for tensor in direction)
+    gram = moved_bytes(lambda: rgb_gram([*rows, direction]))
+    tiles = 9 + 1 + 1
+    second_stage = 8 * m * m * (tiles + 1)
+    assert 1.0 <= (gram + second_stage) / (m * size) <= 1.05
+    combine = moved_bytes(lambda: rgb_combine(rows, direction, update, coefficients, true))
+    assert 1.0 <= combine / ((m + 2) * size) <= 1.05
+
+
+def test_what_the_kernels_are_not_built_for_is_refused(device, true):
+    many = vectors(9, device, shapes=[(4,)])
+    with pytest.raises(ValueError, match="9 vectors, built for 8"):
+        rgb_gram(many)
+    with pytest.raises(ValueError, match="dtype"):
+        one = torch.ones(4, device=device)
+        rgb_gram([[one.half()], [one], [one]])
+    with pytest.raises(ValueError, match="int64"):
+        rgb_gram([[torch.ones(4, device=device, dtype=torch.int64)]])
+    with pytest.raises(ValueError, match="shape"):
+        rgb_gram([[torch.ones(2, device=device)], [torch.ones(3, device=device)]])
+    with pytest.raises(ValueError, match="9 vectors"):
+        rgb_combine(many[:7], many[7], many[8], torch.ones(2, 8, device=device), true)
+
+
+def test_operators_and_a_graph_around_them(device, true):
+    rows, direction, coefficients = problem(2, device, torch.float32, torch.float32, [(3, 5), (7,)])
+    flat, update = [t for row in rows for t in row], [torch.zeros_like(t) for t in direction]
+    torch.library.opcheck(_rgb_gram, (flat, 2))
+    torch.library.opcheck(_rgb_combine, (flat, direction, update, coefficients, true))
+
+    def both(rows, direction, update, coefficients):
+        rgb_combine(rows, direction, update, coefficients, true)
+        return rgb_gram([*rows, direction])
+
+    again = [tensor.clone() for tensor in direction]
+    found = torch.compile(both, fullgraph=True, backend="aot_eager")(rows, direction, update, coefficients)
+    assert torch.equal(found, both(rows, again, update, coefficients))
+    assert all(torch.equal(a, b) for a, b in zip(direction, again, strict=True))

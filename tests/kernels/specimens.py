@@ -1,0 +1,118 @@
+"""Every kernel at the sizes that it is built for, for the ahead-of-time suite."""
+
+import torch
+from ahead_of_time import Specimen
+
+from aime_kernels.dpgmm import triton_density, triton_sticks
+from aime_kernels.frames import triton_kernel as frames_kernel
+from aime_kernels.rgb_combine import triton_kernel as combine
+from aime_kernels.rgb_gram import triton_kernel as gram
+from aime_kernels.slot_attention import triton_kernel as slots
+
+
+def block(launch):
+    return launch.block
+
+
+def pointers(names, width="fp32"):
+    return {name: f"*{width}" for name in names.split()}
+
+
+def rgb_gram(vectors, dtype=torch.float32):
+    constants = {"VECTORS": vectors, "BLOCK": block, "STEPS": gram.STEPS}
+    constants |= gram.piece_types([dtype] * vectors, -1, True)
+    signature = {"addresses": "*i64", "tiles": "*i64", "partials": "*fp64"}
+    name = f"rgb_gram_fwd {vectors} vectors {str(dtype)[6:]}"
+    # Eight vectors leave room for one program of 8 warps; half as many bytes in bfloat16 weigh less beside the tables.
+    limits = {"registers": 254 if vectors > 4 else 128, "wide_share": 0.9 if dtype == torch.float32 else 0.88}
+    return Specimen(name, gram.rgb_gram_fwd_kernel, signature, constants, gram.LAUNCH, **limits)
+
+
+def rgb_combine(rows, dtype=torch.float32):
+    dtypes = [*[dtype] * rows, torch.float32, dtype]
+    constants = {"ROWS": rows, "BLOCK": block, "STEPS": combine.STEPS, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
+    signature = {"addresses": "*i64", "tiles": "*i64", "coefficients": "*fp32", "finite": "*i1"}
+    return Specimen(
+        f"rgb_combine_fwd {rows} rows {str(dtype)[6:]}",
+        combine.rgb_combine_fwd_kernel,
+        signature,
+        {**constants, **gram.piece_types(dtypes, rows, True)},
+        combine.LAUNCH,
+        wide_share=0.9,
+    )
+
+
+def sticks(which, names, count, **constants):
+    kernel = getattr(triton_sticks, f"{which}_kernel")
+    width = 1 << count.bit_length()
+    constants = {"J": count, "ROWS": block, "WIDTH": width, "TINY": 1e-32, **constants}
+    signature = {**pointers(names), "rows": "i32"}
+    # Three programs of 4 warps. The divergence reads a node and its weight as scalars, short of the aim of 0.7.
+    limits = {"registers": 160, "wide_share": 0.65 if which == "stick_kl_fwd" else 0.7}
+    return Specimen(f"{which} {count} sticks", kernel, signature, constants, triton_sticks.LAUNCH, **limits)
+
+
+def mixture(which, names, components, dim):
+    k_pad, d_pad = triton_density.padded(components, dim)
+    constants = {"K": components, "D": dim, "K_PAD": k_pad, "D_PAD": d_pad}
+    kernel = getattr(triton_density, f"mixture_{which}_kernel")
+    signature = {**pointers(names), "samples": "i32"}
+    return Specimen(f"mixture_{which} K={components} D={dim}", kernel, signature, constants, triton_density.LAUNCH)
+
+
+def slot_attention(which, names, count, positions, dim):
+    constants = {"SLOTS": count, "P": positions, "D": dim, "P_PAD": positions, "D_PAD": dim, "SCALE": dim**-0.5}
+    strides = dict.fromkeys(["key_batch", "key_row", "value_batch", "value_row"], "i32")
+    kernel = getattr(slots, f"slot_attention_{which}_kernel")
+    name = f"slot_attention_{which} S={count} P={positions} d={dim}"
+    # The backward pass reads four maps a slot, each in the layout of a column: short of the aim of 0.7.
+    limits = {"registers": 160, "wide_share": 0.45} if which == "bwd" else {}
+    return Specimen(name, kernel, {**pointers(names), **strides}, constants, slots.LAUNCH, **limits)
+
+
+def frames(windows):
+    constants = {"WINDOWS": windows, "BLOCK": block}
+    signature = {"store": "*u8", "starts": "*i64", "out": "*fp32", "frames": "i32", "length": "i32", "pixels": "i32"}
+    name = "frames_fwd windows" if windows else "frames_fwd all"
+    return Specimen(name, frames_kernel.frames_fwd_kernel, signature, constants, frames_kernel.LAUNCH)
+
+
+_MIXTURE = {
+    "fwd": "z log_pi means log_vars log_prob log_responsibilities",
+    "bwd": "z means log_vars log_responsibilities grad_log_prob grad_log_responsibilities "
+    "grad_z grad_log_pi grad_means grad_log_vars",
+}
+_SLOTS = {
+    "fwd": "slots keys values updates assignments maps",
+    "bwd": "slots keys values assignments maps grad_updates grad_assignments grad_maps "
+    "grad_slots grad_keys grad_values",
+}
+_EPS = torch.finfo(torch.float32).eps
+_ALL = [
+    *(rgb_gram(vectors) for vectors in (2, 4, 8)),
+    rgb_gram(4, torch.bfloat16),
+    *(rgb_combine(rows) for rows in (1, 3, 6)),
+    rgb_combine(3, torch.bfloat16),
+    *(sticks("stick_weights_fwd", "log_a log_b uniform log_pi", count, EPS=_EPS) for count in (14, 31)),
+    *(
+        sticks("stick_weights_bwd", "log_a log_b uniform grad_log_pi grad_log_a grad_log_b", count, EPS=_EPS)
+        for count in (14, 31)
+    ),
+    *(sticks("stick_kl_fwd", "log_a log_b mean mean_log quadrature kl", count, NODES=24) for count in (14, 31)),
+    *(
+        sticks(
+            "stick_kl_bwd",
+            "log_a log_b mean quadrature grad_kl grad_log_a grad_log_b grad_mean grad_mean_log",
+            count,
+            NODES=24,
+        )
+        for count in (14, 31)
+    ),
+    *(mixture(which, names, *size) for size in [(15, 36), (32, 64)] for which, names in _MIXTURE.items()),
+    *(frames(windows) for windows in (True, False)),
+    *(slot_attention(which, names, *size) for size in [(5, 64, 64), (8, 256, 16)] for which, names in _SLOTS.items()),
+]
+SPECIMENS = {specimen.name: specimen for specimen in _ALL}
+_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "windows")
+FIRST = [name for name in SPECIMENS if any(size in name for size in _MODEL)]
+"""The model's sizes."""
