@@ -88,7 +88,7 @@ def test_what_a_launcher_adds_is_ignored(launched):
 
 def test_help_names_every_option_with_its_docstring_and_default(capsys):
     text = " ".join(help_text(capsys, "--preset", "debug").split())
-    named = set(re.findall(r"(?<=\s)--([a-z][a-z.-]*)", text))
+    named = set(re.findall(r"(?<=\s)--([a-z][a-z0-9.-]*)", text))
     assert named == {name.replace("_", "-") for name in leaves(TrainConfig())} | {"config", "help"}
     assert f"Peak learning rate. [{preset_config('debug').optim.lr}]" in text
 

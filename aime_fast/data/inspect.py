@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aime_fast.data.manifest import ActionStatistics, Manifest, load_manifest, split_of_episodes
+from aime_fast.data.manifest import MANIFEST_NAME, ActionStatistics, Manifest, load_manifest, split_of_episodes
 from aime_fast.data.shard_reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
 from aime_fast.data.store import SAMPLE
@@ -109,7 +109,9 @@ def _verify_files(folder: Path) -> None:
         for file, wanted in ((reader.path, shard.sha256), (index, shard.index_sha256)):
             with file.open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != wanted:
-                    raise UserError(f"{file}: is damaged (wrong sha256); copy or pack the data again")
+                    raise UserError(
+                        f"{file}: damaged, or not the one of {MANIFEST_NAME} (sha256); copy or pack it again"
+                    )
         _verify_members(reader, index)
 
 

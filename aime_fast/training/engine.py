@@ -18,6 +18,9 @@ from aime_fast.balancing.vectors import Vector
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 
+ADAM_EPSILON = 1e-12
+"""A balanced gradient has at most unit norm over all parameters, so its entries lie far below AdamW's usual 1e-8."""
+
 
 class Balancer(Protocol):
     """What the engines ask of gradient balancing (`aime_fast.balancing.rgb.RGB`)."""
@@ -242,8 +245,7 @@ def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) 
     ]
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, fused=True)
-    # A balanced gradient has at most unit norm over all parameters: single entries are far below AdamW's usual epsilon.
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=1e-12, fused=True)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=ADAM_EPSILON, fused=True)
 
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:

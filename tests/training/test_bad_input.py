@@ -68,7 +68,7 @@ def contents(folder):
         (["--ds_config", "unknown.json"], "unknown.json: sparse_attention: not an option", "remove it"),
         (["--ds_config", "batch.json"], "train_batch_size=64", "set --loader.batch_size"),
         (["--data", "/nowhere"], "/nowhere: no such file or folder", "check the path"),
-        (["--data", "nothing"], "nothing", "pack"),
+        (["--data", "nothing"], "nothing: not a recording", "known are"),
         (["--data", "text.h5"], "text.h5", "HDF5"),
         (["--data", "empty.pt"], "empty.pt", ""),
         (["--model.action-dim", "9"], "action_dim is 9, but the actions in", "set it to 2"),

@@ -12,7 +12,7 @@ from toy import Mean, Toy, batch, run_step, toy_config
 from aime_fast.balancing.rgb import RGB
 from aime_fast.balancing.sharded import global_norm, nonfinite_poisons_all
 from aime_fast.errors import UserError
-from aime_fast.training.engine import micro_batch_size, open_engine
+from aime_fast.training.engine import ADAM_EPSILON, micro_batch_size, open_engine
 from aime_fast.training.named_state import StoredState, named_state
 
 torch.set_num_threads(1)
@@ -37,7 +37,7 @@ def test_steps_equal_plain_torch(accumulation, clip):
     rest = [p for p in expected.parameters() if p.ndim < 2]
     groups = [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     betas = config.optim.beta1, config.optim.beta2
-    optimizer = torch.optim.AdamW(groups, lr=0.01, betas=betas, fused=False, foreach=False)
+    optimizer = torch.optim.AdamW(groups, lr=0.01, betas=betas, eps=ADAM_EPSILON, fused=False, foreach=False)
     engine = open_engine(module, config)
     for step in range(5):
         report = run_step(engine, Mean(), step)

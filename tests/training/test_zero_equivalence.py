@@ -15,6 +15,7 @@ from world import World
 
 from aime_fast.balancing.direct import direct_balance
 from aime_fast.config import OptimConfig
+from aime_fast.training.engine import ADAM_EPSILON
 
 OPTIM = OptimConfig()
 torch.set_num_threads(1)
@@ -74,7 +75,10 @@ def reference(name="sgd", parts=1, kind=Toy, steps=STEPS):
     parameters = [p for p in module.parameters() if p.requires_grad]
     wide, rest = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    kinds = {"sgd": torch.optim.SGD, "adamw": partial(torch.optim.AdamW, betas=(OPTIM.beta1, OPTIM.beta2))}
+    kinds = {
+        "sgd": torch.optim.SGD,
+        "adamw": partial(torch.optim.AdamW, betas=(OPTIM.beta1, OPTIM.beta2), eps=ADAM_EPSILON),
+    }
     optimizer = kinds[name](groups, lr=LR[name], fused=False, foreach=False)
     size = sum(p.numel() for p in parameters)
     states = [(torch.zeros(size, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)) for _ in range(parts)]
