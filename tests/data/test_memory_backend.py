@@ -155,3 +155,12 @@ def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(recording, mon
     monkeypatch.setattr(store_module.psutil, "virtual_memory", lambda: Full)
     with pytest.raises(UserError, match="pack it with codec raw"):
         open_store(recording, "train")
+
+
+def test_the_mean_frame_is_that_of_all_frames():
+    store = open_store(None, "train")
+    every = np.stack([np.arange(len(store.lengths)), np.zeros(len(store.lengths), np.int64)], 1)
+    levels = store.gather(every, min(store.lengths)).observations.double().mean((0, 1))
+    mean = open_backend("memory", None, LoaderConfig(), "train", 0).mean_frame()
+    assert len(set(store.lengths)) == 1
+    torch.testing.assert_close(mean, (levels / 127.5 - 1).movedim(-1, 0).float(), rtol=0, atol=1e-6)
