@@ -120,25 +120,6 @@ class FlatRows:
                 parameter = self.parameters[index]
                 parameter.grad = group.pieces(flat, position)[0].view(parameter.shape)
 
-    def whole(self, vector: Vector) -> list[Tensor]:
-        """One flat tensor a parameter of a vector laid out as the rows are (a row, d, a moment); collective."""
-        parts: list[Tensor] = [torch.empty(0)] * len(self.parameters)
-        for group, flat in zip(self.groups, vector, strict=True):
-            joined = torch.zeros(group.numel, device=self._device)
-            if flat is not None and self._shards == 1:
-                joined = flat
-            elif self._shards > 1:
-                shard = joined[: group.numel // self._shards] if flat is None else flat
-                dist.all_gather_single(joined, shard.to(self._device, copy=True))
-            for position, index in enumerate(group.indices):
-                parts[index] = torch.cat(group.pieces(joined, position))
-        return parts
-
-    def part(self, tensors: Sequence[Tensor]) -> Vector:
-        """The inverse of `whole`: this rank's part of one flat tensor a parameter."""
-        rank = dist.get_rank() if self._shards > 1 else 0
-        return [self._flatten(group, tensors).chunk(self._shards)[rank].clone() for group in self.groups]
-
     def cuts(self) -> list[Cut]:
         """This rank's shard of each group, or the whole of it."""
         rank = dist.get_rank() if self._shards > 1 else 0

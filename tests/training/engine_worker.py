@@ -82,10 +82,15 @@ def flat_gradient(engine, update):
                 for p, g in zip(shared.parameters, update, strict=True)
             ]
         )
-    whole = shared.whole(update)
-    for had, again in zip(update, shared.part(whole), strict=True):
-        assert torch.equal(had, again)
-    return torch.cat(whole)
+    parts = [torch.empty(0)] * len(shared.parameters)
+    for group, flat in zip(shared.groups, update, strict=True):
+        joined = flat
+        if len(flat) < group.numel:
+            joined = torch.empty(group.numel)
+            dist.all_gather_single(joined, flat)
+        for position, index in enumerate(group.indices):
+            parts[index] = torch.cat(group.pieces(joined, position))
+    return torch.cat(parts)
 
 
 def equality(**case):
