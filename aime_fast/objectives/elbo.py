@@ -1,6 +1,6 @@
 """Task 1: the evidence lower bound, and the terms that shape the latent space."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, distributed
@@ -17,11 +17,18 @@ class LatentTerms:
     kl_z: Tensor
     """E_q[log q(z) - log p(z)] in nats a frame, 0-d."""
     usage: Tensor
-    """Share of each component over the global batch, [K]; sums to 1."""
+    """Share of each component over this rank's batch, [K]; sums to 1."""
     responsibility_entropy: Tensor
     """Mean entropy of r_k(z) in nats, 0-d."""
-    usage_entropy: Tensor
-    """Entropy of `usage` in nats, 0-d."""
+
+    def over_ranks(self) -> "LatentTerms":
+        """The same with the usage over the global batch; collective while training."""
+        return replace(self, usage=global_mean(self.usage))
+
+    @property
+    def usage_entropy(self) -> Tensor:
+        """Entropy of `usage` in nats, 0-d."""
+        return torch.special.entr(self.usage.clamp_min(1e-12)).sum()
 
     @property
     def cluster_entropy(self) -> Tensor:
@@ -45,12 +52,10 @@ def latent_terms(outputs: SequenceOutputs, free_nats: float) -> LatentTerms:
     )
     kl = (log_q - log_p).mean()
     responsibilities = log_r.exp()
-    usage = global_mean(responsibilities.flatten(0, -2).mean(0))
     return LatentTerms(
         kl_z=kl.clamp_min(free_nats) if free_nats > 0 else kl,
-        usage=usage,
+        usage=responsibilities.flatten(0, -2).mean(0),
         responsibility_entropy=-(responsibilities * log_r).sum(-1).mean(),
-        usage_entropy=torch.special.entr(usage.clamp_min(1e-12)).sum(),
     )
 
 
@@ -77,8 +82,7 @@ def reconstruction_nats(outputs: SequenceOutputs, precision_weight: float) -> Te
     total variation between the attention that was predicted and the one that came: errors weigh more where the
     schema was wrong.
     """
-    frames = outputs.observations.flatten(0, 1)
-    nats = outputs.likelihood.nats(frames) / frames[0].numel()
+    nats = outputs.likelihood.nats(outputs.pixels) / outputs.pixels[0].numel()
     if precision_weight <= 0:
         return nats.mean()
     seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
@@ -93,7 +97,7 @@ def mean_error(outputs: SequenceOutputs) -> Tensor:
     A logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; this
     term gives them the weight of their error (docs/log.md).
     """
-    return F.mse_loss(outputs.likelihood.expectation(), outputs.observations.flatten(0, 1))
+    return F.mse_loss(outputs.likelihood.expectation(), outputs.pixels)
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:

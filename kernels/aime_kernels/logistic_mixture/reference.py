@@ -11,7 +11,8 @@ most 4.3). An outer bin, x = -1 or 1, is open to one side: its probability is si
 same form with y replaced by k, 1 for 2 sinh h, 1 for 2 cosh h + q, and min(k, 0) for log q = -|y|.
 
 This is the largest elementwise job of a CPU step (10 M values a pixel), hence in place, a component at a time: it
-keeps one tensor (the gradient) where autograd through the same formula keeps some forty. Not meant for `torch.compile`.
+keeps one tensor (the gradient) where autograd through the same formula keeps some forty. Inside a caller that is being
+compiled, `fused.py` takes its place.
 """
 
 from typing import Any, NamedTuple
@@ -20,13 +21,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aime_kernels.logistic_mixture.parameters import NEUTRAL_SCALE, SCALE_CEILING, SMALLEST_SCALE, components
+from aime_kernels.logistic_mixture.fused import fused_log_prob
+from aime_kernels.logistic_mixture.parameters import (
+    FAR,
+    HALF_BIN,
+    NEUTRAL_SCALE,
+    SCALE_CEILING,
+    SMALLEST_SCALE,
+    components,
+)
 
-_HALF_BIN = 1.0 / 255.0
 _PIECES = 8
 """Frames are worked through in so many pieces, however many there are, which keeps temporaries near the cache."""
-_FAR = 40.0
-"""e^-40 is nothing beside 1, even in float64; beyond e^-87 float32 turns denormal and exp takes 30 times longer."""
 _NEGLIGIBLE = -80.0
 """Nats below the best component where a component's share is no longer computed, for the same reason."""
 
@@ -43,6 +49,9 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor
     if frames.shape != (n, 3, height, width):
         raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
     x = frames.to(parameters.dtype)
+    if torch.compiler.is_compiling():
+        offsets = x if centre is None else x - centre
+        return fused_log_prob(x.flatten(2), offsets.expand_as(x).flatten(2), blocks)
     around = None if centre is None else centre.expand_as(x).flatten(2)
     return _LogProb.apply(x.flatten(2), around, blocks)
 
@@ -85,7 +94,7 @@ class _Bins(NamedTuple):
 
 def _log_prob(x: Tensor, offsets: Tensor, blocks: Tensor, wanted: bool) -> Tensor:
     """log p [n] of x [n, 3, P]; overwrites the parameters `blocks` [n, M, 10, P] by d log p / d blocks if wanted."""
-    outer = (x.abs() > 1.0 - _HALF_BIN).to(x.dtype)
+    outer = (x.abs() > 1.0 - HALF_BIN).to(x.dtype)
     bins = _Bins(outer, 1.0 - outer, 1.0 - outer - outer * x.sign())
     log_weight = blocks[:, :, 0].log_softmax(1)
     # The number of calls grows with M, never with the number of frames.
@@ -110,7 +119,7 @@ def _component(offsets: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Ten
     seen = y[:, :2].clone()  # how far red and green lie from their own locations
     y[:, 1:].addcmul_(coupling[:, :2], seen[:, :1], value=-1.0)
     y[:, 2].addcmul_(coupling[:, 2], seen[:, 1], value=-1.0)
-    h = inverse * _HALF_BIN
+    h = inverse * HALF_BIN
     y.mul_(inverse).mul_(bins.flip).addcmul_(h, bins.outer)
 
     cosh = h.expm1()  # e^h - 1 first: sinh of a small h keeps its digits
@@ -118,7 +127,7 @@ def _component(offsets: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Ten
     sinh = torch.addcmul(cosh, cosh, shrunk)
     cosh.add_(shrunk).add_(1.0)
     distance = y.abs()
-    q = distance.clamp_max(_FAR).neg_().exp_()
+    q = distance.clamp_max(FAR).neg_().exp_()
     density = torch.add(cosh, q).mul_(bins.inner).add_(bins.outer).mul_(q).add_(1.0).reciprocal_()
     ratio = torch.addcmul(bins.outer, sinh, bins.inner).mul_(density)
     log_prob = (ratio[:, 0] * ratio[:, 1]).mul_(ratio[:, 2]).log_()

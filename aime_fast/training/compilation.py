@@ -1,0 +1,113 @@
+"""`torch.compile` of the training step, a part of the model at a time.
+
+A region is a part that one task's backward pass crosses as a whole. A compiled region's backward pass computes all
+its gradients, wanted or not, so one region around everything would make each of the three backward passes as long as
+all of them; parts that only some tasks reach are regions of their own. What lies between regions (the LSTM, which has
+a fused operator already, and a few copies) runs as without compilation. Every region compiles whole, for one shape.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aime_fast.errors import UserError
+from aime_fast.objectives.aggregator import LossAggregator
+
+PARTS = {
+    "tokenizer": ("forward",),
+    "perceiver": ("forward", "next_frame_logits"),
+    "trunk": ("forward",),
+    "teacher": ("forward",),
+    "posterior": ("forward",),
+    "attention": ("forward",),
+    "predictor": ("forward",),
+    "prior": ("forward", "stick_kl", "alpha_kl"),
+    "attention_prior": ("forward",),
+    "decoder": ("forward",),
+}
+"""Regions of the model: a submodule's name, and which of its methods."""
+OBJECTIVES = ("elbo_terms", "perceiver_terms", "predictive_terms")
+"""Regions of the aggregator, a task each."""
+ONE_LOOP = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
+"""Inductor options for the pixel likelihood: by default its one loop over the pixels is cut into dozens."""
+
+
+class Compilation:
+    """The compiled regions of a model and an aggregator, and what compiling them cost.
+
+    Replaces the methods on the two objects given; their classes, parameters and state stay as they are.
+
+    Raises:
+        UserError: no C++ compiler, which a CPU's code needs.
+    """
+
+    def __init__(self, model: nn.Module, aggregator: LossAggregator, device: torch.device) -> None:
+        if device.type == "cpu" and not any(map(shutil.which, _compilers())):
+            raise UserError(
+                f"--compile on needs a C++ compiler ({' or '.join(_compilers())}); install g++, or leave it"
+            )
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
+        from torch._dynamo.callback import callback_handler
+        from torch._functorch import config as functorch_config
+
+        # Else the first of several backward passes over one graph may write over what the next one reads.
+        functorch_config.donated_buffer = False
+        self.count, self.seconds, self._started = 0, 0.0, 0.0
+        callback_handler.register_start_callback(self._start)
+        callback_handler.register_end_callback(self._end)
+        self._handler = callback_handler
+        for name, methods in PARTS.items():
+            for method in methods:
+                compile_method(model.get_submodule(name), method)
+        for method in OBJECTIVES:
+            compile_method(aggregator, method, options=ONE_LOOP if method == "elbo_terms" else None)
+
+    def _start(self, _: Any) -> None:
+        self._started = time.perf_counter()
+
+    def _end(self, _: Any) -> None:
+        self.count += 1
+        self.seconds += time.perf_counter() - self._started
+
+    def news(self) -> str | None:
+        """What was compiled since the last call, in words; None where nothing was."""
+        if not self.count:
+            return None
+        line = f"compiled {self.count} pieces of the step in {self.seconds:.1f} s (cache: {cache_folder()})"
+        self.count, self.seconds = 0, 0.0
+        return line
+
+    def close(self) -> None:
+        """Stop counting."""
+        self._handler.remove_start_callback(self._start)
+        self._handler.remove_end_callback(self._end)
+
+
+def compile_method(owner: Any, name: str, options: dict[str, Any] | None = None) -> None:
+    """Replace a method of one object by its compiled form: no graph break allowed, for one shape."""
+    method: Callable[..., Any] = getattr(owner, name)
+    setattr(owner, name, torch.compile(method, fullgraph=True, dynamic=False, options=options))
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """While this is open, regions run as written: validation has other shapes, each worth no compilation."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def cache_folder() -> Path:
+    """Where compiled code outlives the process: `TORCHINDUCTOR_CACHE_DIR`, or a folder of the user's cache."""
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else home / "aime_fast" / "compiled"
+
+
+def _compilers() -> list[str]:
+    given = os.environ.get("CXX")
+    return [given] if given else ["g++", "clang++"]
