@@ -121,10 +121,11 @@ class RGB:
         )
         update = self._targets(rows, direction)
         rgb_combine(rows, direction, update, rotation.coefficients, rotation.finite)
-        self._angles = rotation.state_angles
-        self._counter = self._counter + rotation.finite
+        # In place: a captured graph reads and writes the memory that it was captured with.
+        self._angles.copy_(rotation.state_angles)
+        self._counter.add_(rotation.finite)
         if self.adaptive_steps:
-            self._losses = torch.where(rotation.finite, sums[n + 1, :n], self._losses)
+            self._losses.copy_(torch.where(rotation.finite, sums[n + 1, :n], self._losses))
         self.report = BalanceReport.of(update, rotation)
         return self.report
 

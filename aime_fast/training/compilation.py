@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.callback import callback_handler
+from torch._functorch import config as functorch_config
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from aime_fast.errors import UserError
 from aime_fast.objectives.aggregator import LossAggregator
@@ -40,7 +43,7 @@ ONE_LOOP = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6
 
 
 class Compilation:
-    """The compiled regions of a model and an aggregator, and what compiling them cost.
+    """The compiled regions of a model and an aggregator, and what compiling them costs.
 
     Replaces the methods on the two objects given; their classes, parameters and state stay as they are.
 
@@ -53,16 +56,12 @@ class Compilation:
             raise UserError(
                 f"--compile on needs a C++ compiler ({' or '.join(_compilers())}); install g++, or leave it"
             )
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
-        from torch._dynamo.callback import callback_handler
-        from torch._functorch import config as functorch_config
-
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder())
         # Else the first of several backward passes over one graph may write over what the next one reads.
         functorch_config.donated_buffer = False
-        self.count, self.seconds, self._started = 0, 0.0, 0.0
+        self._count, self._seconds, self._started, self._told = 0, 0.0, 0.0, False
         callback_handler.register_start_callback(self._start)
         callback_handler.register_end_callback(self._end)
-        self._handler = callback_handler
         for name, methods in PARTS.items():
             for method in methods:
                 compile_method(model.get_submodule(name), method)
@@ -73,21 +72,31 @@ class Compilation:
         self._started = time.perf_counter()
 
     def _end(self, _: Any) -> None:
-        self.count += 1
-        self.seconds += time.perf_counter() - self._started
+        self._count += 1
+        self._seconds += time.perf_counter() - self._started
 
     def news(self) -> str | None:
         """What was compiled since the last call, in words; None where nothing was."""
-        if not self.count:
+        if not self._count:
             return None
-        line = f"compiled {self.count} pieces of the step in {self.seconds:.1f} s (cache: {cache_folder()})"
-        self.count, self.seconds = 0, 0.0
+        again, self._told = "again " if self._told else "", True
+        line = f"compiled {self._count} graphs {again}in {self._seconds:.1f} s; kept in {cache_folder()}"
+        self._count, self._seconds = 0, 0.0
         return line
 
     def close(self) -> None:
         """Stop counting."""
-        self._handler.remove_start_callback(self._start)
-        self._handler.remove_end_callback(self._end)
+        callback_handler.remove_start_callback(self._start)
+        callback_handler.remove_end_callback(self._end)
+
+
+def wanted(choice: str, device: torch.device) -> bool:
+    """Whether `--compile` with this word compiles on this device.
+
+    `auto` does on a GPU only: on a CPU convolutions and products take most of a step, and a run of some minutes does
+    not win back what compiling costs (docs/performance.md).
+    """
+    return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
 def compile_method(owner: Any, name: str, options: dict[str, Any] | None = None) -> None:
@@ -102,10 +111,13 @@ def uncompiled() -> AbstractContextManager[None]:
 
 
 def cache_folder() -> Path:
-    """Where compiled code outlives the process: `TORCHINDUCTOR_CACHE_DIR`, or a folder of the user's cache."""
+    """Where compiled code outlives the process and the next start of the machine.
+
+    `TORCHINDUCTOR_CACHE_DIR`, or where that is unset or torch's own choice under /tmp, a folder of the user's cache.
+    """
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else home / "aime_fast" / "compiled"
+    return home / "aime_fast" / "compiled" if given in (None, default_cache_dir()) else Path(given)
 
 
 def _compilers() -> list[str]:

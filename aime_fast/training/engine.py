@@ -234,7 +234,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Fused AdamW or SGD with a tensor learning rate; only matrices and filters (ndim >= 2) decay."""
+    """Fused AdamW or SGD with a tensor learning rate, fit for capture; only matrices and filters (ndim >= 2) decay."""
     parameters = trainable(module)
     wide = [parameter for parameter in parameters if parameter.ndim >= 2]
     rest = [parameter for parameter in parameters if parameter.ndim < 2]
@@ -245,7 +245,8 @@ def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) 
     ]
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, fused=True)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=ADAM_EPSILON, fused=True)
+    betas, on_gpu = (optim.beta1, optim.beta2), device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=ADAM_EPSILON, fused=True, capturable=on_gpu)
 
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:
