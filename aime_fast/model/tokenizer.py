@@ -80,7 +80,7 @@ class Codebook(nn.Module):
         num_codes, dim = self.codes.shape
         statistics = encodings.new_zeros(num_codes, 2 * dim + 1)
         statistics[:, :dim].index_add_(0, ids, encodings)
-        statistics[:, dim] = torch.bincount(ids, minlength=num_codes)
+        statistics[:, dim].index_add_(0, ids, statistics.new_ones(len(ids)))
         local = candidates - first
         mine = (local >= 0) & (local < len(ids))
         statistics[:, dim + 1 :] = torch.where(mine[:, None], encodings[local.clamp(0, len(ids) - 1)], 0.0)

@@ -47,7 +47,7 @@ def latent_terms(outputs: SequenceOutputs, free_nats: float) -> LatentTerms:
     responsibilities = log_r.exp()
     usage = global_mean(responsibilities.flatten(0, -2).mean(0))
     return LatentTerms(
-        kl_z=kl.clamp_min(free_nats) if free_nats > 0 else kl,
+        kl_z=global_mean(kl).clamp_min(free_nats) if free_nats > 0 else kl,
         usage=usage,
         responsibility_entropy=-(responsibilities * log_r).sum(-1).mean(),
         usage_entropy=torch.special.entr(usage.clamp_min(1e-12)).sum(),
@@ -73,9 +73,9 @@ def global_mean(local: Tensor) -> Tensor:
 def reconstruction_nats(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
     """-log p(x | z, slots) in nats a data dimension, 0-d.
 
-    With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1, where surprise in [0, 1] is the
-    total variation between the attention that was predicted and the one that came: errors weigh more where the
-    schema was wrong.
+    With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
+    [0, 1] is the total variation between the attention that was predicted and the one that came: errors weigh more
+    where the schema was wrong.
     """
     frames = outputs.observations.flatten(0, 1)
     nats = outputs.likelihood.nats(frames) / frames[0].numel()
@@ -84,7 +84,7 @@ def reconstruction_nats(outputs: SequenceOutputs, precision_weight: float) -> Te
     seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
     surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
-    return (nats * (weight / weight.mean()).flatten()).mean()
+    return (nats * (weight / global_mean(weight.mean())).flatten()).mean()
 
 
 def mean_error(outputs: SequenceOutputs) -> Tensor:
