@@ -1,7 +1,8 @@
 """Kill a run with SIGKILL at random moments, resume it each time, and compare it with the run that was left alone.
 
     python benchmarks/recovery.py --kills 50
-    python benchmarks/recovery.py --stall small      # how long a checkpoint holds the loop up, against a step
+    python benchmarks/recovery.py --stall small      # how long a checkpoint holds the loop up, against a step, and
+                                                     # how much later than a new run a resumed one takes its first step
 
 Every attempt is a process of its own, forked from one that has imported the program, so that importing is paid once.
 A third of the kills wait for a checkpoint to be written and come in the middle; the others come at any time from the
@@ -158,6 +159,31 @@ def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: 
     return outcome, whole
 
 
+def recovery(preset: str, folder: Path, rounds: int = 3) -> str:
+    """Seconds from the start of a process to its first step: of a new run, and of one resumed from a checkpoint."""
+    options = ["--preset", preset, "--steps", "1000", "--checkpoint-every", "1", "--threads", str(os.cpu_count())]
+    options += ["--watching.log-every", "1", "--watching.tensorboard", "false"]
+    seconds = ([], [])
+    for number in range(rounds):
+        run = Run(folder / f"new-{number}", options)
+        for times in seconds:
+            wall, child = time.time(), run.start()
+            while not (new := [row["time"] for row in run.rows() if row["time"] > wall]) or not run.checkpoints:
+                if ended(run, child):
+                    raise SystemExit(f"the run ended before its first checkpoint:\n{run.log.read_text()[-2000:]}")
+                time.sleep(0.005)
+            times.append(min(new) - wall)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    new, resumed = ([f(times) for f in (min, statistics.median, max)] for times in seconds)
+    words = [", ".join(f"{value:.2f}" for value in times) for times in (new, resumed)]
+    return (
+        f"`{preset}`, {os.cpu_count()} threads: seconds from the start of a process, imports done, to the end of its "
+        f"first step, least, median and most of {rounds}: of a new run {words[0]}; of a resumed one {words[1]}; "
+        f"beyond start-up {resumed[1] - new[1]:.2f}"
+    )
+
+
 def stall(preset: str, folder: Path) -> str:
     """Seconds of six steps and of the three checkpoints that fall among them."""
     training = trainer.DMCVBTrainer(
@@ -233,6 +259,7 @@ def main() -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
     if known.stall:
         with tempfile.TemporaryDirectory() as folder:
+            print(recovery(known.stall, Path(folder)))  # first: it forks, which a process with torch's threads must not
             print(stall(known.stall, Path(folder)))
         return 0
     with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,9 @@ from aime_fast.model.layers import ConvBlock, in_float32
 
 DEAD_BELOW = 0.5
 """A code that wins fewer encodings than this in 1 / (1 - decay) steps has died, and is moved onto an encoding."""
+SAME = 1e-5
+"""Codes whose squared distances differ by less than this a dimension, a hundred roundings, are equally near. Without
+it two codes on one encoding, common where frames have a background, would be told apart by the order of a sum."""
 REVIVED_SHARE = 64
 """At most one code in so many is moved at a step: a whole cohort at once would change what the tokens mean."""
 
@@ -51,11 +54,15 @@ class Codebook(nn.Module):
         self.register_buffer("sums", codes.clone())
 
     def forward(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest codes by squared distance: [N, P, d] -> ids int64 [N, P], codes [N, P, d]; no gradient."""
+        """Nearest codes by squared distance: [N, P, d] -> ids int64 [N, P], codes [N, P, d]; no gradient.
+
+        Of equally near codes the first is taken, so that ids do not depend on rounding, nor on the number of processes.
+        """
         with torch.no_grad():
             flat = encodings.detach().float().flatten(0, -2)
             scores = torch.addmm((self.codes**2).sum(1), flat, self.codes.t(), alpha=-2)
-            ids = scores.argmin(1)
+            near = scores <= scores.amin(1, keepdim=True) + SAME * flat.shape[1]
+            ids = near.to(torch.uint8).argmax(1)
             # Before the first update the codes mean nothing: nothing is quantised, nothing is pulled to them.
             codes = torch.where(self.counts.any(), self.codes[ids].view_as(encodings), encodings)
             return ids.view(encodings.shape[:-1]), codes
@@ -73,7 +80,7 @@ class Codebook(nn.Module):
         num_codes, dim = self.codes.shape
         statistics = encodings.new_zeros(num_codes, 2 * dim + 1)
         statistics[:, :dim].index_add_(0, ids, encodings)
-        statistics[:, dim] = torch.bincount(ids, minlength=num_codes)
+        statistics[:, dim].index_add_(0, ids, statistics.new_ones(len(ids)))
         local = candidates - first
         mine = (local >= 0) & (local < len(ids))
         statistics[:, dim + 1 :] = torch.where(mine[:, None], encodings[local.clamp(0, len(ids) - 1)], 0.0)

@@ -206,8 +206,8 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
     ) -> None:
         """Move the codebook's and the teacher's averages by one step; `outputs` holds the step's micro-batches.
 
-        Where `finite` (0-d bool, equal on all ranks) is false the codebook stays as it was. `stored` gives the memory
-        that holds this process's part of a parameter. Collective: every rank calls it once a step.
+        Where `finite` (0-d bool, equal on all ranks) is false both stay as they were. `stored` gives the memory that
+        holds this process's part of a parameter. Collective: every rank calls it once a step.
         """
         kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
         cells = self.config.grid**2
@@ -222,7 +222,11 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))
         teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
-        torch._foreach_lerp_(teacher, live, 1 - self.config.teacher_decay)
+        moves = torch._foreach_sub(live, teacher)
+        torch._foreach_mul_(moves, 1 - self.config.teacher_decay)
+        if finite is not None:
+            torch._foreach_mul_(moves, finite.to(moves[0].dtype))
+        torch._foreach_add_(teacher, moves)
 
     def _noise(self, noise: Noise | None, batch: int, frames: int) -> Noise:
         if noise is not None:

@@ -52,10 +52,11 @@ class LossAggregator:
         lambda_gram = config.lambda_gram if lambda_gram is None else lambda_gram
 
         dimensions = outputs.observations[0, 0].numel()
-        losses, latent = self.elbo_terms(outputs)
+        losses, nats, latent = self.elbo_terms(outputs)
         losses = losses | self.perceiver_terms(outputs) | self.predictive_terms(outputs)
-        latent = latent.over_ranks()
-        losses["cluster_entropy"] = latent.cluster_entropy
+        losses["recon_loss"] = elbo.reconstruction_nats(nats, outputs, config.precision_weight)
+        latent = latent.over_ranks(config.free_bits)
+        losses["kl_z"], losses["cluster_entropy"] = latent.kl_z, latent.cluster_entropy
         losses["hierarchical_kl"] = losses["stick_kl"] + losses["alpha_kl"]
         divergence = beta * (losses["kl_z"] + losses["hierarchical_kl"]) - entropy_weight * losses["cluster_entropy"]
         losses["total_elbo"] = (
@@ -74,17 +75,15 @@ class LossAggregator:
         tasks = [losses[name] for name in TASKS]
         return losses | self._figures(outputs, latent, losses), tasks
 
-    def elbo_terms(self, outputs: SequenceOutputs) -> tuple[dict[str, Tensor], elbo.LatentTerms]:
-        """The terms of the first task on this rank's batch, each before its weight."""
-        latent = elbo.latent_terms(outputs, self.config.free_bits)
-        return {
-            "recon_loss": elbo.reconstruction_nats(outputs, self.config.precision_weight),
+    def elbo_terms(self, outputs: SequenceOutputs) -> tuple[dict[str, Tensor], Tensor, elbo.LatentTerms]:
+        """What the first task needs of this rank's batch: terms before their weights, nats a frame, latent terms."""
+        terms = {
             "mean_error": elbo.mean_error(outputs),
-            "kl_z": latent.kl_z,
             "stick_kl": outputs.stick_kl.mean(),
             "alpha_kl": outputs.alpha_kl.mean(),
             "gram_enc_loss": elbo.gram_loss(outputs.features, outputs.teacher_features),
-        }, latent
+        }
+        return terms, elbo.frame_nats(outputs), elbo.latent_terms(outputs)
 
     def perceiver_terms(self, outputs: SequenceOutputs) -> dict[str, Tensor]:
         """The terms of the second task, weighted."""

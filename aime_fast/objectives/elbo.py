@@ -21,9 +21,13 @@ class LatentTerms:
     responsibility_entropy: Tensor
     """Mean entropy of r_k(z) in nats, 0-d."""
 
-    def over_ranks(self) -> "LatentTerms":
-        """The same with the usage over the global batch; collective while training."""
-        return replace(self, usage=global_mean(self.usage))
+    def over_ranks(self, free_nats: float = 0.0) -> "LatentTerms":
+        """The terms whose gradient needs the global batch: the usage, and kl_z where it is not penalised below a bound.
+
+        Collective while training.
+        """
+        kl = global_mean(self.kl_z).clamp_min(free_nats) if free_nats > 0 else self.kl_z
+        return replace(self, kl_z=kl, usage=global_mean(self.usage))
 
     @property
     def usage_entropy(self) -> Tensor:
@@ -36,10 +40,10 @@ class LatentTerms:
         return self.usage_entropy - self.responsibility_entropy
 
 
-def latent_terms(outputs: SequenceOutputs, free_nats: float) -> LatentTerms:
+def latent_terms(outputs: SequenceOutputs) -> LatentTerms:
     """Monte Carlo KL of posterior and mixture prior with full marginalisation, and the responsibilities' entropies.
 
-    kl_z = E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))]; below `free_nats` it is not penalised.
+    kl_z = E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))]; all of this rank's batch.
     """
     mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
     log_q = gaussian_log_density(outputs.samples, mean, log_var).flatten(0, 1)
@@ -53,7 +57,7 @@ def latent_terms(outputs: SequenceOutputs, free_nats: float) -> LatentTerms:
     kl = (log_q - log_p).mean()
     responsibilities = log_r.exp()
     return LatentTerms(
-        kl_z=kl.clamp_min(free_nats) if free_nats > 0 else kl,
+        kl_z=kl,
         usage=responsibilities.flatten(0, -2).mean(0),
         responsibility_entropy=-(responsibilities * log_r).sum(-1).mean(),
     )
@@ -75,20 +79,24 @@ def global_mean(local: Tensor) -> Tensor:
     return local + (total / distributed.get_world_size() - local).detach()
 
 
-def reconstruction_nats(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
-    """-log p(x | z, slots) in nats a data dimension, 0-d.
+def frame_nats(outputs: SequenceOutputs) -> Tensor:
+    """-log p(x | z, slots) of each frame in nats a data dimension, [B*T]."""
+    return outputs.likelihood.nats(outputs.pixels) / outputs.pixels[0].numel()
 
-    With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1, where surprise in [0, 1] is the
-    total variation between the attention that was predicted and the one that came: errors weigh more where the
-    schema was wrong.
+
+def reconstruction_nats(nats: Tensor, outputs: SequenceOutputs, precision_weight: float) -> Tensor:
+    """The mean of `frame_nats`, 0-d.
+
+    With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
+    [0, 1] is the total variation between the attention that was predicted and the one that came: errors weigh more
+    where the schema was wrong.
     """
-    nats = outputs.likelihood.nats(outputs.pixels) / outputs.pixels[0].numel()
     if precision_weight <= 0:
         return nats.mean()
     seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
     surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
-    return (nats * (weight / weight.mean()).flatten()).mean()
+    return (nats * (weight / global_mean(weight.mean())).flatten()).mean()
 
 
 def mean_error(outputs: SequenceOutputs) -> Tensor:

@@ -30,5 +30,7 @@ def next_token_loss(outputs: SequenceOutputs) -> Tensor:
 def perplexity(outputs: SequenceOutputs) -> Tensor:
     """exp of the entropy of code usage in this batch, in [1, num_codes], 0-d."""
     ids = outputs.token_info.ids.flatten()
-    usage = torch.bincount(ids, minlength=outputs.next_token_logits.shape[-1]) / len(ids)
+    # Not bincount: on a GPU it reads the largest id on the host.
+    counts = torch.zeros(outputs.next_token_logits.shape[-1], device=ids.device)
+    usage = counts.index_add_(0, ids, counts.new_ones(len(ids))) / len(ids)
     return torch.special.entr(usage).sum().exp()

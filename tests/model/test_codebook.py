@@ -25,6 +25,13 @@ def test_nothing_is_quantised_before_the_first_update():
     assert torch.equal(codebook(encodings)[1], encodings)
 
 
+def test_of_codes_on_one_encoding_the_first_is_chosen_whatever_the_rounding():
+    codebook, _ = started()
+    codebook.codes[64:] = codebook.codes[:64] * (1 + 1e-6 * torch.randn(64, 1))
+    encodings = codebook.codes[:64] * (1 + 1e-6 * torch.randn(64, 1))
+    assert torch.equal(codebook(encodings[None])[0][0], torch.arange(64))
+
+
 def test_a_code_moves_to_the_mean_of_what_it_wins():
     codebook, _ = started()
     won = torch.randn(50, DIM) + 3

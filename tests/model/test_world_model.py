@@ -141,11 +141,16 @@ def test_wrong_shapes_and_sizes_are_named():
         DPGMMVariationalRecurrentAutoencoder(hidden=3)
 
 
-def test_a_step_that_is_not_finite_leaves_the_codebook(model):
+def test_a_step_that_is_not_finite_leaves_codebook_and_teacher(model):
     outputs = model(*window(), model.draw_noise(0, B, T))
-    before = [buffer.clone() for buffer in model.tokenizer.codebook.buffers()]
+    with torch.no_grad():
+        for parameter in model.trunk.parameters():
+            parameter += 0.1
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     outputs.token_info.encodings[0, 0] = float("nan")
     model.after_step([outputs], torch.tensor(False))
-    assert all(torch.equal(a, b) for a, b in zip(before, model.tokenizer.codebook.buffers(), strict=True))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     model.after_step([model(*window(), model.draw_noise(0, B, T))], torch.tensor(True))
-    assert not torch.equal(before[0], model.tokenizer.codebook.codes)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
+    assert "tokenizer.codebook.codes" in changed
+    assert {name for name, _ in model.named_parameters() if name.startswith("teacher.")} <= changed

@@ -21,19 +21,26 @@ def trainer_of(data, tmp_path, **changes):
     return DMCVBTrainer(**tiny_options(data, tmp_path / "run", **changes))
 
 
-class Reads(TorchDispatchMode):
-    """Counts the operator that brings one number to the host: behind `.item()`, `bool()` and implicit conversions."""
+READING = {torch.ops.aten._local_scalar_dense.default: "operator", torch.ops.aten.bincount.default: "bincount"}
+"""Behind `.item()`, `bool()` and implicit conversions; and one that reads the largest entry inside itself on a GPU."""
 
-    count = 0
+
+class Reads(TorchDispatchMode):
+    """Lists the operators that bring numbers to the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
+        if func in READING:
+            self.seen.append(READING[func])
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def host_reads():
-    """A list that fills with what is read on the host inside: a tensor's method by name, or the operator below it."""
+    """A list that fills with what is read on the host inside: a tensor's method by name, or an operator."""
     reads = []
 
     def noting(name, original):
@@ -48,7 +55,7 @@ def host_reads():
         for name in names:
             patch.setattr(torch.Tensor, name, noting(name, getattr(torch.Tensor, name)))
         yield reads
-    reads += ["operator"] * operators.count
+    reads += operators.seen
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
@@ -77,6 +84,7 @@ READERS = {
     "__int__": int,
     "nonzero": lambda loss: loss.view(1).nonzero(),
     "operator": lambda loss: torch.zeros(3)[: (loss * 0).long()],
+    "bincount": lambda loss: torch.bincount((loss * 0).long().view(1)),
 }
 
 
