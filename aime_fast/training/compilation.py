@@ -59,7 +59,9 @@ class Compilation:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder())
         # Else the first of several backward passes over one graph may write over what the next one reads.
         functorch_config.donated_buffer = False
-        self._count, self._seconds, self._started, self._told = 0, 0.0, 0.0, False
+        self.graphs = 0
+        """Graphs compiled so far."""
+        self._told, self._seconds, self._started = 0, 0.0, 0.0
         callback_handler.register_start_callback(self._start)
         callback_handler.register_end_callback(self._end)
         for name, methods in PARTS.items():
@@ -72,16 +74,16 @@ class Compilation:
         self._started = time.perf_counter()
 
     def _end(self, _: Any) -> None:
-        self._count += 1
+        self.graphs += 1
         self._seconds += time.perf_counter() - self._started
 
     def news(self) -> str | None:
         """What was compiled since the last call, in words; None where nothing was."""
-        if not self._count:
+        if self.graphs == self._told:
             return None
-        again, self._told = "again " if self._told else "", True
-        line = f"compiled {self._count} graphs {again}in {self._seconds:.1f} s; kept in {cache_folder()}"
-        self._count, self._seconds = 0, 0.0
+        again = "again " if self._told else ""
+        line = f"compiled {self.graphs - self._told} graphs {again}in {self._seconds:.1f} s; kept in {cache_folder()}"
+        self._told, self._seconds = self.graphs, 0.0
         return line
 
     def close(self) -> None:
