@@ -61,6 +61,8 @@ class Compilation:
         functorch_config.donated_buffer = False
         self.graphs = 0
         """Graphs compiled so far."""
+        self.compiled_one: Callable[[], None] = lambda: None
+        """Called after each: compiling takes longer than the watchdog gives a step."""
         self._told, self._seconds, self._started = 0, 0.0, 0.0
         callback_handler.register_start_callback(self._start)
         callback_handler.register_end_callback(self._end)
@@ -76,6 +78,7 @@ class Compilation:
     def _end(self, _: Any) -> None:
         self.graphs += 1
         self._seconds += time.perf_counter() - self._started
+        self.compiled_one()
 
     def news(self) -> str | None:
         """What was compiled since the last call, in words; None where nothing was."""

@@ -198,6 +198,8 @@ class DMCVBTrainer:
         interval = Interval(self.engine.device, progress.skipped_in_a_row)
         earlier, started = progress.seconds, time.monotonic()
         stop, signal = self._finished() or progress.step == until, 0
+        if self._compilation:
+            self._compilation.compiled_one = lambda: watchdog.beat("compiling")
         while not stop:
             watchdog.beat(f"step {progress.step + 1}")
             with interval:

@@ -1,11 +1,14 @@
 """The compiled step trains as the step as written does, compiles once, and leaves validation alone."""
 
+import json
 import shutil
 from dataclasses import dataclass
 
 import pytest
 import torch
+from launching import run_ranks
 from recording import tiny_options, write_recording
+from safetensors.torch import load_file
 
 from aime_fast.errors import UserError
 from aime_fast.training import compilation
@@ -87,6 +90,27 @@ def test_all_is_compiled_by_the_first_step_and_nothing_for_validation(runs):
     assert runs["on"].psnr == pytest.approx(runs["off"].psnr, abs=1e-3)
     assert runs["on"].compilation.news() is None, "the trainer tells it"
     assert runs["off"].compilation is None
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_processes_under_zero_2_and_3_compiled_equal_one_as_written(data, tmp_path):
+    def options(out, **changes):
+        loader = {"batch_size": 2, "sequence_length": 4, "windows_per_epoch": 6}
+        return tiny_options(data, tmp_path / out, steps=6, optim=OPTIM, loader=loader, **changes) | {"until": None}
+
+    jobs = [options(stage, ds_config=stage, compile="on") for stage in ("zero2", "zero3")]
+    jobs.append(options("zero0", ds_config="zero0"))
+    for printed, code in run_ranks(2, "resume_worker.py", json.dumps(jobs), timeout=1000, DEEPSPEED_TIMEOUT="10"):
+        assert code == 0, printed
+    saved = {
+        stage: load_file(tmp_path / stage / "checkpoints" / "step-00000006" / "weights.safetensors")
+        for stage in ("zero0", "zero2", "zero3")
+    }
+    for stage in ("zero2", "zero3"):
+        for name, expected in saved["zero0"].items():
+            torch.testing.assert_close(saved[stage][name], expected, rtol=1e-4, atol=1e-6, msg=f"{stage}: {name}")
 
 
 def test_auto_compiles_on_a_gpu_only():
