@@ -20,6 +20,7 @@ from torch._dynamo.callback import callback_handler
 from torch._functorch import config as functorch_config
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from aime_fast.balancing.rgb import RGB
 from aime_fast.errors import UserError
 from aime_fast.objectives.aggregator import LossAggregator
 
@@ -38,20 +39,22 @@ PARTS = {
 """Regions of the model: a submodule's name, and which of its methods."""
 OBJECTIVES = ("elbo_terms", "perceiver_terms", "predictive_terms")
 """Regions of the aggregator, a task each."""
+BALANCING = ("_gram", "_rotation", "_combine")
+"""Regions of RGB: the two passes over the gradients, and the small problem between them."""
 ONE_LOOP = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
 """Inductor options for the pixel likelihood: by default its one loop over the pixels is cut into dozens."""
 
 
 class Compilation:
-    """The compiled regions of a model and an aggregator, and what compiling them costs.
+    """The compiled regions of a model, an aggregator and RGB, and what compiling them costs.
 
-    Replaces the methods on the two objects given; their classes, parameters and state stay as they are.
+    Replaces the methods on the objects given; their classes, parameters and state stay as they are.
 
     Raises:
         UserError: no C++ compiler, which a CPU's code needs.
     """
 
-    def __init__(self, model: nn.Module, aggregator: LossAggregator, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, aggregator: LossAggregator, rgb: RGB, device: torch.device) -> None:
         if device.type == "cpu" and not any(map(shutil.which, _compilers())):
             raise UserError(
                 f"--compile on needs a C++ compiler ({' or '.join(_compilers())}); install g++, or leave it"
@@ -71,6 +74,8 @@ class Compilation:
                 compile_method(model.get_submodule(name), method)
         for method in OBJECTIVES:
             compile_method(aggregator, method, options=ONE_LOOP if method == "elbo_terms" else None)
+        for method in BALANCING:
+            compile_method(rgb, method)
 
     def _start(self, _: Any) -> None:
         self._started = time.perf_counter()

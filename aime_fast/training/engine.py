@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aime_fast.balancing.partitions import stored
-from aime_fast.balancing.sharded import Cut, ParameterRows, Rows, global_norm
+from aime_fast.balancing.flat_rows import FlatRows
+from aime_fast.balancing.partitions import stored, whole_group
+from aime_fast.balancing.sharded import Cut, Rows, global_norm
 from aime_fast.balancing.vectors import Vector
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
@@ -204,7 +205,9 @@ class PlainEngine(Engine):
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.to(device)
-        optimizer, rows = make_optimizer(module, config.optim, device), ParameterRows(trainable(module))
+        parameters = trainable(module)
+        rows = FlatRows(parameters, [whole_group(parameters)], world_size=1)
+        optimizer = make_optimizer(module, config.optim, device)
         super().__init__(module, optimizer, rows, config, device, bf16=config.optim.precision == "bf16")
 
 

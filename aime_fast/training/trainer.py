@@ -122,7 +122,7 @@ class DMCVBTrainer:
         """Compile the step where that is wanted; compiling itself waits for the first step."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(self.engine.module, self.aggregator, self.engine.device)
+        compilation = Compilation(self.engine.module, self.aggregator, self.rgb, self.engine.device)
         self._closing.callback(compilation.close)
         self._notes.append(f"compiling the step first: minutes, or seconds where {cache_folder()} has it")
         return compilation
