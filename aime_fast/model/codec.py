@@ -90,7 +90,9 @@ class Decoder(nn.Module):
         grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
         features = self.layers(grid)
         side = features.shape[-1]
-        parameters = self.head.weight @ features.flatten(2) + self.head.bias[:, None]
+        # A product a frame: as one product of all frames autograd would rearrange the largest tensor twice.
+        weight = self.head.weight.expand(len(features), -1, -1)
+        parameters = torch.baddbmm(self.head.bias[:, None], weight, features.flatten(2))
         centre = self.linear(latent).view(-1, self.patch**2, 3, side, side)
         return parameters.view(-1, self.patch**2, self.channels, side, side), centre
 

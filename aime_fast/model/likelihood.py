@@ -22,6 +22,9 @@ class Likelihood(Protocol):
     def expectation(self) -> Tensor:
         """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
 
+    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`nats` and `expectation`, for a loss that has both."""
+
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
 
@@ -37,12 +40,17 @@ class LogisticMixture:
 
     def nats(self, pixels: Tensor) -> Tensor:
         """Negative log-likelihood of whole frames, [N, q, 3, h, w] -> nats [N]."""
-        blocks, values, centre = (x.flatten(0, 1) for x in (self.parameters.float(), pixels, self.centre))
-        return -kernels.logistic_mixture_log_prob(values, blocks, centre).view(pixels.shape[:2]).sum(1)
+        return self.terms(pixels)[0]
 
     def expectation(self) -> Tensor:
         """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
         return kernels.logistic_mixture_mean(self.parameters.float().flatten(0, 1)).view_as(self.centre) + self.centre
+
+    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`nats` and `expectation`, for a loss that has both."""
+        blocks, values, centre = (x.flatten(0, 1) for x in (self.parameters.float(), pixels, self.centre))
+        log_prob, mean = kernels.logistic_mixture_terms(values, blocks, centre)
+        return -log_prob.view(pixels.shape[:2]).sum(1), mean.view_as(pixels)
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
@@ -66,6 +74,10 @@ class Gaussian:
     def expectation(self) -> Tensor:
         """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
         return self.offsets.float() + self.centre
+
+    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`nats` and `expectation`, for a loss that has both."""
+        return self.nats(pixels), self.expectation()
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""

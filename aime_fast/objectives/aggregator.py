@@ -77,13 +77,14 @@ class LossAggregator:
 
     def elbo_terms(self, outputs: SequenceOutputs) -> tuple[dict[str, Tensor], Tensor, elbo.LatentTerms]:
         """What the first task needs of this rank's batch: terms before their weights, nats a frame, latent terms."""
+        nats, mean_error = elbo.pixel_terms(outputs)
         terms = {
-            "mean_error": elbo.mean_error(outputs),
+            "mean_error": mean_error,
             "stick_kl": outputs.stick_kl.mean(),
             "alpha_kl": outputs.alpha_kl.mean(),
             "gram_enc_loss": elbo.gram_loss(outputs.features, outputs.teacher_features),
         }
-        return terms, elbo.frame_nats(outputs), elbo.latent_terms(outputs)
+        return terms, nats, elbo.latent_terms(outputs)
 
     def perceiver_terms(self, outputs: SequenceOutputs) -> dict[str, Tensor]:
         """The terms of the second task, weighted."""

@@ -79,13 +79,18 @@ def global_mean(local: Tensor) -> Tensor:
     return local + (total / distributed.get_world_size() - local).detach()
 
 
-def frame_nats(outputs: SequenceOutputs) -> Tensor:
-    """-log p(x | z, slots) of each frame in nats a data dimension, [B*T]."""
-    return outputs.likelihood.nats(outputs.pixels) / outputs.pixels[0].numel()
+def pixel_terms(outputs: SequenceOutputs) -> tuple[Tensor, Tensor]:
+    """-log p(x | z, slots) of each frame in nats a data dimension [B*T], and the squared error of the mean, 0-d.
+
+    A logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; the
+    error of the decoder's expectation, frames in [-1, 1], gives them the weight of their error (docs/log.md).
+    """
+    nats, expected = outputs.likelihood.terms(outputs.pixels)
+    return nats / outputs.pixels[0].numel(), F.mse_loss(expected, outputs.pixels)
 
 
 def reconstruction_nats(nats: Tensor, outputs: SequenceOutputs, precision_weight: float) -> Tensor:
-    """The mean of `frame_nats`, 0-d.
+    """The mean of the frames' nats [B*T], 0-d.
 
     With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
     [0, 1] is the total variation between the attention that was predicted and the one that came: errors weigh more
@@ -97,15 +102,6 @@ def reconstruction_nats(nats: Tensor, outputs: SequenceOutputs, precision_weight
     surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
     return (nats * (weight / global_mean(weight.mean())).flatten()).mean()
-
-
-def mean_error(outputs: SequenceOutputs) -> Tensor:
-    """Mean squared error of the decoder's expectation, frames in [-1, 1], 0-d.
-
-    A logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; this
-    term gives them the weight of their error (docs/log.md).
-    """
-    return F.mse_loss(outputs.likelihood.expectation(), outputs.pixels)
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ def logistic_mixture_mean(parameters: Tensor, centre: Tensor | None = None) -> T
     The exact expectation of the coupled mixture, before what lies beyond -1 and 1 is folded into the outer bins: it
     may leave [-1, 1].
     """
-    blocks = components(parameters)
-    expected = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1).unflatten(2, parameters.shape[2:])
+    logits, locations, _ = components(parameters).split([1, 3, 6], dim=2)  # whose gradient is one concatenation
+    expected = (logits.softmax(1) * locations).sum(1).unflatten(2, parameters.shape[2:])
     return expected if centre is None else expected + centre
 
 

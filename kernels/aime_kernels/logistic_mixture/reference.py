@@ -29,6 +29,7 @@ from aime_kernels.logistic_mixture.parameters import (
     SCALE_CEILING,
     SMALLEST_SCALE,
     components,
+    logistic_mixture_mean,
 )
 
 _PIECES = 4
@@ -44,6 +45,14 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor
     centre: [N, 3, H, W], what the locations are offsets from, differentiable once, zero where not given.
     Raises ValueError when the shapes do not fit.
     """
+    return logistic_mixture_terms(frames, parameters, centre)[0]
+
+
+def logistic_mixture_terms(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`logistic_mixture_log_prob` [N] and `logistic_mixture_mean` [N, 3, H, W]; differentiable once.
+
+    For both in one loss: parameters then get one gradient, where adding that of each up would move them thrice more.
+    """
     blocks = components(parameters)
     n, _, height, width = parameters.shape
     if frames.shape != (n, 3, height, width):
@@ -51,16 +60,21 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor
     x = frames.to(parameters.dtype)
     if torch.compiler.is_compiling():
         offsets = x if centre is None else x - centre
-        return fused_log_prob(x.flatten(2), offsets.expand_as(x).flatten(2), blocks)
+        log_prob = fused_log_prob(x.flatten(2), offsets.expand_as(x).flatten(2), blocks)
+        return log_prob, logistic_mixture_mean(parameters, centre)
     around = None if centre is None else centre.expand_as(x).flatten(2)
-    return _LogProb.apply(x.flatten(2), around, blocks)
+    log_prob, mean = _Terms.apply(x.flatten(2), around, blocks)
+    return log_prob, mean.unflatten(2, (height, width))
 
 
-class _LogProb(torch.autograd.Function):
-    """x, centre [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient behind, backward scales it."""
+class _Terms(torch.autograd.Function):
+    """x, centre [N, 3, P], blocks [N, M, 10, P] -> log p [N] and mean [N, 3, P].
+
+    Forward leaves the gradient of log p behind; backward scales it and adds that of the mean.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, centre: Tensor | None, blocks: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, centre: Tensor | None, blocks: Tensor) -> tuple[Tensor, Tensor]:
         wanted = any(ctx.needs_input_grad)
         offsets = x if centre is None else x - centre
         # A copy of the parameters is turned into their gradient in place.
@@ -72,16 +86,24 @@ class _LogProb(torch.autograd.Function):
                 *(tensor.tensor_split(_PIECES) for tensor in (x, offsets, blocks)), outs, strict=True
             )
         ]
-        ctx.save_for_backward(gradient)
-        return torch.cat(total)
+        mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1)
+        ctx.save_for_backward(gradient, blocks)
+        ctx.set_materialize_grads(False)
+        return torch.cat(total), mean if centre is None else mean.add_(centre)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor | None, Tensor]:
-        (gradient,) = ctx.saved_tensors
-        scaled = gradient * upstream[:, None, None, None]
+    def backward(ctx: Any, of_log_prob: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradient, blocks = ctx.saved_tensors
+        total = torch.zeros_like(gradient) if of_log_prob is None else gradient * of_log_prob[:, None, None, None]
+        if of_mean is not None:
+            weights = blocks[:, :, :1].softmax(1)
+            pull = weights * of_mean[:, None]
+            total[:, :, 1:4].add_(pull)
+            share = pull.mul_(blocks[:, :, 1:4]).sum(2)
+            total[:, :, 0].add_(share).sub_(share.sum(1, keepdim=True).mul(weights[:, :, 0]))
         # Moving the centre moves every component.
-        return None, scaled[:, :, 1:4].sum(1) if ctx.needs_input_grad[1] else None, scaled
+        return None, total[:, :, 1:4].sum(1) if ctx.needs_input_grad[1] else None, total
 
 
 class _Bins(NamedTuple):
