@@ -181,8 +181,8 @@ def _check_values(strip: Strip, last: bool) -> None:
         raise UserError(f"{strip.where}: a frame is marked as the end, but the episode goes on; pack the data again")
 
 
-def check_pixels(stored: bytes | np.ndarray, crc32: int, where: str) -> None:
-    """Raise `UserError` unless the stored pixels, bytes or uint8 [bytes], have this checksum."""
+def check_pixels(stored: bytes | memoryview, crc32: int, where: str) -> None:
+    """Raise `UserError` unless the stored pixels have this checksum."""
     if zlib.crc32(stored) != crc32:
         raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack the data again")
 

@@ -39,15 +39,18 @@ class Block:
 class FrameBlock(Block):
     """Windows with their frames decoded, and no strips.
 
-    All frames are one array, which is large enough for the C library to give its pages back to the system as soon as
-    the block is dropped. Strips held one by one die in another order than they came in, and what lay between them
-    stayed with the process.
+    All frames are one array, which a later block takes over. Strips held one by one die in another order than they
+    came in, and the C library keeps what lies between them, more with each epoch.
     """
 
-    def __init__(self, order: np.ndarray, sequence_length: int, action_dim: int, shards: Shards) -> None:
+    def __init__(
+        self, order: np.ndarray, sequence_length: int, action_dim: int, shards: Shards, frames: np.ndarray | None = None
+    ) -> None:
+        """`frames` are those of a block of this size that is not used any more."""
         super().__init__(order, sequence_length, action_dim)
         self._shards = shards
-        self.frames = np.empty((len(order), sequence_length, *FRAME_SHAPE), np.uint8)
+        shape = (len(order), sequence_length, *FRAME_SHAPE)
+        self.frames = np.empty(shape, np.uint8) if frames is None else frames
         """uint8 [size,T,64,64,3]; zeros for damaged strips."""
         self._damaged: list[bool] = []
 

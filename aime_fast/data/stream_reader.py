@@ -182,6 +182,8 @@ class Shards:
                     # A mapped file that is cut while it is read would end the process.
                     dont_use_mmap=True,
                     pad_last_batch=True,
+                    # Members grow from here; DALI would begin at 1 MB for each of `MEMBER_BATCH` times five.
+                    tensor_init_bytes=4096,
                 )
             )
         for shard in shards:

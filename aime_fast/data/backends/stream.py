@@ -73,6 +73,8 @@ class StreamBackend:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
         self._rank = (0, 1)
         self._blocks: dict[int, Future[Block]] = {}
+        self._spare: list[np.ndarray] = []
+        """Frames of blocks that are done with."""
         self._reading: tuple[tuple[int, tuple[int, int]], Iterator[list[Piece]]] | None = None
 
     @property
@@ -103,7 +105,8 @@ class StreamBackend:
         if not self.shards.piped:
             return open_episodes(self.shards.place, self._split, self.shards.skips).mean_frame()
         self.turn_to((0, 1))
-        block = self._block(0)
+        self._read_ahead(0, 0)
+        block = self._blocks[0].result()
         frames = self.frames([(block, row) for row in block.order if not block.is_damaged(row)])
         mean = frames.sum((0, 1), dtype=torch.int64).double() / (frames.shape[:2].numel() * 127.5) - 1.0
         return mean.movedim(-1, 0).float()
@@ -126,7 +129,9 @@ class StreamBackend:
         """
         start, stop = rank_part(self.sampler.batch_size, *self._rank)
         numbers = range(step * (stop - start), (step + 1) * (stop - start))
-        return [self._sound(*divmod(number, self.order.block)) for number in numbers]
+        wanted = [divmod(number, self.order.block) for number in numbers]
+        self._read_ahead(wanted[0][0], wanted[-1][0])
+        return [self._sound(self._blocks[block].result(), place) for block, place in wanted]
 
     def frames(self, rows: list[Row]) -> Tensor:
         """Frames uint8 [b,T,64,64,3] of these windows, of blocks that hold them."""
@@ -141,7 +146,8 @@ class StreamBackend:
 
     def new_block(self, order: np.ndarray) -> Block:
         """What a block's windows are read into; `order` is that in which they are given out."""
-        return FrameBlock(order, self.sequence_length, self.action_dim, self.shards)
+        frames = self._spare.pop() if self._spare else None
+        return FrameBlock(order, self.sequence_length, self.action_dim, self.shards, frames)
 
     def turn_to(self, rank: tuple[int, int]) -> bool:
         """Become the reader of this rank of so many processes; whether that is a change."""
@@ -153,9 +159,8 @@ class StreamBackend:
         self._blocks.clear()
         return True
 
-    def _sound(self, number: int, place: int) -> Row:
+    def _sound(self, block: Block, place: int) -> Row:
         """The window given out `place`-th of a block, or the next sound one."""
-        block = self._block(number)
         size = len(block.order)
         for shift in range(size):
             row = block.order[(place + shift) % size]
@@ -164,15 +169,23 @@ class StreamBackend:
                 return block, row
         raise UserError(f"{self.shards.place}: {size} windows in a row touch damaged strips; pack it again")
 
-    def _block(self, number: int) -> Block:
-        """A block, once it is read; the one after it is read from now on, and those before it are let go."""
-        wanted = (number, number + 1)
-        for other in [other for other in self._blocks if other not in wanted]:
-            self._blocks.pop(other).cancel()
-        for block in wanted:
-            if block not in self._blocks:
-                self._blocks[block] = self._thread.submit(self._read_block, block, self._rank)
-        return self._blocks[number].result()
+    def _read_ahead(self, first: int, last: int) -> None:
+        """Have the blocks `first` to `last` and the one after them read; let go of the others."""
+        wanted = range(first, last + 2)
+        for number in [number for number in self._blocks if number not in wanted]:
+            block = self._blocks.pop(number)
+            if block.done() and not block.exception():
+                self._reuse(block.result())
+            else:
+                block.cancel()
+        for number in wanted:
+            if number not in self._blocks:
+                self._blocks[number] = self._thread.submit(self._read_block, number, self._rank)
+
+    def _reuse(self, block: Block) -> None:
+        """Keep the frames of a block that nobody reads any more."""
+        if isinstance(block, FrameBlock):
+            self._spare.append(block.frames)
 
     def _read_block(self, number: int, rank: tuple[int, int]) -> Block:
         if self._reading is None or self._reading[0] != (number, rank):
