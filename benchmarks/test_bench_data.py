@@ -193,9 +193,9 @@ def test_data_wait(benchmark, recording, tmp_path, kind, codec):
     waited *= seconds
     share = waited.sum() / seconds.sum()
     benchmark.extra_info |= {
-        "data_wait_percent": round(100 * share, 3),
-        "first_batch_waited_ms": round(1000 * waited[0], 1),
-        "later_steps_percent": round(100 * waited[1:].sum() / seconds[1:].sum(), 3),
+        "data_wait_percent": round(float(100 * share), 3),
+        "first_batch_waited_ms": round(float(1000 * waited[0]), 1),
+        "later_steps_percent": round(float(100 * waited[1:].sum() / seconds[1:].sum()), 3),
         "seconds_a_step": round(float(np.median(seconds)), 2),
     }
     print(kind, codec, benchmark.extra_info)
