@@ -18,7 +18,7 @@ from aime_fast.data.crew import Crew, usable_cores
 from aime_fast.data.simulation import Choices
 from aime_fast.doctor import choose_graphics
 
-EPISODES, LENGTH, ROUNDS, TARGET = 4, 60, 5, 1.8
+EPISODES, LENGTH, ROUNDS, TARGET = 4, 60, 3, 1.8
 
 
 @pytest.fixture(scope="module")
