@@ -111,8 +111,9 @@ class ShardReader:
     def pixels(self, strip: Strip) -> np.ndarray:
         """Decoded frames of `strip`, uint8 [frames,64,64,3]; `UserError` when its checksum or picture is wrong."""
         self.check_length()
-        check_pixels(self.data, strip.offset, strip.size, strip.crc32, strip.where)
-        return decode_strip(self.data[strip.offset : strip.offset + strip.size], strip, self._codec)
+        stored = self.data[strip.offset : strip.offset + strip.size].tobytes()
+        check_pixels(stored, strip.crc32, strip.where)
+        return decode_strip(stored, strip, self._codec)
 
 
 def strip_place(shard: Path | str, episode: EpisodeEntry, number: int) -> str:
@@ -180,26 +181,26 @@ def _check_values(strip: Strip, last: bool) -> None:
         raise UserError(f"{strip.where}: a frame is marked as the end, but the episode goes on; pack the data again")
 
 
-def check_pixels(data: np.ndarray, offset: int, size: int, crc32: int, where: str) -> None:
+def check_pixels(stored: bytes | memoryview, crc32: int, where: str) -> None:
     """Raise `UserError` unless the stored pixels have this checksum."""
-    if zlib.crc32(data[offset : offset + size].data) != crc32:
+    if zlib.crc32(stored) != crc32:
         raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack the data again")
 
 
-def check_picture(stored: np.ndarray, strip: Strip, codec: Codec) -> None:
+def check_picture(stored: bytes, strip: Strip, codec: Codec) -> None:
     """Raise `UserError` unless the header of the stored pixels is that of the strip's frames."""
     try:
-        codec.check(stored.tobytes(), strip.frames)
+        codec.check(stored, strip.frames)
     except ValueError as error:
         raise damaged_pixels(strip.where, error) from error
 
 
-def decode_strip(stored: np.ndarray, strip: Strip, codec: Codec) -> np.ndarray:
+def decode_strip(stored: bytes, strip: Strip, codec: Codec) -> np.ndarray:
     """Frames uint8 [frames,64,64,3] of the stored pixels of `strip`, whose checksum was compared; `UserError` when
     they cannot be decoded.
     """
     try:
-        return codec.decode(stored.tobytes(), strip.frames)
+        return codec.decode(stored, strip.frames)
     except ValueError as error:
         raise damaged_pixels(strip.where, error) from error
 

@@ -45,8 +45,7 @@ class StreamedStrip:
     strip: Strip
     key: tuple[int, int]
     """Episode, and place in it."""
-    stored: np.ndarray
-    """uint8 [bytes]."""
+    stored: bytes
     damaged: bool = False
     """Found damaged and skipped."""
     decoded: np.ndarray | None = None
@@ -128,10 +127,10 @@ class Shards:
         stem, parts = members
         if stem != strip_name(entry.id, number * STRIP_LENGTH) or set(parts) != set(member_endings(codec)):
             raise UserError(f"{where}: found {stem} with {', '.join(parts)} there; copy or pack the data again")
-        stored, key = np.frombuffer(parts.pop(codec.extension), np.uint8), (entry.id, number)
+        stored, key = parts.pop(codec.extension), (entry.id, number)
         try:
             strip = strip_of_members(parts, (0, len(stored)), self.manifest, entry, number, where)
-            check_pixels(stored, 0, len(stored), strip.crc32, where)
+            check_pixels(stored, strip.crc32, where)
             if codec.name != "raw":
                 check_picture(stored, strip, codec)
             return StreamedStrip(strip, key, stored, damaged=key in self._damaged)
@@ -183,6 +182,8 @@ class Shards:
                     # A mapped file that is cut while it is read would end the process.
                     dont_use_mmap=True,
                     pad_last_batch=True,
+                    # Members grow from here; DALI would begin at 1 MB for each of `MEMBER_BATCH` times five.
+                    tensor_init_bytes=4096,
                 )
             )
         for shard in shards:

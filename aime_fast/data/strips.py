@@ -89,7 +89,7 @@ class StripTable:
     def _check(self, strip: int) -> None:
         stored = self.stored(strip)
         try:
-            check_pixels(stored, 0, len(stored), self.crc32[strip], self.where(strip))
+            check_pixels(stored.data, self.crc32[strip], self.where(strip))
             if self.codec.name != "raw":
                 self.codec.check(stored.tobytes(), self.frames(strip))
         except UserError as error:

@@ -15,11 +15,14 @@ T = TypeVar("T")
 class Feed(Generic[T]):
     """Calls `fetch(step)` one step ahead on one thread; what it raises is raised by `take`."""
 
-    def __init__(self, fetch: Callable[[int], T], last: int | None) -> None:
-        """`last` is the step after the final one, never fetched; none where the run has no number of steps."""
+    def __init__(self, fetch: Callable[[int], T], first: int, last: int | None) -> None:
+        """Begins to fetch `first`, so that what a back-end does once overlaps with what comes before the first step.
+
+        `last` is the step after the final one, never fetched; none where the run has no number of steps.
+        """
         self._fetch, self._last = fetch, last
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
-        self._ahead: tuple[int, Future[T]] | None = None
+        self._ahead = self._begin(first)
         self.waited = 0.0
         """Seconds that `take` waited; the reader sets it back."""
 
@@ -30,10 +33,13 @@ class Feed(Generic[T]):
             self._ahead = (step, self._thread.submit(self._fetch, step))
         inputs = self._ahead[1].result()
         self.waited += time.perf_counter() - started
-        following = step + 1
-        wanted = self._last is None or following < self._last
-        self._ahead = (following, self._thread.submit(self._fetch, following)) if wanted else None
+        self._ahead = self._begin(step + 1)
         return inputs
+
+    def _begin(self, step: int) -> tuple[int, Future[T]] | None:
+        """Fetch a step, where the run has it."""
+        wanted = self._last is None or step < self._last
+        return (step, self._thread.submit(self._fetch, step)) if wanted else None
 
     def close(self) -> None:
         """Stop the thread after what it is fetching now."""

@@ -142,10 +142,15 @@ class DMCVBTrainer:
         Raises `UserError` where gradients stay non-finite, the last checkpoint cannot be written, or another run is
         writing to the folder. A checkpoint on the way that cannot be written is told, and the next one tried.
         """
-        self._lock()
-        reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
-        feed = Feed(self.step.fetch, self.total_steps)
-        try:
+        with ExitStack() as closing:
+            self._lock()
+            closing.callback(self._unlock)
+            closing.callback(self._notes.clear)
+            feed = Feed(self.step.fetch, self.progress.step, self.total_steps)
+            closing.callback(feed.close)
+            reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
+            closing.callback(reporter.close)
+            closing.callback(self.checkpoints.settle)
             for line in [*self._opening(), *self._notes]:
                 reporter.note(line)
             limit = time_limit().total_seconds()
@@ -154,12 +159,6 @@ class DMCVBTrainer:
             if signal:
                 reporter.note(f"stopped by signal {signal} after step {self.progress.step}; saved")
             return self._summary(signal)
-        finally:
-            feed.close()
-            self.checkpoints.settle()
-            reporter.close()
-            self._unlock()
-            self._notes = []
 
     def _lock(self) -> None:
         """Rank 0 holds the run's folder for all."""

@@ -112,7 +112,7 @@ def test_ranks_read_different_shards(shards, data, kind, world_size):
         backend = opened(kind, shards["raw"], batch_size=6)
         count = len(backend.order.pass_of(0, rank, world_size))
         reader = itertools.islice(backend._stream(0, (rank, world_size)), count)
-        windows += [(w.pieces[0][0].key, w.pieces[0][1]) for w in reader]
+        windows += [(pieces[0][0].key, pieces[0][1]) for pieces in reader]
         assert len(backend.batch(0, rank, world_size)) == 6 // world_size
     assert len(windows) == len(set(windows)) == len(opened(kind, shards["raw"]).order.pass_of(0, 0, 1))
 

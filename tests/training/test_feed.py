@@ -1,5 +1,7 @@
 """The feed gives what `fetch` gives, in any order asked, one step ahead and no further."""
 
+import threading
+
 import pytest
 
 from aime_fast.training.feed import Feed
@@ -7,14 +9,14 @@ from aime_fast.training.feed import Feed
 
 def test_every_step_is_fetched_once_in_order():
     fetched = []
-    feed = Feed(lambda step: fetched.append(step) or step * 10, last=5)
+    feed = Feed(lambda step: fetched.append(step) or step * 10, first=3, last=5)
     assert [feed.take(step) for step in range(3, 5)] == [30, 40]
     feed.close()
     assert fetched == [3, 4]
 
 
 def test_a_jump_is_followed():
-    feed = Feed(lambda step: step, last=None)
+    feed = Feed(lambda step: step, first=0, last=None)
     assert [feed.take(step) for step in (0, 1, 7, 8)] == [0, 1, 7, 8]
     feed.close()
 
@@ -25,8 +27,22 @@ def test_an_error_reaches_the_caller():
             raise OSError("torn shard")
         return step
 
-    feed = Feed(fetch, last=None)
+    feed = Feed(fetch, first=0, last=None)
     assert feed.take(0) == 0
     with pytest.raises(OSError, match="torn shard"):
         feed.take(1)
     feed.close()
+
+
+def test_the_first_step_is_fetched_before_it_is_asked_for():
+    fetched = threading.Event()
+    feed = Feed(lambda step: fetched.set(), first=2, last=3)
+    assert fetched.wait(timeout=60)
+    feed.close()
+
+
+def test_a_finished_run_fetches_nothing():
+    fetched = []
+    feed = Feed(fetched.append, first=3, last=3)
+    feed.close()
+    assert not fetched

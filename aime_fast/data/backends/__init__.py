@@ -118,7 +118,9 @@ def _open_stream(
     if os.path.isfile(place):
         raise UserError(f"{place}: backend {kind} reads shards; `aime-fast pack` the recording first")
     shards = Shards(place, skips)
-    description = f"{chosen}: {place}, {len(shards.manifest.shards)} {shards.manifest.codec} shards read in order"
+    count = len(shards.manifest.shards)
+    told = f"{count} {shards.manifest.codec} shard{'s' if count != 1 else ''} read in order"
+    description = f"{chosen}: {place}, {told}"
     if kind == "webdataset":
         return WebDatasetBackend(shards, config, "train", seed, description)
     return DaliStreamBackend(shards, config, "train", seed, description, device, _threads())

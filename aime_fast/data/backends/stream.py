@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -14,34 +13,17 @@ from aime_fast.data.backends.memory import MemoryBackend
 from aime_fast.data.batch import Batch
 from aime_fast.data.manifest import STRIP_LENGTH, Manifest
 from aime_fast.data.store import check_split, open_episodes, open_store
+from aime_fast.data.stream_block import Block, FrameBlock, Piece
 from aime_fast.data.stream_order import Pass, StreamOrder
 from aime_fast.data.stream_reader import ReadMembers, Shards, StreamedStrip
 from aime_fast.data.windows import WindowSampler, rank_part
 from aime_fast.errors import UserError
 
 BLOCK_FRAMES = 4096
-"""Frames of the windows that are shuffled among themselves: 50 MB raw."""
+"""Frames of the windows that are shuffled among themselves: 50 MB decoded."""
 
-
-@dataclass(frozen=True, eq=False)
-class StreamWindow:
-    """T frames of one episode as pieces of strips: `count` frames of each, from frame `first`."""
-
-    pieces: list[tuple[StreamedStrip, int, int]]
-
-    @property
-    def damaged(self) -> bool:
-        """Whether a strip of it is known to be damaged."""
-        return any(strip.damaged for strip, _, _ in self.pieces)
-
-    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Actions float32 [T,A], rewards float32 [T], dones bool [T]."""
-        cut = [(piece.strip, slice(first, first + count)) for piece, first, count in self.pieces]
-        return (
-            np.concatenate([strip.actions[rows] for strip, rows in cut]),
-            np.concatenate([strip.rewards[rows] for strip, rows in cut]),
-            np.concatenate([(strip.terminated | strip.truncated)[rows] for strip, rows in cut]),
-        )
+Row = tuple[Block, int]
+"""A window: its block, and its row there."""
 
 
 class StreamBackend:
@@ -90,8 +72,10 @@ class StreamBackend:
         self._config, self._split, self._seed = config, split, seed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
         self._rank = (0, 1)
-        self._blocks: dict[int, Future[list[StreamWindow]]] = {}
-        self._reading: tuple[tuple[int, tuple[int, int]], Iterator[StreamWindow]] | None = None
+        self._blocks: dict[int, Future[Block]] = {}
+        self._spare: list[np.ndarray] = []
+        """Frames of blocks that are done with."""
+        self._reading: tuple[tuple[int, tuple[int, int]], Iterator[list[Piece]]] | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -120,8 +104,10 @@ class StreamBackend:
         """
         if not self.shards.piped:
             return open_episodes(self.shards.place, self._split, self.shards.skips).mean_frame()
-        windows = list(islice(self._stream(0, (0, 1)), self.order.block))
-        frames = self.decode([window for window in windows if not window.damaged])
+        self.turn_to((0, 1))
+        self._read_ahead(0, 0)
+        block = self._blocks[0].result()
+        frames = self.frames([(block, row) for row in block.order if not block.is_damaged(row)])
         mean = frames.sum((0, 1), dtype=torch.int64).double() / (frames.shape[:2].numel() * 127.5) - 1.0
         return mean.movedim(-1, 0).float()
 
@@ -133,10 +119,10 @@ class StreamBackend:
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """This rank's part of the global batch of `step`."""
         self.turn_to((rank, world_size))
-        windows = self.windows(step)
-        return self.assemble(self.decode(windows), windows)
+        rows = self.windows(step)
+        return self.assemble(self.frames(rows), rows)
 
-    def windows(self, step: int) -> list[StreamWindow]:
+    def windows(self, step: int) -> list[Row]:
         """The windows of a batch of this rank.
 
         Where damaged strips are skipped, a window that touches one gives way to the next of its block that does not.
@@ -144,24 +130,24 @@ class StreamBackend:
         start, stop = rank_part(self.sampler.batch_size, *self._rank)
         numbers = range(step * (stop - start), (step + 1) * (stop - start))
         wanted = [divmod(number, self.order.block) for number in numbers]
-        self._prefetch(wanted[0][0], wanted[-1][0])
+        self._read_ahead(wanted[0][0], wanted[-1][0])
         return [self._sound(self._blocks[block].result(), place) for block, place in wanted]
 
-    def assemble(self, frames: Tensor, windows: list[StreamWindow]) -> Batch:
+    def frames(self, rows: list[Row]) -> Tensor:
+        """Frames uint8 [b,T,64,64,3] of these windows, of blocks that hold them."""
+        return torch.from_numpy(np.stack([block.frames[row] for block, row in rows if isinstance(block, FrameBlock)]))
+
+    def assemble(self, frames: Tensor, rows: list[Row]) -> Batch:
         """The batch of these frames with the windows' other columns."""
-        columns = zip(*(window.columns() for window in windows), strict=True)
-        return Batch(frames, *(torch.from_numpy(np.stack(column)) for column in columns))
+        columns = (
+            np.stack([getattr(block, name)[row] for block, row in rows]) for name in ("actions", "rewards", "dones")
+        )
+        return Batch(frames, *map(torch.from_numpy, columns))
 
-    def decode(self, windows: list[StreamWindow]) -> Tensor:
-        """Frames uint8 [b,T,64,64,3] of these windows, decoded by Pillow."""
-        frames = [
-            np.concatenate([self.shards.frames(strip)[first : first + n] for strip, first, n in window.pieces])
-            for window in windows
-        ]
-        return torch.from_numpy(np.stack(frames))
-
-    def prepare(self, window: StreamWindow) -> None:
-        """What can be done for a window while its block is read."""
+    def new_block(self, order: np.ndarray) -> Block:
+        """What a block's windows are read into; `order` is that in which they are given out."""
+        frames = self._spare.pop() if self._spare else None
+        return FrameBlock(order, self.sequence_length, self.action_dim, self.shards, frames)
 
     def turn_to(self, rank: tuple[int, int]) -> bool:
         """Become the reader of this rank of so many processes; whether that is a change."""
@@ -173,41 +159,53 @@ class StreamBackend:
         self._blocks.clear()
         return True
 
-    def _sound(self, block: list[StreamWindow], place: int) -> StreamWindow:
-        for shift in range(len(block)):
-            window = block[(place + shift) % len(block)]
-            if not window.damaged:
+    def _sound(self, block: Block, place: int) -> Row:
+        """The window given out `place`-th of a block, or the next sound one."""
+        size = len(block.order)
+        for shift in range(size):
+            row = block.order[(place + shift) % size]
+            if not block.is_damaged(row):
                 self.skipped += shift
-                return window
-        raise UserError(f"{self.shards.place}: {len(block)} windows in a row touch damaged strips; pack it again")
+                return block, row
+        raise UserError(f"{self.shards.place}: {size} windows in a row touch damaged strips; pack it again")
 
-    def _prefetch(self, first: int, last: int) -> None:
+    def _read_ahead(self, first: int, last: int) -> None:
         """Have the blocks `first` to `last` and the one after them read; let go of the others."""
         wanted = range(first, last + 2)
-        for block in [block for block in self._blocks if block not in wanted]:
-            self._blocks.pop(block).cancel()
-        for block in wanted:
-            if block not in self._blocks:
-                self._blocks[block] = self._thread.submit(self._read_block, block, self._rank)
+        for number in [number for number in self._blocks if number not in wanted]:
+            block = self._blocks.pop(number)
+            if block.done() and not block.exception():
+                self._reuse(block.result())
+            else:
+                block.cancel()
+        for number in wanted:
+            if number not in self._blocks:
+                self._blocks[number] = self._thread.submit(self._read_block, number, self._rank)
 
-    def _read_block(self, block: int, rank: tuple[int, int]) -> list[StreamWindow]:
-        """The windows of one block in the order they are given out."""
-        if self._reading is None or self._reading[0] != (block, rank):
-            self._reading = (block, rank), self._stream(block * self.order.block, rank)
+    def _reuse(self, block: Block) -> None:
+        """Keep the frames of a block that nobody reads any more."""
+        if isinstance(block, FrameBlock):
+            self._spare.append(block.frames)
+
+    def _read_block(self, number: int, rank: tuple[int, int]) -> Block:
+        if self._reading is None or self._reading[0] != (number, rank):
+            self._reading = (number, rank), self._stream(number * self.order.block, rank)
         stream = self._reading[1]
         self._reading = None  # stays so after an error
-        windows = list(islice(stream, self.order.block))
-        self._reading = (block + 1, rank), stream
-        return [windows[place] for place in self.order.shuffled(block, *rank).tolist()]
+        block = self.new_block(self.order.shuffled(number, *rank))
+        for pieces in islice(stream, self.order.block):
+            block.put(pieces)
+        self._reading = (number + 1, rank), stream
+        return block
 
-    def _stream(self, window: int, rank: tuple[int, int]) -> Iterator[StreamWindow]:
+    def _stream(self, window: int, rank: tuple[int, int]) -> Iterator[list[Piece]]:
         """A rank's windows in order of reading, without end, from its window number `window` on."""
         number, skip = self.order.find(window, *rank)
         while True:
             yield from self._read_pass(self.order.pass_of(number, *rank), skip)
             number, skip = number + 1, 0
 
-    def _read_pass(self, plan: Pass, skip: int) -> Iterator[StreamWindow]:
+    def _read_pass(self, plan: Pass, skip: int) -> Iterator[list[Piece]]:
         """The windows of a pass but for the first `skip`."""
         if skip >= len(plan):
             return
@@ -226,13 +224,11 @@ class StreamBackend:
                     strip = next(strips)
                     if strip.key[0] == entry.id and strip.key[1] in touched:
                         held[strip.key[1]] = strip
-                window = StreamWindow([_piece(held[number], number, start, stop) for number in touched])
-                self.prepare(window)
-                yield window
+                yield [_piece(held[number], number, start, stop) for number in touched]
                 held = {number: held[number] for number in touched[-1:]}
 
 
-def _piece(strip: StreamedStrip, number: int, start: int, stop: int) -> tuple[StreamedStrip, int, int]:
+def _piece(strip: StreamedStrip, number: int, start: int, stop: int) -> Piece:
     """What the frames `start` to `stop` of an episode take of its strip `number`."""
     offset = number * STRIP_LENGTH
     first, end = max(start - offset, 0), min(stop - offset, STRIP_LENGTH)

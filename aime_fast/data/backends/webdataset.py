@@ -1,20 +1,15 @@
 """The `webdataset` back-end: shards streamed by the WebDataset library from files or commands, decoded by Pillow."""
 
 from aime_fast.config import LoaderConfig
-from aime_fast.data.backends.stream import StreamBackend, StreamWindow
+from aime_fast.data.backends.stream import StreamBackend
 from aime_fast.data.libraries import load_webdataset
 from aime_fast.data.stream_reader import Shards
 
 
 class WebDatasetBackend(StreamBackend):
-    """A stream whose strips are decoded once each, while their block is read."""
+    """A stream whose strips are decoded once each, as they are read."""
 
     def __init__(self, shards: Shards, config: LoaderConfig, split: str, seed: int, description: str) -> None:
         """`UserError` without the library, or when the split has no episode as long as a window."""
         load_webdataset()
         super().__init__(shards, shards.read_with_webdataset, config, split, seed, description)
-
-    def prepare(self, window: StreamWindow) -> None:
-        """Decode the window's strips."""
-        for strip, _, _ in window.pieces:
-            self.shards.frames(strip)
