@@ -15,7 +15,7 @@ from aime_fast.training.watchdog import Watchdog
 def faulty(tmp_path, fault):
     """What the two ranks of a run say and return when rank 1 fails at step 3."""
     options = tiny_options(write_recording(tmp_path / "recording.pt"), tmp_path / "run", ds_config="zero2")
-    return run_ranks(2, "fault_worker.py", fault, json.dumps(options), timeout=60)
+    return run_ranks(2, "fault_worker.py", fault, json.dumps(options))
 
 
 @pytest.mark.slow
