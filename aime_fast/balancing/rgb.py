@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.gram import MOST_STEPS, Rescale, solve_rotation
+from aime_fast.balancing.gram import MOST_STEPS, Rescale, Rotation, solve_rotation
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.vectors import Vector, owned
 from aime_fast.config import BalancingConfig
@@ -101,7 +101,7 @@ class RGB:
         direction = self._prepare(rows)
         assert self._angles is not None and self._counter is not None and self._losses is not None
         n = len(rows)
-        sums = rgb_gram([*rows, direction])
+        sums = self._gram(rows, direction)
         if self.adaptive_steps:
             if losses is None:
                 raise UserError("RGB.balance: adaptive_steps needs `losses`; pass them or switch adaptive_steps off")
@@ -109,22 +109,16 @@ class RGB:
             sums = torch.cat([sums, torch.nn.functional.pad(values, (0, 1))[None]])
         if reduce is not None:
             sums = reduce(sums)
-        rotation = solve_rotation(
-            sums[: n + 1],
-            self._angles,
-            self._counter % settings["update_interval"] == 0,
-            mu=settings["mu"],
-            lambd=settings["lambd"],
-            steps=self._adapted(sums[n + 1, :n], settings) if self.adaptive_steps else settings["alpha_steps"],
-            lr=settings["lr_inner"],
-            rescale=self.rescale,
-        )
+        steps = self._adapted(sums[n + 1, :n], settings) if self.adaptive_steps else settings["alpha_steps"]
+        rotate = self._counter % settings["update_interval"] == 0
+        rotation = self._rotation(sums[: n + 1], self._angles, rotate, settings, steps)
         update = self._targets(rows, direction)
-        rgb_combine(rows, direction, update, rotation.coefficients, rotation.finite)
-        self._angles = rotation.state_angles
-        self._counter = self._counter + rotation.finite
+        self._combine(rows, direction, update, rotation.coefficients, rotation.finite)
+        # In place: a captured graph reads and writes the memory that it was captured with.
+        self._angles.copy_(rotation.state_angles)
+        self._counter.add_(rotation.finite)
         if self.adaptive_steps:
-            self._losses = torch.where(rotation.finite, sums[n + 1, :n], self._losses)
+            self._losses.copy_(torch.where(rotation.finite, sums[n + 1, :n], self._losses))
         self.report = BalanceReport.of(update, rotation)
         return self.report
 
@@ -176,6 +170,37 @@ class RGB:
         self._angles, self._counter, self._losses = (
             (state[name].clone() for name in ("angles", "counter", "losses")) if state else (None, None, None)
         )
+
+    @staticmethod
+    def _gram(rows: Sequence[Sequence[Tensor | None]], direction: Vector) -> Tensor:
+        """Inner products of the rows and d."""
+        return rgb_gram([*rows, direction])
+
+    def _rotation(
+        self, gram: Tensor, angles: Tensor, rotate: Tensor, settings: dict[str, Any], steps: int | Tensor
+    ) -> Rotation:
+        """What these settings make of the inner products."""
+        return solve_rotation(
+            gram,
+            angles,
+            rotate,
+            mu=settings["mu"],
+            lambd=settings["lambd"],
+            steps=steps,
+            lr=settings["lr_inner"],
+            rescale=self.rescale,
+        )
+
+    @staticmethod
+    def _combine(
+        rows: Sequence[Sequence[Tensor | None]],
+        direction: Vector,
+        update: Vector,
+        coefficients: Tensor,
+        finite: Tensor,
+    ) -> None:
+        """Write d and the update."""
+        rgb_combine(rows, direction, update, coefficients, finite)
 
     def _settings(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """The five numbers with this call's overrides, checked."""

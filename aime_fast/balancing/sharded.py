@@ -94,7 +94,7 @@ class Rows(Protocol):
 
 
 class ParameterRows:
-    """One process: a row is the list of whole parameter gradients, taken over from autograd without a copy."""
+    """This process alone: a row is the list of whole parameter gradients, taken over from autograd without a copy."""
 
     reduce: Reduce | None = None
     norm_reduce: Reduce | None = None

@@ -57,8 +57,9 @@ class PosteriorHead(nn.Module):
 class Decoder(nn.Module):
     """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it.
 
-    The distribution lies around a linear map of z, the counterpart of the posterior's. Parameters come as `patch`^2
-    interleaved sub-images (`subimages`): they are the largest tensor of a step, and this way it is never rearranged.
+    The distribution lies around a linear map of z, the counterpart of the posterior's. Both come as `patch`^2
+    interleaved sub-images (`subimages`): parameters are the largest tensor of a step, and this way it is never
+    rearranged.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -81,16 +82,18 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, latent: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, T, D] and slots [B, T, S, d] -> parameters and their centre.
+        """z [B, T, D] and slots [B, T, S, d] -> parameters and centre of each sub-image.
 
-        Parameters [B*T, patch^2, channels, H/patch, W/patch] of each sub-image, centre [B*T, 3, H, W].
+        Parameters [B*T, patch^2, channels, H/patch, W/patch], centre [B*T, patch^2, 3, H/patch, W/patch].
         """
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
         grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
         features = self.layers(grid)
         side = features.shape[-1]
-        parameters = self.head.weight @ features.flatten(2) + self.head.bias[:, None]
-        centre = self.linear(latent).view(-1, 3, self.patch * side, self.patch * side)
+        # A product a frame: as one product of all frames autograd would rearrange the largest tensor twice.
+        weight = self.head.weight.expand(len(features), -1, -1)
+        parameters = torch.baddbmm(self.head.bias[:, None], weight, features.flatten(2))
+        centre = self.linear(latent).view(-1, self.patch**2, 3, side, side)
         return parameters.view(-1, self.patch**2, self.channels, side, side), centre
 
 

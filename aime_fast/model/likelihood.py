@@ -7,20 +7,23 @@ from typing import Protocol
 from torch import Tensor
 
 import aime_kernels as kernels
-from aime_fast.model.codec import from_subimages, subimages
+from aime_fast.model.codec import from_subimages
 
 GAUSSIAN_STD = 0.1
 """Fixed standard deviation of the Gaussian option, in the units of frames in [-1, 1]."""
 
 
 class Likelihood(Protocol):
-    """A distribution over frames [N, 3, H, W] in [-1, 1]."""
+    """A distribution over N frames in [-1, 1], each as q sub-images [3, h, w] (`codec.subimages`)."""
 
-    def nats(self, frames: Tensor) -> Tensor:
-        """Negative log-likelihood of whole frames, in nats, [N]."""
+    def nats(self, pixels: Tensor) -> Tensor:
+        """Negative log-likelihood of whole frames, [N, q, 3, h, w] -> nats [N]."""
 
     def expectation(self) -> Tensor:
-        """Expected frames [N, 3, H, W], unclamped; differentiable."""
+        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
+
+    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`nats` and `expectation`, for a loss that has both."""
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
@@ -31,25 +34,27 @@ class LogisticMixture:
     """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around a centre."""
 
     parameters: Tensor
-    """[N, q, 10*M, h, w] of the q interleaved sub-images, as the operator wants them."""
+    """[N, q, 10*M, h, w], as the operator wants them."""
     centre: Tensor
-    """[N, 3, H, W]: what their locations are offsets from."""
+    """[N, q, 3, h, w]: what their locations are offsets from."""
 
-    def nats(self, frames: Tensor) -> Tensor:
-        """Negative log-likelihood of whole frames, in nats, [N]."""
-        parts = self.parameters.shape[1]
-        values, centre = (subimages(x, math.isqrt(parts)).flatten(0, 1) for x in (frames, self.centre))
-        blocks = self.parameters.float().flatten(0, 1)
-        return -kernels.logistic_mixture_log_prob(values, blocks, centre).view(-1, parts).sum(1)
+    def nats(self, pixels: Tensor) -> Tensor:
+        """Negative log-likelihood of whole frames, [N, q, 3, h, w] -> nats [N]."""
+        return self.terms(pixels)[0]
 
     def expectation(self) -> Tensor:
-        """Expected frames [N, 3, H, W], unclamped; differentiable."""
-        offsets = kernels.logistic_mixture_mean(self.parameters.float().flatten(0, 1))
-        return from_subimages(offsets.unflatten(0, self.parameters.shape[:2])) + self.centre
+        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
+        return kernels.logistic_mixture_mean(self.parameters.float().flatten(0, 1)).view_as(self.centre) + self.centre
+
+    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`nats` and `expectation`, for a loss that has both."""
+        blocks, values, centre = (x.flatten(0, 1) for x in (self.parameters.float(), pixels, self.centre))
+        log_prob, mean = kernels.logistic_mixture_terms(values, blocks, centre)
+        return -log_prob.view(pixels.shape[:2]).sum(1), mean.view_as(pixels)
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
-        return self.expectation().clamp(-1, 1)
+        return from_subimages(self.expectation()).clamp(-1, 1)
 
 
 @dataclass
@@ -57,22 +62,26 @@ class Gaussian:
     """Independent Gaussians of fixed width; a density, so nats may be negative."""
 
     offsets: Tensor
-    """Means [N, q, 3, h, w] of the q interleaved sub-images, as offsets from the centre."""
+    """Means [N, q, 3, h, w], as offsets from the centre."""
     centre: Tensor
-    """[N, 3, H, W]."""
+    """[N, q, 3, h, w]."""
 
-    def nats(self, frames: Tensor) -> Tensor:
-        """Negative log-density of whole frames, in nats, [N]."""
-        squares = ((frames - self.expectation()) / GAUSSIAN_STD).square().flatten(1).sum(1)
-        return 0.5 * squares + frames[0].numel() * math.log(GAUSSIAN_STD * math.sqrt(2 * math.pi))
+    def nats(self, pixels: Tensor) -> Tensor:
+        """Negative log-density of whole frames, [N, q, 3, h, w] -> nats [N]."""
+        squares = ((pixels - self.expectation()) / GAUSSIAN_STD).square().flatten(1).sum(1)
+        return 0.5 * squares + pixels[0].numel() * math.log(GAUSSIAN_STD * math.sqrt(2 * math.pi))
 
     def expectation(self) -> Tensor:
-        """Expected frames [N, 3, H, W], unclamped; differentiable."""
-        return from_subimages(self.offsets.float()) + self.centre
+        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
+        return self.offsets.float() + self.centre
+
+    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`nats` and `expectation`, for a loss that has both."""
+        return self.nats(pixels), self.expectation()
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
-        return self.expectation().clamp(-1, 1)
+        return from_subimages(self.expectation()).clamp(-1, 1)
 
 
 FAMILIES: dict[str, type] = {"logistic_mixture": LogisticMixture, "gaussian": Gaussian}

@@ -19,6 +19,8 @@ class SequenceOutputs:
 
     observations: Tensor
     """[B, T, 3, H, W] in [-1, 1]."""
+    pixels: Tensor
+    """The same as the interleaved sub-images that the likelihood is over, [B*T, q, 3, h, w]."""
     context: Tensor
     """c [B, T, C]; c_t knows frames <= t."""
     posterior_mean: Tensor

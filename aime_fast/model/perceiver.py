@@ -40,7 +40,7 @@ class Attention(nn.Module):
         query = self.query(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         pairs = self.key_value(normed if source is None else source).unflatten(-1, (2, self.heads, -1))
         key, value = pairs.permute(2, 0, 3, 1, 4).unbind(0)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(query.dtype))
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.feed_forward(x)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError
 from aime_fast.model.attention_schema import BottomUpAttention, TopDownAttention
-from aime_fast.model.codec import Decoder, PosteriorHead, Trunk
+from aime_fast.model.codec import Decoder, PosteriorHead, Trunk, subimages
 from aime_fast.model.dpgmm import DPGMMPrior
 from aime_fast.model.dynamics import Dynamics, FramePredictor
 from aime_fast.model.imagination import imagine
@@ -142,6 +142,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         )
         return SequenceOutputs(
             observations=frames,
+            pixels=subimages(frames.flatten(0, 1), self.decoder.patch).contiguous(),
             context=context,
             posterior_mean=mean,
             posterior_log_var=log_var,
@@ -164,9 +165,11 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         )
 
     def decode(self, latents: Tensor, slots: Tensor) -> Any:
-        """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d], over frames [B*T, 3, H, W]."""
+        """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d], over B*T frames."""
         parameters, offset = self.decoder(latents, slots)
-        return FAMILIES[self.config.likelihood](parameters, offset.float() + self.mean_frame)
+        return FAMILIES[self.config.likelihood](
+            parameters, offset.float() + subimages(self.mean_frame[None], self.decoder.patch)
+        )
 
     @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:

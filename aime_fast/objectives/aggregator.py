@@ -51,24 +51,12 @@ class LossAggregator:
         lambda_att_dyn = config.lambda_att_dyn if lambda_att_dyn is None else lambda_att_dyn
         lambda_gram = config.lambda_gram if lambda_gram is None else lambda_gram
 
-        latent = elbo.latent_terms(outputs, config.free_bits)
         dimensions = outputs.observations[0, 0].numel()
-        losses = {
-            "recon_loss": elbo.reconstruction_nats(outputs, config.precision_weight),
-            "mean_error": elbo.mean_error(outputs),
-            "kl_z": latent.kl_z,
-            "stick_kl": outputs.stick_kl.mean(),
-            "alpha_kl": outputs.alpha_kl.mean(),
-            "cluster_entropy": latent.cluster_entropy,
-            "gram_enc_loss": elbo.gram_loss(outputs.features, outputs.teacher_features),
-            "perceiver_recon_loss": perceptual.pixel_loss(outputs),
-            "vq_loss": perceptual.COMMITMENT * outputs.token_info.commitment,
-            "perceiver_ce_loss": perceptual.next_token_loss(outputs),
-            "attention_kl": predictive.attention_kl(outputs),
-            "attention_dynamics_loss": predictive.motion_loss(outputs),
-            "attention_diversity": predictive.diversity_loss(outputs),
-            "self_prediction_loss": predictive.self_prediction_loss(outputs),
-        }
+        losses, nats, latent = self.elbo_terms(outputs)
+        losses = losses | self.perceiver_terms(outputs) | self.predictive_terms(outputs)
+        losses["recon_loss"] = elbo.reconstruction_nats(nats, outputs, config.precision_weight)
+        latent = latent.over_ranks(config.free_bits)
+        losses["kl_z"], losses["cluster_entropy"] = latent.kl_z, latent.cluster_entropy
         losses["hierarchical_kl"] = losses["stick_kl"] + losses["alpha_kl"]
         divergence = beta * (losses["kl_z"] + losses["hierarchical_kl"]) - entropy_weight * losses["cluster_entropy"]
         losses["total_elbo"] = (
@@ -86,6 +74,34 @@ class LossAggregator:
         )
         tasks = [losses[name] for name in TASKS]
         return losses | self._figures(outputs, latent, losses), tasks
+
+    def elbo_terms(self, outputs: SequenceOutputs) -> tuple[dict[str, Tensor], Tensor, elbo.LatentTerms]:
+        """What the first task needs of this rank's batch: terms before their weights, nats a frame, latent terms."""
+        nats, mean_error = elbo.pixel_terms(outputs)
+        terms = {
+            "mean_error": mean_error,
+            "stick_kl": outputs.stick_kl.mean(),
+            "alpha_kl": outputs.alpha_kl.mean(),
+            "gram_enc_loss": elbo.gram_loss(outputs.features, outputs.teacher_features),
+        }
+        return terms, nats, elbo.latent_terms(outputs)
+
+    def perceiver_terms(self, outputs: SequenceOutputs) -> dict[str, Tensor]:
+        """The terms of the second task, weighted."""
+        return {
+            "perceiver_recon_loss": perceptual.pixel_loss(outputs),
+            "vq_loss": perceptual.COMMITMENT * outputs.token_info.commitment,
+            "perceiver_ce_loss": perceptual.next_token_loss(outputs),
+        }
+
+    def predictive_terms(self, outputs: SequenceOutputs) -> dict[str, Tensor]:
+        """The terms of the third task, each before its weight."""
+        return {
+            "attention_kl": predictive.attention_kl(outputs),
+            "attention_dynamics_loss": predictive.motion_loss(outputs),
+            "attention_diversity": predictive.diversity_loss(outputs),
+            "self_prediction_loss": predictive.self_prediction_loss(outputs),
+        }
 
     @torch.no_grad()
     def _figures(

@@ -1,6 +1,6 @@
 """Task 1: the evidence lower bound, and the terms that shape the latent space."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, distributed
@@ -17,11 +17,22 @@ class LatentTerms:
     kl_z: Tensor
     """E_q[log q(z) - log p(z)] in nats a frame, 0-d."""
     usage: Tensor
-    """Share of each component over the global batch, [K]; sums to 1."""
+    """Share of each component over this rank's batch, [K]; sums to 1."""
     responsibility_entropy: Tensor
     """Mean entropy of r_k(z) in nats, 0-d."""
-    usage_entropy: Tensor
-    """Entropy of `usage` in nats, 0-d."""
+
+    def over_ranks(self, free_nats: float = 0.0) -> "LatentTerms":
+        """The terms whose gradient needs the global batch: the usage, and kl_z where it is not penalised below a bound.
+
+        Collective while training.
+        """
+        kl = global_mean(self.kl_z).clamp_min(free_nats) if free_nats > 0 else self.kl_z
+        return replace(self, kl_z=kl, usage=global_mean(self.usage))
+
+    @property
+    def usage_entropy(self) -> Tensor:
+        """Entropy of `usage` in nats, 0-d."""
+        return torch.special.entr(self.usage.clamp_min(1e-12)).sum()
 
     @property
     def cluster_entropy(self) -> Tensor:
@@ -29,10 +40,10 @@ class LatentTerms:
         return self.usage_entropy - self.responsibility_entropy
 
 
-def latent_terms(outputs: SequenceOutputs, free_nats: float) -> LatentTerms:
+def latent_terms(outputs: SequenceOutputs) -> LatentTerms:
     """Monte Carlo KL of posterior and mixture prior with full marginalisation, and the responsibilities' entropies.
 
-    kl_z = E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))]; below `free_nats` it is not penalised.
+    kl_z = E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))]; all of this rank's batch.
     """
     mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
     log_q = gaussian_log_density(outputs.samples, mean, log_var).flatten(0, 1)
@@ -45,12 +56,10 @@ def latent_terms(outputs: SequenceOutputs, free_nats: float) -> LatentTerms:
     )
     kl = (log_q - log_p).mean()
     responsibilities = log_r.exp()
-    usage = global_mean(responsibilities.flatten(0, -2).mean(0))
     return LatentTerms(
-        kl_z=global_mean(kl).clamp_min(free_nats) if free_nats > 0 else kl,
-        usage=usage,
+        kl_z=kl,
+        usage=responsibilities.flatten(0, -2).mean(0),
         responsibility_entropy=-(responsibilities * log_r).sum(-1).mean(),
-        usage_entropy=torch.special.entr(usage.clamp_min(1e-12)).sum(),
     )
 
 
@@ -70,30 +79,29 @@ def global_mean(local: Tensor) -> Tensor:
     return local + (total / distributed.get_world_size() - local).detach()
 
 
-def reconstruction_nats(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
-    """-log p(x | z, slots) in nats a data dimension, 0-d.
+def pixel_terms(outputs: SequenceOutputs) -> tuple[Tensor, Tensor]:
+    """-log p(x | z, slots) of each frame in nats a data dimension [B*T], and the squared error of the mean, 0-d.
+
+    A logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; the
+    error of the decoder's expectation, frames in [-1, 1], gives them the weight of their error (docs/log.md).
+    """
+    nats, expected = outputs.likelihood.terms(outputs.pixels)
+    return nats / outputs.pixels[0].numel(), F.mse_loss(expected, outputs.pixels)
+
+
+def reconstruction_nats(nats: Tensor, outputs: SequenceOutputs, precision_weight: float) -> Tensor:
+    """The mean of the frames' nats [B*T], 0-d.
 
     With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
     [0, 1] is the total variation between the attention that was predicted and the one that came: errors weigh more
     where the schema was wrong.
     """
-    frames = outputs.observations.flatten(0, 1)
-    nats = outputs.likelihood.nats(frames) / frames[0].numel()
     if precision_weight <= 0:
         return nats.mean()
     seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
     surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
     return (nats * (weight / global_mean(weight.mean())).flatten()).mean()
-
-
-def mean_error(outputs: SequenceOutputs) -> Tensor:
-    """Mean squared error of the decoder's expectation, frames in [-1, 1], 0-d.
-
-    A logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; this
-    term gives them the weight of their error (docs/log.md).
-    """
-    return F.mse_loss(outputs.likelihood.expectation(), outputs.observations.flatten(0, 1))
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:

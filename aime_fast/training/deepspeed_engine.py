@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from aime_fast.balancing.flat_rows import FlatRows, LocalRows
 from aime_fast.balancing.partitions import OptimizerPartition, ParameterPartition, Partition, whole_group
-from aime_fast.balancing.sharded import Cut, ParameterRows, Rows
+from aime_fast.balancing.sharded import Cut, Rows
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.training.ds_config import EngineSettings, engine_settings
@@ -188,8 +188,6 @@ def _rows(
     config: TrainConfig,
     world_size: int,
 ) -> Rows:
-    if partition is None and world_size == 1:
-        return ParameterRows(parameters)
     groups = [whole_group(parameters)] if partition is None else partition.groups
     flat = FlatRows(parameters, groups, world_size, partition, settings.stage >= 2, settings.overlap)
     return LocalRows(flat) if config.balancing.mode == "local" and world_size > 1 else flat

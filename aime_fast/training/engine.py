@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aime_fast.balancing.partitions import stored
-from aime_fast.balancing.sharded import Cut, ParameterRows, Rows, global_norm
+from aime_fast.balancing.flat_rows import FlatRows
+from aime_fast.balancing.partitions import stored, whole_group
+from aime_fast.balancing.sharded import Cut, Rows, global_norm
 from aime_fast.balancing.vectors import Vector
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
@@ -204,7 +205,9 @@ class PlainEngine(Engine):
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.to(device)
-        optimizer, rows = make_optimizer(module, config.optim, device), ParameterRows(trainable(module))
+        parameters = trainable(module)
+        rows = FlatRows(parameters, [whole_group(parameters)], world_size=1)
+        optimizer = make_optimizer(module, config.optim, device)
         super().__init__(module, optimizer, rows, config, device, bf16=config.optim.precision == "bf16")
 
 
@@ -234,7 +237,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Fused AdamW or SGD with a tensor learning rate; only matrices and filters (ndim >= 2) decay."""
+    """Fused AdamW or SGD with a tensor learning rate, fit for capture; only matrices and filters (ndim >= 2) decay."""
     parameters = trainable(module)
     wide = [parameter for parameter in parameters if parameter.ndim >= 2]
     rest = [parameter for parameter in parameters if parameter.ndim < 2]
@@ -245,7 +248,8 @@ def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) 
     ]
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, fused=True)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=ADAM_EPSILON, fused=True)
+    betas, on_gpu = (optim.beta1, optim.beta2), device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=ADAM_EPSILON, fused=True, capturable=on_gpu)
 
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:

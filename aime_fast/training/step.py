@@ -55,7 +55,7 @@ class TrainingStep:
             first = engine.rank * len(batch)
             return Inputs(batch, noise.rows(first, first + len(batch)).to(engine.device))
 
-    def __call__(self, inputs: Inputs, beta: float) -> StepResult:
+    def __call__(self, inputs: Inputs, beta: float | Tensor) -> StepResult:
         """Train on `inputs` with KL weight `beta`."""
         engine = self.engine
         rows = len(inputs.batch) // engine.accumulation

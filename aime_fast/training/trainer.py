@@ -20,8 +20,10 @@ from aime_fast.objectives.aggregator import LossAggregator
 from aime_fast.training import run_folder
 from aime_fast.training.build_locks import refuse_stale_build_locks
 from aime_fast.training.checkpoint import Checkpoints, read_state
+from aime_fast.training.compilation import Compilation, cache_folder, uncompiled, wanted
 from aime_fast.training.engine import open_engine
 from aime_fast.training.feed import Feed
+from aime_fast.training.graph_capture import CapturedStep
 from aime_fast.training.interruptions import Interruptions
 from aime_fast.training.meters import Interval
 from aime_fast.training.options import configured, with_action_dim
@@ -95,7 +97,9 @@ class DMCVBTrainer:
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.objectives)
         self.rgb = RGB.from_config(config.balancing)
-        self.step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
+        self.step: TrainingStep | CapturedStep = TrainingStep(
+            self.engine, self.rgb, self.aggregator, self.backend, config
+        )
         self.progress = Progress()
         self.state = RunState(config, self.engine, self.rgb, self.progress)
         self._held: RunLock | None = None
@@ -104,12 +108,24 @@ class DMCVBTrainer:
         with ExitStack() as undo:
             undo.callback(self.close)  # a mistake found from here on leaves no process group behind
             self.peers = Peers(self.engine.rank, self.engine.world_size)
+            self._compilation = self._compiled()
+            if config.cuda_graph:
+                self.step = CapturedStep(self.step)
             self.folder = self.peers.first(lambda: run_folder.choose(config, self._notes.append))
             self.checkpoints = Checkpoints(self.folder.checkpoints, self.peers, config.keep_checkpoints)
             self._closing.callback(self.checkpoints.close)
             if self.folder.checkpoint is not None:
                 self._resume(self.folder.checkpoint)
             undo.pop_all()
+
+    def _compiled(self) -> Compilation | None:
+        """Compile the step where that is wanted; compiling itself waits for the first step."""
+        if not wanted(self.config.compile, self.engine.device):
+            return None
+        compilation = Compilation(self.engine.module, self.aggregator, self.rgb, self.engine.device)
+        self._closing.callback(compilation.close)
+        self._notes.append(f"compiling the step first: minutes, or seconds where {cache_folder()} has it")
+        return compilation
 
     def _resume(self, checkpoint: Path) -> None:
         saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
@@ -182,6 +198,8 @@ class DMCVBTrainer:
         interval = Interval(self.engine.device, progress.skipped_in_a_row)
         earlier, started = progress.seconds, time.monotonic()
         stop, signal = self._finished() or progress.step == until, 0
+        if self._compilation:
+            self._compilation.compiled_one = lambda: watchdog.beat("compiling")
         while not stop:
             watchdog.beat(f"step {progress.step + 1}")
             with interval:
@@ -192,6 +210,8 @@ class DMCVBTrainer:
                 interval.add(result.values, result.finite)
                 progress.step += 1
                 progress.seconds, signal = decide()
+            if self._compilation and (line := self._compilation.news()):
+                reporter.note(f"step {progress.step}: {line}")
             complete = self._finished()
             stop = complete or bool(signal) or progress.step == until
             validating = complete or progress.step % self.backend.steps_per_epoch == 0
@@ -244,7 +264,7 @@ class DMCVBTrainer:
     def _validate(self, reporter: Reporter, beta: float, watchdog: Watchdog) -> bool:
         """Validate on every held-out window, T frames apart; whether it is the best so far."""
         progress = self.progress
-        with record_function("validation"), self.engine.whole():
+        with record_function("validation"), self.engine.whole(), uncompiled():
             batches = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
             windows = watchdog.beating(batches, "a validation batch")
             values, pictures = validate(
@@ -260,7 +280,7 @@ class DMCVBTrainer:
     def _picture(self, reporter: Reporter, beta: float) -> None:
         """Draw the first held-out windows, without a validation."""
         first = islice(self.validation_backend.evaluation_windows(self.config.loader.sequence_length), 1)
-        with self.engine.whole():
+        with self.engine.whole(), uncompiled():
             _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
         reporter.pictures(self.progress.step, pictures)
 

@@ -14,6 +14,7 @@ from aime_kernels.logistic_mixture import (
     logistic_mixture_log_prob,
     logistic_mixture_mean,
     logistic_mixture_sample,
+    logistic_mixture_terms,
 )
 from aime_kernels.rgb_combine import rgb_combine
 from aime_kernels.rgb_gram import rgb_gram
@@ -30,6 +31,7 @@ __all__ = [
     "logistic_mixture_log_prob",
     "logistic_mixture_mean",
     "logistic_mixture_sample",
+    "logistic_mixture_terms",
     "mixture_log_density",
     "normalise_frames",
     "normalised_windows",

@@ -214,8 +214,8 @@ def test_steps_of_every_kind_equal_the_direct_form():
 
 @pytest.mark.parametrize("pieces", [1, 300], ids=["one tensor", "300 tensors"])
 def test_memory_beyond_the_rows_is_the_direction_and_bounded_scratch(peak_bytes, pieces):
-    """No [n, P] temporary, nor even one of P: 3 rows of 2 M floats, 8 MB each."""
-    size, n, scratch = 1 << 21, 3, 6_000_000
+    """No [n, P] temporary, nor even one of P: 3 rows of 8 M floats, 34 MB each."""
+    size, n, scratch = 1 << 23, 3, 22_000_000
     row = 4 * size
     rows = [list(torch.randn(size).tensor_split(pieces)) for _ in range(n)]
     rgb = RGB()

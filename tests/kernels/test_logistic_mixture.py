@@ -1,15 +1,22 @@
 """The mixture of discretised logistics: normalisation, closed-form gradient, mean and samples."""
 
 import math
+import shutil
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aime_kernels import logistic_mixture_log_prob, logistic_mixture_mean, logistic_mixture_sample
+from aime_kernels import (
+    logistic_mixture_log_prob,
+    logistic_mixture_mean,
+    logistic_mixture_sample,
+    logistic_mixture_terms,
+)
 
 HALF_BIN = 1 / 255
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
 def level_values(levels):
@@ -54,6 +61,44 @@ def test_value_and_gradient_equal_the_textbook_form(shape, spread):
         torch.testing.assert_close(gradients, expected_gradients, rtol=1e-9, atol=1e-10)
         without_gradient = logistic_mixture_log_prob(frames, parameters.detach(), centre)
         torch.testing.assert_close(without_gradient, expected, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("default")  # torch's tracer warns of what it does itself
+@pytest.mark.parametrize(
+    ("around", "compiled"), [(False, False), (True, False), pytest.param(True, True, marks=needs_compiler)]
+)
+def test_both_terms_in_one_loss_equal_the_textbook_form(around, compiled):
+    frames, parameters = example(6, 3, 4, 5, 1.5)
+    centre = torch.randn(frames.shape, dtype=torch.float64, requires_grad=True) if around else None
+    inputs = [parameters, *([centre] if around else [])]
+    weights, pull = torch.randn(6, dtype=torch.float64), torch.randn_like(frames)
+    log_prob = textbook_log_prob(frames, parameters, centre[:, None] if around else 0.0)
+    blocks = parameters.unflatten(1, (-1, 10))
+    mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) + (centre if around else 0.0)
+    run = torch.compile(logistic_mixture_terms, fullgraph=True, dynamic=False) if compiled else logistic_mixture_terms
+    found = run(frames, parameters, centre)
+    torch.testing.assert_close(found, (log_prob, mean), rtol=1e-11, atol=1e-10)
+    expected = torch.autograd.grad(log_prob @ weights + (mean * pull).sum(), inputs)
+    gradients = torch.autograd.grad(found[0] @ weights + (found[1] * pull).sum(), inputs)
+    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-10)
+    only_mean = torch.autograd.grad((logistic_mixture_terms(frames, parameters, centre)[1] * pull).sum(), inputs)
+    wanted = torch.autograd.grad(((blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) * pull).sum(), [parameters])
+    torch.testing.assert_close(only_mean[0], wanted[0], rtol=1e-9, atol=1e-10)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("default")  # torch's tracer warns of what it does itself
+@pytest.mark.parametrize("spread", [1.5, 20.0])
+def test_compiled_float32_against_float64(spread):
+    frames, parameters = example(4, 5, 6, 6, spread, torch.float32)
+    exact_parameters = parameters.detach().double().requires_grad_()
+    exact = logistic_mixture_log_prob(frames.double(), exact_parameters)
+    found = torch.compile(logistic_mixture_log_prob, fullgraph=True, dynamic=False)(frames, parameters)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-3)
+    found.sum().backward()
+    exact.sum().backward()
+    lost = torch.finfo(torch.float32).eps * math.exp(7) * (4 * spread + 1)
+    torch.testing.assert_close(parameters.grad.double(), exact_parameters.grad, rtol=1e-3, atol=max(lost, 1e-3))
 
 
 @pytest.mark.parametrize("spread", [1.5, 20.0])

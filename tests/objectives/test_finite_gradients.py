@@ -36,7 +36,7 @@ def test_latent_terms(distance, log_var, log_weight):
         samples=mean[:, :, None] + (0.5 * spread).exp()[:, :, None] * torch.randn(1, 2, 2, 4),
         prior=SimpleNamespace(log_weights=weights.log_softmax(-1), means=means, log_vars=log_vars),
     )
-    terms = elbo.latent_terms(outputs, 0.0)
+    terms = elbo.latent_terms(outputs)
     assert_finite_gradients(terms.kl_z - terms.cluster_entropy, mean, spread, means, log_vars, weights)
 
 

@@ -174,12 +174,12 @@ def test_no_call_of_a_step_waits_for_the_device(ds_config):
 
 
 def test_balance_and_step_make_no_copy_of_a_gradient(peak_bytes):
-    """Balance, clip and optimiser step on 3 rows of 2 M floats: no further row, once d and the moments are there."""
+    """Balance, clip and optimiser step on 3 rows of 8 M floats: no further row, once d and the moments are there."""
 
     class Wide(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.parts = torch.nn.ParameterList(torch.randn(1 << 18) for _ in range(8))
+            self.parts = torch.nn.ParameterList(torch.randn(1 << 20) for _ in range(8))
 
     module = Wide()
     engine = open_engine(module, toy_config())
@@ -191,7 +191,7 @@ def test_balance_and_step_make_no_copy_of_a_gradient(peak_bytes):
     backward()
     engine.balance_and_step(rgb)
     backward()
-    assert peak_bytes(lambda: engine.balance_and_step(rgb)) < 6_000_000 < 4 * (1 << 21)
+    assert peak_bytes(lambda: engine.balance_and_step(rgb)) < 22_000_000 < 4 * (1 << 23)
 
 
 def test_calls_out_of_order_are_errors():

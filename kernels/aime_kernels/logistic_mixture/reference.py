@@ -10,8 +10,9 @@ exactly, so nothing cancels however far the mean is, and the three channels of a
 most 4.3). An outer bin, x = -1 or 1, is open to one side: its probability is sigma(k), k = h - y sign(x), which has the
 same form with y replaced by k, 1 for 2 sinh h, 1 for 2 cosh h + q, and min(k, 0) for log q = -|y|.
 
-This is the largest elementwise job of a CPU step (10 M values a pixel), hence in place, a component at a time: it
-keeps one tensor (the gradient) where autograd through the same formula keeps some forty. Not meant for `torch.compile`.
+This is the largest elementwise job of a CPU step (10 M values a pixel), hence in place and a piece at a time: it
+keeps one tensor (the gradient) where autograd through the same formula keeps some forty. Inside a caller that is being
+compiled, `fused.py` takes its place.
 """
 
 from typing import Any, NamedTuple
@@ -20,13 +21,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aime_kernels.logistic_mixture.parameters import NEUTRAL_SCALE, SCALE_CEILING, SMALLEST_SCALE, components
+from aime_kernels.logistic_mixture.fused import fused_log_prob
+from aime_kernels.logistic_mixture.parameters import (
+    FAR,
+    HALF_BIN,
+    NEUTRAL_SCALE,
+    SCALE_CEILING,
+    SMALLEST_SCALE,
+    components,
+    logistic_mixture_mean,
+)
 
-_HALF_BIN = 1.0 / 255.0
-_PIECES = 8
+_PIECES = 4
 """Frames are worked through in so many pieces, however many there are, which keeps temporaries near the cache."""
-_FAR = 40.0
-"""e^-40 is nothing beside 1, even in float64; beyond e^-87 float32 turns denormal and exp takes 30 times longer."""
 _NEGLIGIBLE = -80.0
 """Nats below the best component where a component's share is no longer computed, for the same reason."""
 
@@ -38,20 +45,36 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor
     centre: [N, 3, H, W], what the locations are offsets from, differentiable once, zero where not given.
     Raises ValueError when the shapes do not fit.
     """
+    return logistic_mixture_terms(frames, parameters, centre)[0]
+
+
+def logistic_mixture_terms(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`logistic_mixture_log_prob` [N] and `logistic_mixture_mean` [N, 3, H, W]; differentiable once.
+
+    For both in one loss: parameters then get one gradient, where adding that of each up would move them thrice more.
+    """
     blocks = components(parameters)
     n, _, height, width = parameters.shape
     if frames.shape != (n, 3, height, width):
         raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
     x = frames.to(parameters.dtype)
+    if torch.compiler.is_compiling():
+        offsets = x if centre is None else x - centre
+        log_prob = fused_log_prob(x.flatten(2), offsets.expand_as(x).flatten(2), blocks)
+        return log_prob, logistic_mixture_mean(parameters, centre)
     around = None if centre is None else centre.expand_as(x).flatten(2)
-    return _LogProb.apply(x.flatten(2), around, blocks)
+    log_prob, mean = _Terms.apply(x.flatten(2), around, blocks)
+    return log_prob, mean.unflatten(2, (height, width))
 
 
-class _LogProb(torch.autograd.Function):
-    """x, centre [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient behind, backward scales it."""
+class _Terms(torch.autograd.Function):
+    """x, centre [N, 3, P], blocks [N, M, 10, P] -> log p [N] and mean [N, 3, P].
+
+    Forward leaves the gradient of log p behind; backward scales it and adds that of the mean.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, centre: Tensor | None, blocks: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, centre: Tensor | None, blocks: Tensor) -> tuple[Tensor, Tensor]:
         wanted = any(ctx.needs_input_grad)
         offsets = x if centre is None else x - centre
         # A copy of the parameters is turned into their gradient in place.
@@ -63,20 +86,28 @@ class _LogProb(torch.autograd.Function):
                 *(tensor.tensor_split(_PIECES) for tensor in (x, offsets, blocks)), outs, strict=True
             )
         ]
-        ctx.save_for_backward(gradient)
-        return torch.cat(total)
+        mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1)
+        ctx.save_for_backward(gradient, blocks)
+        ctx.set_materialize_grads(False)
+        return torch.cat(total), mean if centre is None else mean.add_(centre)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor | None, Tensor]:
-        (gradient,) = ctx.saved_tensors
-        scaled = gradient * upstream[:, None, None, None]
+    def backward(ctx: Any, of_log_prob: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradient, blocks = ctx.saved_tensors
+        total = torch.zeros_like(gradient) if of_log_prob is None else gradient * of_log_prob[:, None, None, None]
+        if of_mean is not None:
+            weights = blocks[:, :, :1].softmax(1)
+            pull = weights * of_mean[:, None]
+            total[:, :, 1:4].add_(pull)
+            share = pull.mul_(blocks[:, :, 1:4]).sum(2)
+            total[:, :, 0].add_(share).sub_(share.sum(1, keepdim=True).mul(weights[:, :, 0]))
         # Moving the centre moves every component.
-        return None, scaled[:, :, 1:4].sum(1) if ctx.needs_input_grad[1] else None, scaled
+        return None, total[:, :, 1:4].sum(1) if ctx.needs_input_grad[1] else None, total
 
 
 class _Bins(NamedTuple):
-    """Per value [n, 3, P], as floats: 1 in an outer bin, 1 in an inner bin, and 1 (inner) or -sign(x) (outer)."""
+    """Per value [n, 1, 3, P], as floats: 1 in an outer bin, 1 in an inner bin, and 1 (inner) or -sign(x) (outer)."""
 
     outer: Tensor
     inner: Tensor
@@ -85,11 +116,11 @@ class _Bins(NamedTuple):
 
 def _log_prob(x: Tensor, offsets: Tensor, blocks: Tensor, wanted: bool) -> Tensor:
     """log p [n] of x [n, 3, P]; overwrites the parameters `blocks` [n, M, 10, P] by d log p / d blocks if wanted."""
-    outer = (x.abs() > 1.0 - _HALF_BIN).to(x.dtype)
+    x = x[:, None]
+    outer = (x.abs() > 1.0 - HALF_BIN).to(x.dtype)
     bins = _Bins(outer, 1.0 - outer, 1.0 - outer - outer * x.sign())
     log_weight = blocks[:, :, 0].log_softmax(1)
-    # The number of calls grows with M, never with the number of frames.
-    share = torch.stack([_component(offsets, bins, block, wanted) for block in blocks.unbind(1)], 1).add_(log_weight)
+    share = _components(offsets[:, None], bins, blocks, wanted).add_(log_weight)
     best = share.amax(1, keepdim=True)
     share.sub_(best).clamp_min_(_NEGLIGIBLE).exp_()
     total = share.sum(1, keepdim=True)
@@ -100,17 +131,18 @@ def _log_prob(x: Tensor, offsets: Tensor, blocks: Tensor, wanted: bool) -> Tenso
     return total.log_().add_(best).sum((1, 2))
 
 
-def _component(offsets: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Tensor:
-    """log p(x | component) [n, P]; turns channels 1-9 of its parameters `block` [n, 10, P] into gradients if wanted."""
-    y, growth, coupling = block[:, 1:4], block[:, 4:7], block[:, 7:]
+def _components(offsets: Tensor, bins: _Bins, blocks: Tensor, wanted: bool) -> Tensor:
+    """log p(x | component) [n, M, P]; turns channels 1-9 of `blocks` [n, M, 10, P] into their gradients if wanted."""
+    y, growth, coupling = blocks[:, :, 1:4], blocks[:, :, 4:7], blocks[:, :, 7:]
     coupling.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh, in a third of the time
     growth.neg_().exp_().add_(SCALE_CEILING).reciprocal_()
     inverse = torch.rsub(growth, SMALLEST_SCALE, alpha=-NEUTRAL_SCALE).reciprocal_()
     y.neg_().add_(offsets)
-    seen = y[:, :2].clone()  # how far red and green lie from their own locations
-    y[:, 1:].addcmul_(coupling[:, :2], seen[:, :1], value=-1.0)
-    y[:, 2].addcmul_(coupling[:, 2], seen[:, 1], value=-1.0)
-    h = inverse * _HALF_BIN
+    red, green = y[:, :, :2].clone().unbind(2)  # how far they lie from their own locations
+    c0, c1, c2 = coupling.unbind(2)
+    y[:, :, 1].addcmul_(c0, red, value=-1.0)
+    y[:, :, 2].addcmul_(c1, red, value=-1.0).addcmul_(c2, green, value=-1.0)
+    h = inverse * HALF_BIN
     y.mul_(inverse).mul_(bins.flip).addcmul_(h, bins.outer)
 
     cosh = h.expm1()  # e^h - 1 first: sinh of a small h keeps its digits
@@ -118,13 +150,13 @@ def _component(offsets: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Ten
     sinh = torch.addcmul(cosh, cosh, shrunk)
     cosh.add_(shrunk).add_(1.0)
     distance = y.abs()
-    q = distance.clamp_max(_FAR).neg_().exp_()
+    q = distance.clamp_max(FAR).neg_().exp_()
     density = torch.add(cosh, q).mul_(bins.inner).add_(bins.outer).mul_(q).add_(1.0).reciprocal_()
     ratio = torch.addcmul(bins.outer, sinh, bins.inner).mul_(density)
-    log_prob = (ratio[:, 0] * ratio[:, 1]).mul_(ratio[:, 2]).log_()
+    log_prob = ratio.prod(2).log_()
     # -min(k, 0) = (|k| - k) / 2 in an outer bin, |y| in an inner one.
     distance.addcmul_(distance, bins.outer, value=-0.5).addcmul_(y, bins.outer, value=-0.5)
-    log_prob.sub_(distance[:, 0]).sub_(distance[:, 1]).sub_(distance[:, 2])
+    log_prob.sub_(distance.sum(2))
     if wanted:
         growth.addcmul_(growth, growth, value=-SCALE_CEILING).mul_(inverse).mul_(NEUTRAL_SCALE)
         # h d log p / dh, then d log p / dy, both at fixed other; outer bins depend on k alone.
@@ -135,9 +167,10 @@ def _component(offsets: Tensor, bins: _Bins, block: Tensor, wanted: bool) -> Ten
         growth.mul_(y.mul_(slope).add_(by_width)).neg_()
         pull = slope.mul_(bins.flip).mul_(inverse).neg_()
         y.copy_(pull)
-        y[:, 0].addcmul_(coupling[:, 0], pull[:, 1], value=-1.0).addcmul_(coupling[:, 1], pull[:, 2], value=-1.0)
-        y[:, 1].addcmul_(coupling[:, 2], pull[:, 2], value=-1.0)
+        _, of_green, of_blue = pull.unbind(2)
+        y[:, :, 0].addcmul_(c0, of_green, value=-1.0).addcmul_(c1, of_blue, value=-1.0)
+        y[:, :, 1].addcmul_(c2, of_blue, value=-1.0)
         coupling.square_().neg_().add_(1.0)
-        coupling[:, :2].mul_(pull[:, 1:]).mul_(seen[:, :1])
-        coupling[:, 2].mul_(pull[:, 2]).mul_(seen[:, 1])
+        coupling[:, :, :2].mul_(pull[:, :, 1:]).mul_(red[:, :, None])
+        c2.mul_(of_blue).mul_(green)
     return log_prob

@@ -19,6 +19,8 @@ def rgb_combine(
     columns = [column for column in zip(*rows, direction, update, strict=True) if column[-2] is not None]
     if not columns:
         return
+    if torch.compiler.is_compiling():
+        return _in_one_loop(columns, coefficients, finite)
     positions = [flat_alike(column) for column in columns]
     first = next(tensor for tensor in direction if tensor is not None)
     scalars = [list(row) for row in coefficients.to(first.dtype)]
@@ -42,6 +44,22 @@ def rgb_combine(
         for result, targets in ((new, pieces[-2]), (total, pieces[-1])):
             torch._foreach_copy_([target for target in targets if target is not None], result.split(lengths))
     copy_back(columns, positions)
+
+
+def _in_one_loop(columns: Sequence[Sequence[Tensor | None]], coefficients: Tensor, finite: Tensor) -> None:
+    """The same for a compiler, which makes one loop over the elements of it."""
+    for *terms, old, target in columns:
+        assert old is not None and target is not None
+        of_update, of_direction = coefficients.to(old.dtype).unbind()
+        present = [(i, term) for i, term in enumerate(terms) if term is not None]
+        new = old * of_direction[-1]
+        for i, term in present:
+            new = new + term * of_direction[i]
+        total = new * of_update[-1]
+        for i, term in present:
+            total = total + term * of_update[i]
+        old.copy_(torch.where(finite, new, old))
+        target.copy_(torch.where(finite, total, 0.0))
 
 
 def _combine(

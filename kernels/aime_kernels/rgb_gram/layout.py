@@ -83,4 +83,4 @@ def gather(pieces: Flats, lengths: Sequence[int], out: Tensor) -> Tensor:
 
 def chunk_elements(device: torch.device) -> int:
     """Elements of a chunk: on a CPU few enough that a few of them stay in cache, many more where launches cost more."""
-    return 1 << 17 if device.type == "cpu" else 1 << 21
+    return 1 << 19 if device.type == "cpu" else 1 << 21

@@ -19,6 +19,8 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
     columns = [column for column in zip(*vectors, strict=True) if any(tensor is not None for tensor in column)]
     if not columns:
         return torch.zeros(m, m, dtype=torch.float64)
+    if torch.compiler.is_compiling():
+        return _products(columns, m)
     positions = [flat_alike(column) for column in columns]
     sizes = [next(flat.numel() for flat in flats if flat is not None) for flats in positions]
     device = next(flat.device for flat in positions[0] if flat is not None)
@@ -37,3 +39,16 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
         batch = staging[:, :padded].unflatten(1, (-1, block))
         gram += torch.bmm(batch.permute(1, 0, 2), batch.permute(1, 2, 0)).sum(0)
     return (gram + gram.t()) / 2
+
+
+def _products(columns: Sequence[Sequence[Tensor | None]], m: int) -> Tensor:
+    """The same for a compiler, which makes one loop over the elements of all these sums."""
+    device = next(tensor.device for tensor in columns[0] if tensor is not None)
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    gram = {}
+    for i in range(m):
+        for j in range(i + 1):
+            pairs = [(column[i], column[j]) for column in columns]
+            terms = [(a.double() * b.double()).sum() for a, b in pairs if a is not None and b is not None]
+            gram[i, j] = gram[j, i] = sum(terms, zero)
+    return torch.stack([gram[i, j] for i in range(m) for j in range(m)]).view(m, m)

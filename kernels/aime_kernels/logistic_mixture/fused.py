@@ -1,0 +1,105 @@
+"""The log-likelihood of `reference.py` written for a compiler: one loop over the pixels, value and gradient together.
+
+Nothing is in place and no loop over components is left after tracing, so that a compiler that fuses elementwise
+work reads every parameter once and writes its gradient once. Run eagerly it would be slow and large.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aime_kernels.logistic_mixture.parameters import FAR, HALF_BIN, NEUTRAL_SCALE, SCALE_CEILING, SMALLEST_SCALE
+
+
+def fused_log_prob(x: Tensor, offsets: Tensor, blocks: Tensor) -> Tensor:
+    """log p [N] of x [N, 3, P], given its offsets from the centre and blocks [N, M, 10, P]; differentiable once."""
+    return _LogProb.apply(x, offsets, blocks)
+
+
+class _LogProb(torch.autograd.Function):
+    """x, offsets [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient behind, backward scales it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offsets: Tensor, blocks: Tensor) -> Tensor:
+        log_prob, gradient = value_and_gradient(x, offsets, blocks)
+        ctx.save_for_backward(gradient)
+        return log_prob
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor]:
+        (gradient,) = ctx.saved_tensors
+        scaled = gradient * upstream[:, None, None, None]
+        # A location and its offset enter by their difference alone.
+        return None, -scaled[:, :, 1:4].sum(1), scaled
+
+
+def value_and_gradient(x: Tensor, offsets: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """log p [N] of x [N, 3, P], and d log p / d blocks [N, M, 10, P]; arguments as `reference.py` has them."""
+    bins = [_bin(value) for value in x.unbind(1)]
+    log_probs, gradients = zip(*(_component(offsets.unbind(1), bins, block) for block in blocks.unbind(1)), strict=True)
+    logits = [block[:, 0] for block in blocks.unbind(1)]
+    total_weight, joint = _log_sum_exp(logits), [log + logit for log, logit in zip(log_probs, logits, strict=True)]
+    total = _log_sum_exp(joint)
+    rows = []
+    for log, logit, parts in zip(joint, logits, gradients, strict=True):
+        share = torch.exp(log - total)
+        rows += [share - torch.exp(logit - total_weight), *(share * part for part in parts)]
+    return (total - total_weight).sum(1), torch.stack(rows, 1).view_as(blocks)
+
+
+def _log_sum_exp(terms: list[Tensor]) -> Tensor:
+    best = terms[0]
+    for term in terms[1:]:
+        best = torch.maximum(best, term)
+    total = torch.exp(terms[0] - best)
+    for term in terms[1:]:
+        total = total + torch.exp(term - best)
+    return best + torch.log(total)
+
+
+def _bin(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Per value: whether it lies in an outer bin, and 1 (inner) or -sign (outer)."""
+    outer = value.abs() > 1.0 - HALF_BIN
+    return outer, torch.where(outer, -value.sign(), 1.0)
+
+
+def _component(
+    offsets: tuple[Tensor, ...], bins: list[tuple[Tensor, Tensor]], block: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """log p(x | component) [N, P] of its parameters `block` [N, 10, P], and the gradients of parameters 1 to 9."""
+    parameters = block.unbind(1)
+    red, green, blue = (offset - location for offset, location in zip(offsets, parameters[1:4], strict=True))
+    c0, c1, c2 = (2.0 / (1.0 + torch.exp(-2.0 * raw)) - 1.0 for raw in parameters[7:])  # tanh, in a third of the time
+    distances = (red, green - c0 * red, blue - c1 * red - c2 * green)
+    ratios, logs, pulls, widths = zip(*map(_channel, distances, parameters[4:7], bins), strict=True)
+    of_red, of_green, of_blue = pulls
+    locations = [of_red - c0 * of_green - c1 * of_blue, of_green - c2 * of_blue, of_blue]
+    couplings = [
+        (1.0 - c * c) * pull * seen for c, pull, seen in ((c0, of_green, red), (c1, of_blue, red), (c2, of_blue, green))
+    ]
+    log = torch.log(ratios[0] * ratios[1] * ratios[2]) + logs[0] + logs[1] + logs[2]
+    return log, [*locations, *widths, *couplings]
+
+
+def _channel(distance: Tensor, raw: Tensor, bin_: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For one channel `distance` away from its location.
+
+    log p as the logarithm of a ratio and what is added to that, and its derivatives by location and raw log-scale.
+    """
+    outer, flip = bin_
+    growth = 1.0 / (torch.exp(-raw) + SCALE_CEILING)
+    inverse = 1.0 / (SMALLEST_SCALE + NEUTRAL_SCALE * growth)
+    h = inverse * HALF_BIN
+    y = distance * inverse * flip + torch.where(outer, h, 0.0)
+    sinh = 2.0 * torch.sinh(h)  # e^h - 1 would be taken literally, and the digits of a small h be lost
+    cosh = torch.sqrt(4.0 + sinh * sinh)
+    size = y.abs()
+    q = torch.exp(-size.clamp_max(FAR))
+    density = 1.0 / (1.0 + q * torch.where(outer, 1.0, cosh + q))
+    ratio = torch.where(outer, 1.0, sinh) * density
+    log = -torch.where(outer, 0.5 * (size - y), size)
+    by_width = torch.where(outer, 0.0, h * (cosh / sinh - sinh * q * density))
+    slope = -torch.copysign(torch.where(outer, 0.5, 1.0 + q) * density * (1.0 - q), y) + torch.where(outer, 0.5, 0.0)
+    by_raw = -growth * (1.0 - SCALE_CEILING * growth) * inverse * NEUTRAL_SCALE * (y * slope + by_width)
+    return ratio, log, -slope * flip * inverse, by_raw
