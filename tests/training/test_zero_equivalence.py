@@ -19,6 +19,7 @@ from aime_fast.training.engine import ADAM_EPSILON
 
 OPTIM = OptimConfig()
 torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(900)  # the first test waits for every case of both world sizes
 
 COMPARED = ("parameters", "gradients", "norms", "losses")
 
@@ -53,7 +54,7 @@ def results(tmp_path_factory):
     for world_size in (1, 2):
         processes = launch(world_size, folder)
         try:
-            printed = [process.communicate(timeout=120)[0] for process in processes]
+            printed = [process.communicate(timeout=400)[0] for process in processes]
         finally:
             for process in processes:
                 process.kill()
@@ -221,7 +222,7 @@ def test_local_mode_reduces_one_vector_a_step(results):
 def test_eight_ranks_equal_one_process(tmp_path):
     """The layout of the published training: ZeRO-2 on eight processes, `debug`, three steps of SGD."""
     processes = launch(8, tmp_path, "eight")
-    printed = [process.communicate(timeout=280)[0] for process in processes]
+    printed = [process.communicate(timeout=400)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, printed
     wanted = reference(kind=partial(World, windows=8), steps=3)
     for rank in range(8):
