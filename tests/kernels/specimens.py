@@ -65,9 +65,10 @@ def slot_attention(which, names, count, positions, dim):
     strides = dict.fromkeys(["key_batch", "key_row", "value_batch", "value_row"], "i32")
     kernel = getattr(slots, f"slot_attention_{which}_kernel")
     name = f"slot_attention_{which} S={count} P={positions} d={dim}"
-    # The backward pass reads four maps a slot, each in the layout of a column: short of the aim of 0.7.
-    limits = {"registers": 160, "wide_share": 0.45} if which == "bwd" else {}
-    return Specimen(name, kernel, {**pointers(names), **strides}, constants, slots.LAUNCH, **limits)
+    if which == "bwd":
+        constants["LEVELS"] = (count - 1).bit_length()
+    launches = slots.LAUNCH if which == "fwd" else slots.BACKWARD_LAUNCH
+    return Specimen(name, kernel, {**pointers(names), **strides}, constants, launches)
 
 
 def frames(windows):
