@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aime_kernels.launch import Launch, launch_for, on_device_of
 
+# Of the largest tile; see `for_tile`.
 LAUNCH = {80: Launch(1, 8, True), 86: Launch(1, 8, True), 90: Launch(1, 8, True)}
 # The backward pass keeps twice as much at hand: with twice the warps two programs still share a multiprocessor.
 BACKWARD_LAUNCH = {80: Launch(1, 16, True), 86: Launch(1, 16, True), 90: Launch(1, 16, True)}
@@ -149,6 +150,11 @@ def slot_attention_bwd_kernel(
     tl.store(grad_keys + flat, by_key, mask=inside)
 
 
+def for_tile(launches: Mapping[int, Launch], tile: int) -> dict[int, Launch]:
+    """Launches for `tile` padded elements of keys: in proportion fewer warps than for the largest, 4096."""
+    return {known: launch._replace(warps=max(1, launch.warps * tile // 4096)) for known, launch in launches.items()}
+
+
 def slot_attention_triton(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """slots contiguous [N, S, D]; keys, values [N, P, D] with contiguous rows -> updates, assignments, maps."""
     shape = (*slots.shape[:2], keys.shape[1])
@@ -174,6 +180,7 @@ def _launch(
     slots, keys, values = tensors[:3]
     frames, count, dim = slots.shape
     positions = keys.shape[1]
+    p_pad, d_pad = triton.next_power_of_2(positions), triton.next_power_of_2(dim)
     if frames:
         with on_device_of(slots):
             kernel[(frames,)](
@@ -185,9 +192,9 @@ def _launch(
                 SLOTS=count,
                 P=positions,
                 D=dim,
-                P_PAD=triton.next_power_of_2(positions),
-                D_PAD=triton.next_power_of_2(dim),
+                P_PAD=p_pad,
+                D_PAD=d_pad,
                 SCALE=dim**-0.5,
                 **constants,
-                **launch_for(launches, slots.device).options(),
+                **launch_for(for_tile(launches, p_pad * d_pad), slots.device).options(),
             )
