@@ -7,6 +7,8 @@ from aime_kernels import rgb_combine, rgb_gram
 from aime_kernels.rgb_combine import reference as combine_reference
 from aime_kernels.rgb_combine.op import _rgb_combine
 from aime_kernels.rgb_gram.op import _rgb_gram
+from aime_kernels.rgb_gram.table import Work
+from aime_kernels.rgb_gram.triton_kernel import rgb_gram_triton
 
 SHAPES = [(3, 5), (4096 + 19,), (1,), (2, 3, 4, 4), (0,), (2, 4096)]
 
@@ -152,6 +154,27 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, true):
         rgb_gram([[torch.ones(2, device=device)], [torch.ones(3, device=device)]])
     with pytest.raises(ValueError, match="9 vectors"):
         rgb_combine(many[:7], many[7], many[8], torch.ones(2, 8, device=device), true)
+
+
+def test_tensors_on_two_devices_are_refused(device, true):
+    one, elsewhere = torch.ones(4, device=device), torch.ones(4, device="meta")
+    with pytest.raises(ValueError, match=r"float32 on meta among those on"):
+        rgb_gram([[one], [elsewhere]])
+    with pytest.raises(ValueError, match="not on"):
+        rgb_combine([[one]], [one], [one.clone()], torch.ones(2, 2, device="meta"), true)
+
+
+@pytest.mark.slow
+def test_tiles_beyond_32_bits(device, tmp_path):
+    far, size = 2**31 + 16, 40
+    if device == "cpu":
+        long = torch.from_file(str(tmp_path / "sparse"), shared=True, size=far + size)  # takes no room on the disk
+    else:
+        long = torch.zeros(far + size, device=device)
+    long[far:] = torch.randn(size, device=device)
+    addresses, tiles = torch.tensor([[long.data_ptr()]]), torch.tensor([[0, far, size]])
+    work = Work(addresses.to(device), tiles.to(device), (torch.float32,), True)
+    torch.testing.assert_close(rgb_gram_triton(work), rgb_gram([[long[far:].clone()]]), rtol=1e-6, atol=0)
 
 
 def test_operators_and_a_graph_around_them(device, true):
