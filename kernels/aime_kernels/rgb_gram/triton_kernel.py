@@ -29,14 +29,14 @@ def load_piece(address, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.c
 
 
 @triton.jit
-def rescaled(piece):
-    """Each row of a float32 piece times a power of two near 1 / its largest magnitude, and that power's exponent field.
+def rescaled(piece, AXIS: tl.constexpr):
+    """Each group of a float32 piece, along AXIS, times a power of two near 1 / its largest, and that exponent's field.
 
-    The power is made from the exponent of that magnitude: exact, and no finite square overflows or vanishes.
+    The power is made from the exponent of the largest magnitude: exact, and no finite square overflows or vanishes.
     """
-    largest = tl.max(tl.abs(piece), 1)
+    largest = tl.max(tl.abs(piece), AXIS)
     field = tl.minimum(tl.maximum(254 - (largest.to(tl.int32, bitcast=True) >> 23), 1), 253)
-    return piece * (field << 23).to(tl.float32, bitcast=True)[:, None], field
+    return piece * tl.expand_dims((field << 23).to(tl.float32, bitcast=True), AXIS), field
 
 
 @triton.jit
@@ -57,6 +57,8 @@ def added_products(
 
     A group is what one thread loads, so that threads exchange nothing before the end of a tile.
     """
+    # Wide loads leave neighbours in a thread, narrow ones elements that lie apart.
+    AXIS: tl.constexpr = 1 if ALIGNMENT == 16 else 0
     pieces, fields = (), ()
     for i in tl.static_range(VECTORS):
         address = tl.load(entries + i)
@@ -64,18 +66,22 @@ def added_products(
             piece = load_piece(address, start, offsets, mask, LAST_DTYPE, COMPUTE, ALIGNMENT)
         else:
             piece = load_piece(address, start, offsets, mask, ROW_DTYPE, COMPUTE, ALIGNMENT)
-        piece = tl.reshape(piece, [piece.shape[0] // GROUP, GROUP])
+        if AXIS == 1:
+            piece = tl.reshape(piece, [piece.shape[0] // GROUP, GROUP])
+        else:
+            piece = tl.reshape(piece, [GROUP, piece.shape[0] // GROUP])
         if COMPUTE == tl.float32:
-            piece, field = rescaled(piece)
+            piece, field = rescaled(piece, AXIS)
             fields = fields + (field,)
         pieces = pieces + (piece,)
     sums = ()
     for i in tl.static_range(VECTORS):
         for j in tl.static_range(i + 1):
-            product = tl.sum(pieces[i] * pieces[j], 1).to(tl.float64)
+            product = tl.sum(pieces[i] * pieces[j], AXIS).to(tl.float64)
             if COMPUTE == tl.float32:
                 # Two powers 2^(127 - field) as one float64, whose exponent is biased by 1023.
-                product *= ((1277 - fields[i] - fields[j]).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+                exponent = tl.cast(1277 - fields[i] - fields[j], tl.int64)
+                product *= tl.cast(exponent << 52, tl.float64, bitcast=True)
             if len(totals) > 0:
                 product += totals[i * (i + 1) // 2 + j]
             sums = sums + (product,)

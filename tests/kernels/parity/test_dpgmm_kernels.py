@@ -215,7 +215,7 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, monkeypatch):
         (expected_kumaraswamy_beta_kl, kl_inputs(2, 3, device)),
         (mixture_log_density, mixture_inputs(1, 1, 2, 3, device)),
     ]:
-        with pytest.raises(ValueError, match="tensors on .*meta"):
+        with pytest.raises(ValueError, match=r"tensors on .*meta"):
             call(inputs[0], inputs[1].to("meta"), *inputs[2:])
         with pytest.raises(ValueError, match="float64"):
             call(inputs[0], inputs[1].double(), *inputs[2:])

@@ -91,7 +91,7 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, monkeypatch):
         slot_attention(slots, keys[:, :2], values)
     with pytest.raises(ValueError, match="float16"):
         slot_attention(slots, keys.half(), values)
-    with pytest.raises(ValueError, match="tensors on .*meta"):
+    with pytest.raises(ValueError, match=r"tensors on .*meta"):
         slot_attention(slots, keys.to("meta"), values)
     monkeypatch.setenv("AIME_KERNELS", "auto")
     many = draw(1, 9, 4, 4, device)
