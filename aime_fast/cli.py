@@ -132,7 +132,9 @@ def _inspect(path: str | None, deep: bool, contact_sheet: str | None) -> int:
 
 def _doctor(json: bool) -> int:
     from aime_fast.doctor import as_json, as_table, can_train, examine
+    from aime_fast.kernel_mode import check_kernel_mode
 
+    check_kernel_mode()
     results = examine()
     print(as_json(results) if json else as_table(results))
     return 0 if can_train(results) else 1

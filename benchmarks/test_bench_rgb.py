@@ -12,6 +12,7 @@ from itertools import cycle
 
 import pytest
 import torch
+from peak_memory import peak_bytes
 
 from aime_fast.balancing.direct import direct_balance
 from aime_fast.balancing.rgb import RGB
@@ -34,18 +35,6 @@ def shapes_of(layout):
             return [*shapes, (left,)]
         shapes.append(tuple(parameter.shape))
         left -= parameter.numel()
-
-
-def peak_bytes(call):
-    """The most memory that is allocated at once during a call, beyond what was before it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 def measure(benchmark, call, rounds, setup=None):

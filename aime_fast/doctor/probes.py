@@ -75,6 +75,13 @@ def triton() -> Finding:
     return Finding(f"{triton.__version__}, {'compiles for the GPU here' if active else 'no GPU to compile for'}")
 
 
+def kernels() -> Finding:
+    """The mode of `AIME_KERNELS`, and every choice between kernel and reference that was measured so far."""
+    from aime_kernels.dispatch import report
+
+    return Finding("; ".join(report()))
+
+
 def deepspeed() -> Finding:
     """DeepSpeed and the accelerator it has chosen."""
     import deepspeed

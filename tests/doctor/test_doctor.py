@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from types import SimpleNamespace
+from typing import get_args
 
 import psutil
 import pytest
@@ -12,6 +13,8 @@ import torch
 from aime_fast import cli, doctor
 from aime_fast.doctor import CHECKS, Check, Result, can_train, checks, graphics, probes, run_check
 from aime_fast.doctor.graphics import GRAPHICS, soften
+from aime_fast.kernel_mode import WORDS
+from aime_kernels.dispatch import Mode
 
 GB = 10**9
 
@@ -61,6 +64,26 @@ def test_the_exit_code_says_whether_training_can_work(monkeypatch, capsys, statu
     told = json.loads(capsys.readouterr().out)
     assert told["can_train"] == (code == 0)
     assert told["checks"][1] == dict(name="DALI", status=status, found="found", fix="" if status == "ok" else "fix")
+
+
+def test_the_kernels_and_the_choices_made(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("AIME_KERNELS", "reference")
+    file = tmp_path / "aime_kernels" / "choices.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"A card|frames|8|torch 9": ["triton", {"compiled": 2.0, "triton": 1.0}]}))
+    row = checks.run_check(next(check for check in CHECKS if check.name == "kernels"))
+    assert row.status == "ok" and row.found.startswith("AIME_KERNELS=reference")
+    assert "A card|frames|8|torch 9: triton (compiled 2.000 ms, triton 1.000 ms)" in row.found
+
+
+def test_another_word_for_the_kernels_is_a_mistake(monkeypatch, capsys):
+    monkeypatch.setenv("AIME_KERNELS", "cuda")
+    monkeypatch.setattr(doctor, "examine", lambda: pytest.fail("examined all the same"))
+    assert cli.main(["doctor"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and "AIME_KERNELS is 'cuda'" in told.err
+    assert set(WORDS) == set(get_args(Mode))
 
 
 def test_one_way_of_rendering_is_enough():

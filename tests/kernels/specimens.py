@@ -19,18 +19,22 @@ def pointers(names, width="fp32"):
 
 
 def rgb_gram(vectors, dtype=torch.float32):
-    constants = {"VECTORS": vectors, "BLOCK": block, "STEPS": gram.STEPS}
-    constants |= gram.piece_types([dtype] * vectors, -1, True)
+    dtypes = [dtype] * vectors
+    constants = {"VECTORS": vectors, **gram.steps(gram.LAUNCH[80].block // dtype.itemsize, dtypes)}
+    constants |= gram.piece_types(dtypes, -1, True)
     signature = {"addresses": "*i64", "tiles": "*i64", "partials": "*fp64"}
     name = f"rgb_gram_fwd {vectors} vectors {str(dtype)[6:]}"
-    # Eight vectors leave room for one program of 8 warps; half as many bytes in bfloat16 weigh less beside the tables.
-    limits = {"registers": 254 if vectors > 4 else 128, "wide_share": 0.9 if dtype == torch.float32 else 0.88}
-    return Specimen(name, gram.rgb_gram_fwd_kernel, signature, constants, gram.LAUNCH, **limits)
+    # Eight vectors and their 36 sums leave room for one program of 8 warps.
+    registers = 224 if vectors > 4 else 128
+    return Specimen(
+        name, gram.rgb_gram_fwd_kernel, signature, constants, gram.LAUNCH, registers=registers, wide_share=0.9
+    )
 
 
 def rgb_combine(rows, dtype=torch.float32):
     dtypes = [*[dtype] * rows, torch.float32, dtype]
-    constants = {"ROWS": rows, "BLOCK": block, "STEPS": combine.STEPS, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
+    constants = {"ROWS": rows, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
+    constants |= gram.steps(combine.LAUNCH[80].block, dtypes)
     signature = {"addresses": "*i64", "tiles": "*i64", "coefficients": "*fp32", "finite": "*i1"}
     return Specimen(
         f"rgb_combine_fwd {rows} rows {str(dtype)[6:]}",
@@ -47,9 +51,8 @@ def sticks(which, names, count, **constants):
     width = 1 << count.bit_length()
     constants = {"J": count, "ROWS": block, "WIDTH": width, "TINY": 1e-32, **constants}
     signature = {**pointers(names), "rows": "i32"}
-    # Three programs of 4 warps. The divergence reads a node and its weight as scalars, short of the aim of 0.7.
-    limits = {"registers": 160, "wide_share": 0.65 if which == "stick_kl_fwd" else 0.7}
-    return Specimen(f"{which} {count} sticks", kernel, signature, constants, triton_sticks.LAUNCH, **limits)
+    # Three programs of 4 warps.
+    return Specimen(f"{which} {count} sticks", kernel, signature, constants, triton_sticks.LAUNCH, registers=160)
 
 
 def mixture(which, names, components, dim):
@@ -65,9 +68,10 @@ def slot_attention(which, names, count, positions, dim):
     strides = dict.fromkeys(["key_batch", "key_row", "value_batch", "value_row"], "i32")
     kernel = getattr(slots, f"slot_attention_{which}_kernel")
     name = f"slot_attention_{which} S={count} P={positions} d={dim}"
-    # The backward pass reads four maps a slot, each in the layout of a column: short of the aim of 0.7.
-    limits = {"registers": 160, "wide_share": 0.45} if which == "bwd" else {}
-    return Specimen(name, kernel, {**pointers(names), **strides}, constants, slots.LAUNCH, **limits)
+    if which == "bwd":
+        constants["LEVELS"] = (count - 1).bit_length()
+    launches = slots.LAUNCH if which == "fwd" else slots.BACKWARD_LAUNCH
+    return Specimen(name, kernel, {**pointers(names), **strides}, constants, slots.for_tile(launches, positions * dim))
 
 
 def frames(windows):
@@ -87,6 +91,7 @@ _SLOTS = {
     "bwd": "slots keys values assignments maps grad_updates grad_assignments grad_maps "
     "grad_slots grad_keys grad_values",
 }
+_SLOT_SIZES = [(5, 64, 64), (5, 64, 32), (3, 64, 16), (8, 256, 16)]
 _EPS = torch.finfo(torch.float32).eps
 _ALL = [
     *(rgb_gram(vectors) for vectors in (2, 4, 8)),
@@ -98,11 +103,11 @@ _ALL = [
         sticks("stick_weights_bwd", "log_a log_b uniform grad_log_pi grad_log_a grad_log_b", count, EPS=_EPS)
         for count in (14, 31)
     ),
-    *(sticks("stick_kl_fwd", "log_a log_b mean mean_log quadrature kl", count, NODES=24) for count in (14, 31)),
+    *(sticks("stick_kl_fwd", "log_a log_b mean mean_log kl", count, NODES=24) for count in (14, 31)),
     *(
         sticks(
             "stick_kl_bwd",
-            "log_a log_b mean quadrature grad_kl grad_log_a grad_log_b grad_mean grad_mean_log",
+            "log_a log_b mean grad_kl grad_log_a grad_log_b grad_mean grad_mean_log",
             count,
             NODES=24,
         )
@@ -110,7 +115,7 @@ _ALL = [
     ),
     *(mixture(which, names, *size) for size in [(15, 36), (32, 64)] for which, names in _MIXTURE.items()),
     *(frames(windows) for windows in (True, False)),
-    *(slot_attention(which, names, *size) for size in [(5, 64, 64), (8, 256, 16)] for which, names in _SLOTS.items()),
+    *(slot_attention(which, names, *size) for size in _SLOT_SIZES for which, names in _SLOTS.items()),
 ]
 SPECIMENS = {specimen.name: specimen for specimen in _ALL}
 _MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "windows")

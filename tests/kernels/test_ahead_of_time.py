@@ -37,6 +37,11 @@ def test_the_table_lists_every_kernel_and_nothing_else(table):
     assert set(table) == {(name, sm) for name in SPECIMENS for sm in ARCHITECTURES}
 
 
+def test_the_gates_are_not_lower_for_any_kernel():
+    for name, specimen in SPECIMENS.items():
+        assert specimen.wide_share == (0.9 if name.startswith("rgb_") else 0.7)
+
+
 def test_a_kernel_that_spills_is_caught():
     specimen = SPECIMENS["rgb_gram_fwd 4 vectors float32"]
     found = compile_for(replace(specimen, overrides={"maxnreg": 40}), 80)

@@ -62,4 +62,5 @@ def _exponential_quadrature(low: float, high: float, count: int) -> tuple[list[f
     return nodes, weights
 
 
-QUADRATURE = _exponential_quadrature(-2.1, 3.0, 24)
+SPAN, NODES = (-2.1, 3.0), 24
+QUADRATURE = _exponential_quadrature(*SPAN, NODES)

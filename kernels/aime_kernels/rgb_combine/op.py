@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from aime_kernels.dispatch import Route, kernels_possible, route, size_class
-from aime_kernels.launch import launch_for
 from aime_kernels.rgb_combine import reference
 from aime_kernels.rgb_gram.layout import flat_alike
 from aime_kernels.rgb_gram.table import obstacle, works
@@ -60,13 +59,12 @@ def _rgb_combine(
     finite: Tensor,
 ) -> None:
     """`rows`: n lists of the direction's length, one after the other."""
-    from aime_kernels.rgb_combine.triton_kernel import LAUNCH, STEPS, rgb_combine_triton
+    from aime_kernels.rgb_combine.triton_kernel import rgb_combine_triton
 
     length = len(direction)
     columns = [[*rows[k::length], direction[k], update[k]] for k in range(length)]
     positions = [flat_alike(column) for column in columns]
-    block = STEPS * launch_for(LAUNCH, direction[0].device).block
-    for work in works(positions, block, direction[0].device):
+    for work in works(positions, direction[0].device):
         rgb_combine_triton(work, coefficients, finite)
     reference.copy_back(columns, positions)
 

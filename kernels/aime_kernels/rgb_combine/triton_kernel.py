@@ -7,10 +7,9 @@ from torch import Tensor
 
 from aime_kernels.launch import Launch, launch_for, on_device_of
 from aime_kernels.rgb_gram.table import Work
-from aime_kernels.rgb_gram.triton_kernel import TRITON_DTYPE, load_piece, piece_types
+from aime_kernels.rgb_gram.triton_kernel import TRITON_DTYPE, load_piece, piece_types, steps
 
 LAUNCH = {80: Launch(2048, 4, True), 86: Launch(2048, 4, True), 90: Launch(2048, 4, True)}
-STEPS = 8
 
 
 @triton.jit
@@ -102,9 +101,8 @@ def rgb_combine_triton(work: Work, coefficients: Tensor, finite: Tensor) -> None
             coefficients.to(wide).contiguous(),
             finite,
             ROWS=rows,
-            BLOCK=launch.block,
-            STEPS=STEPS,
             UPDATE_DTYPE=TRITON_DTYPE[work.dtypes[-1]],
+            **steps(launch.block, work.dtypes),
             **types,
             **launch.options(),
         )

@@ -10,7 +10,9 @@ from torch import Tensor
 from aime_kernels.rgb_gram.layout import Flats
 
 MOST_VECTORS = 8
-"""Vectors that the kernels are built for: each holds a tile in registers."""
+"""Vectors that the kernels are built for: a thread holds a piece of each in registers."""
+TILE_BYTES = 1 << 16
+"""What one program reads of the narrowest vector at most."""
 _WIDE_BYTES = 16
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -28,8 +30,8 @@ class Work(NamedTuple):
     """Every address is a multiple of 16 bytes."""
 
 
-def works(positions: Sequence[Flats], block: int, device: torch.device) -> Iterator[Work]:
-    """Cut positions (1-d tensors or None, one list of V a position) into launches of tiles of at most `block`."""
+def works(positions: Sequence[Flats], device: torch.device) -> Iterator[Work]:
+    """Cut positions (1-d tensors or None, one list of V a position) into launches of tiles."""
     groups: dict[tuple[tuple[torch.dtype, ...], bool], list[Flats]] = {}
     for flats in positions:
         known = next(flat for flat in flats if flat is not None)
@@ -40,7 +42,13 @@ def works(positions: Sequence[Flats], block: int, device: torch.device) -> Itera
     for (dtypes, aligned), members in groups.items():
         sizes = tuple(next(flat.numel() for flat in flats if flat is not None) for flats in members)
         addresses = tuple(0 if flat is None else flat.data_ptr() for flats in members for flat in flats)
-        yield Work(_table(addresses, len(dtypes), device), _tiles(sizes, block, device), dtypes, aligned)
+        tiles = _tiles(sizes, TILE_BYTES // narrowest(dtypes), device)
+        yield Work(_table(addresses, len(dtypes), device), tiles, dtypes, aligned)
+
+
+def narrowest(dtypes: Sequence[torch.dtype]) -> int:
+    """Bytes of an element of the narrowest vector."""
+    return min(dtype.itemsize for dtype in dtypes)
 
 
 def obstacle(rows: Sequence[Flats], others: Sequence[Flats], device: torch.device) -> str | None:

@@ -8,10 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from aime_kernels.launch import Launch, launch_for, on_device_of
-from aime_kernels.rgb_gram.table import Work
+from aime_kernels.rgb_gram.table import TILE_BYTES, Work, narrowest
 
-LAUNCH = {80: Launch(2048, 8, True), 86: Launch(2048, 8, True), 90: Launch(2048, 8, True)}
-STEPS = 8
+# A block is 4096 bytes of the narrowest vector: 16 for each thread.
+LAUNCH = {80: Launch(4096, 8, True), 86: Launch(4096, 8, True), 90: Launch(4096, 8, True)}
 TRITON_DTYPE = {
     torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
@@ -29,44 +29,59 @@ def load_piece(address, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.c
 
 
 @triton.jit
-def rescaled(piece, largest):
-    """float32 times a power of two near 1 / `largest`, made from its exponent: exact; no finite square overflows."""
-    exponent = largest.to(tl.int32, bitcast=True) >> 23
-    factor = (tl.minimum(tl.maximum(254 - exponent, 1), 253) << 23).to(tl.float32, bitcast=True)
-    return piece * factor, 1.0 / factor.to(tl.float64)
+def rescaled(piece, AXIS: tl.constexpr):
+    """Each group of a float32 piece, along AXIS, times a power of two near 1 / its largest, and that exponent's field.
+
+    The power is made from the exponent of the largest magnitude: exact, and no finite square overflows or vanishes.
+    """
+    largest = tl.max(tl.abs(piece), AXIS)
+    field = tl.minimum(tl.maximum(254 - (largest.to(tl.int32, bitcast=True) >> 23), 1), 253)
+    return piece * tl.expand_dims((field << 23).to(tl.float32, bitcast=True), AXIS), field
 
 
 @triton.jit
 def added_products(
-    totals,  # tuple of VECTORS (VECTORS + 1) / 2 float64 scalars; empty in the first call
+    totals,  # tuple of VECTORS (VECTORS + 1) / 2 float64 [len(offsets) / GROUP], or an empty one
     entries,  # int64 [VECTORS], the addresses at one position
     start,
     offsets,
     mask,
     VECTORS: tl.constexpr,
+    GROUP: tl.constexpr,
     ROW_DTYPE: tl.constexpr,
     LAST_DTYPE: tl.constexpr,
     COMPUTE: tl.constexpr,
     ALIGNMENT: tl.constexpr,
 ):
-    """`totals` plus the inner products of one stretch: in COMPUTE on values scaled to about 1, unscaled in float64."""
-    pieces, scales = (), ()
+    """`totals` plus the inner products of every group: in COMPUTE on values scaled to about 1, unscaled in float64.
+
+    A group is what one thread loads, so that threads exchange nothing before the end of a tile.
+    """
+    # Wide loads leave neighbours in a thread, narrow ones elements that lie apart.
+    AXIS: tl.constexpr = 1 if ALIGNMENT == 16 else 0
+    pieces, fields = (), ()
     for i in tl.static_range(VECTORS):
         address = tl.load(entries + i)
         if i == VECTORS - 1:
             piece = load_piece(address, start, offsets, mask, LAST_DTYPE, COMPUTE, ALIGNMENT)
         else:
             piece = load_piece(address, start, offsets, mask, ROW_DTYPE, COMPUTE, ALIGNMENT)
+        if AXIS == 1:
+            piece = tl.reshape(piece, [piece.shape[0] // GROUP, GROUP])
+        else:
+            piece = tl.reshape(piece, [GROUP, piece.shape[0] // GROUP])
         if COMPUTE == tl.float32:
-            piece, scale = rescaled(piece, tl.max(tl.abs(piece), 0))
-            scales = scales + (scale,)
+            piece, field = rescaled(piece, AXIS)
+            fields = fields + (field,)
         pieces = pieces + (piece,)
     sums = ()
     for i in tl.static_range(VECTORS):
         for j in tl.static_range(i + 1):
-            product = tl.sum(pieces[i] * pieces[j], 0).to(tl.float64)
+            product = tl.sum(pieces[i] * pieces[j], AXIS).to(tl.float64)
             if COMPUTE == tl.float32:
-                product = product * scales[i] * scales[j]
+                # Two powers 2^(127 - field) as one float64, whose exponent is biased by 1023.
+                exponent = tl.cast(1277 - fields[i] - fields[j], tl.int64)
+                product *= tl.cast(exponent << 52, tl.float64, bitcast=True)
             if len(totals) > 0:
                 product += totals[i * (i + 1) // 2 + j]
             sums = sums + (product,)
@@ -92,20 +107,23 @@ def rgb_gram_fwd_kernel(
     entries = addresses + VECTORS * tl.load(tiles + 3 * program)
     start = tl.multiple_of(tl.load(tiles + 3 * program + 1), BLOCK)
     count = tl.load(tiles + 3 * program + 2)
-    # Whole groups are loaded wide under a mask of their width, the last few elements one by one.
+    # Whole groups are loaded wide under a mask of their width, the last few elements one by one, each its own group.
     whole = count // GROUP * GROUP
     rest = whole + tl.arange(0, GROUP)
-    totals = added_products(
-        (), entries, start, rest, rest < count, VECTORS, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
+    rests = added_products(
+        (), entries, start, rest, rest < count, VECTORS, 1, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
     )  # fmt: skip
+    totals, first = (), tl.arange(0, BLOCK // GROUP) == 0
+    for i in tl.static_range(VECTORS * (VECTORS + 1) // 2):
+        totals = totals + (tl.where(first, tl.sum(rests[i], 0), 0.0),)
     for step in tl.static_range(STEPS):
         wide = step * BLOCK + tl.arange(0, BLOCK)
         totals = added_products(
-            totals, entries, start, wide, wide < whole, VECTORS, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
+            totals, entries, start, wide, wide < whole, VECTORS, GROUP, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
         )  # fmt: skip
     for i in tl.static_range(VECTORS):
         for j in tl.static_range(i + 1):
-            product = totals[i * (i + 1) // 2 + j]
+            product = tl.sum(totals[i * (i + 1) // 2 + j], 0)
             tl.store(partials + (program * VECTORS + i) * VECTORS + j, product)
             if i != j:
                 tl.store(partials + (program * VECTORS + j) * VECTORS + i, product)
@@ -123,17 +141,21 @@ def rgb_gram_triton(work: Work) -> Tensor:
             work.tiles,
             partials,
             VECTORS=vectors,
-            BLOCK=launch.block,
-            STEPS=STEPS,
+            **steps(launch.block // narrowest(work.dtypes), work.dtypes),
             **piece_types(work.dtypes, -1, work.aligned),
             **launch.options(),
         )
     return partials.sum(0)
 
 
+def steps(block: int, dtypes: Sequence[torch.dtype]) -> dict[str, int]:
+    """A tile as STEPS stretches of BLOCK elements."""
+    return {"BLOCK": block, "STEPS": TILE_BYTES // (block * narrowest(dtypes))}
+
+
 def piece_types(dtypes: Sequence[torch.dtype], last: int, aligned: bool) -> dict[str, object]:
     """Constants of `load_piece` for vectors of these dtypes, the first and the one at `last` standing for all read."""
-    smallest = min(dtype.itemsize for dtype in dtypes)
+    smallest = narrowest(dtypes)
     return {
         "GROUP": 16 // smallest,
         "ROW_DTYPE": TRITON_DTYPE[dtypes[0]],

@@ -4,13 +4,18 @@ No tensor-core product: five slots would fill a third of its smallest tile, tf32
 16 KiB of keys and values take longer to arrive than their products. Each slot's row of logits is a sum over features.
 """
 
+from collections.abc import Mapping
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from aime_kernels.launch import Launch, launch_for, on_device_of
 
+# Of the largest tile; see `for_tile`.
 LAUNCH = {80: Launch(1, 8, True), 86: Launch(1, 8, True), 90: Launch(1, 8, True)}
+# The backward pass keeps twice as much at hand: with twice the warps two programs still share a multiprocessor.
+BACKWARD_LAUNCH = {80: Launch(1, 16, True), 86: Launch(1, 16, True), 90: Launch(1, 16, True)}
 
 
 @triton.jit
@@ -61,6 +66,30 @@ def slot_attention_fwd_kernel(
 
 
 @triton.jit
+def load_maps(pointer, n, SLOTS: tl.constexpr, P: tl.constexpr, P_PAD: tl.constexpr, LEVELS: tl.constexpr):
+    """The maps [SLOTS, P] of frame n as one tile [P_PAD, 2**LEVELS], 16 bytes a load: one map alone is too short."""
+    s, p = tl.arange(0, 2**LEVELS)[None, :], tl.arange(0, P_PAD)[:, None]
+    return tl.load(pointer + n * (SLOTS * P) + s * P + p, mask=(s < SLOTS) & (p < P), other=0.0)
+
+
+@triton.jit
+def columns(tile, LEVELS: tl.constexpr):
+    """A tile [P, 2**LEVELS] as a tuple of its columns, halved LEVELS times."""
+    parts = (tile,)
+    for level in tl.static_range(LEVELS):
+        halves = ()
+        for i in tl.static_range(2**level):
+            pair = tl.reshape(parts[i], [tile.shape[0], 2, 2 ** (LEVELS - level - 1)])
+            low, high = tl.split(tl.trans(pair, 0, 2, 1))
+            halves = halves + (low, high)
+        parts = halves
+    vectors = ()
+    for i in tl.static_range(2**LEVELS):
+        vectors = vectors + (tl.reshape(parts[i], [tile.shape[0]]),)
+    return vectors
+
+
+@triton.jit
 def slot_attention_bwd_kernel(
     slots,  # [N, SLOTS, D]
     keys,  # [N, P, D], rows contiguous
@@ -83,44 +112,54 @@ def slot_attention_bwd_kernel(
     P_PAD: tl.constexpr,
     D_PAD: tl.constexpr,
     SCALE: tl.constexpr,
+    LEVELS: tl.constexpr,  # 2**LEVELS >= SLOTS
 ):
-    """Through both softmaxes in the log domain; each is g - softmax * sum(g) of what reaches its logarithm."""
+    """Through both softmaxes in the log domain; each is g - softmax * sum(g) of what reaches its logarithm.
+
+    Values and maps are done with, and their gradient stored, before keys and assignments are loaded: the registers of
+    the one half serve the other.
+    """
     n = tl.program_id(0).to(tl.int64)
     p, d = tl.arange(0, P_PAD), tl.arange(0, D_PAD)
     inside, row = (p[:, None] < P) & (d[None, :] < D), p[:, None].to(tl.int64)
     flat = n * (P * D) + p[:, None] * D + d[None, :]
     value = tl.load(values + n * value_batch + row * value_row + d[None, :], mask=inside, other=0.0)
-    by_value = tl.zeros_like(value)
-    total = tl.sum(by_value, 1)
-    by_log, shares = (), ()
+    place = columns(load_maps(maps, n, SLOTS, P, P_PAD, LEVELS), LEVELS)
+    by_map = columns(load_maps(grad_maps, n, SLOTS, P, P_PAD, LEVELS), LEVELS)
+    by_value, through = tl.zeros_like(value), ()
     for s in tl.static_range(SLOTS):
-        at = (n * SLOTS + s) * P + p
-        place = tl.load(maps + at, mask=p < P, other=0.0)
-        share = tl.load(assignments + at, mask=p < P, other=0.0)
         pull = tl.load(grad_updates + (n * SLOTS + s) * D + d, mask=d < D, other=0.0)
-        by_place = tl.load(grad_maps + at, mask=p < P, other=0.0) + tl.sum(value * pull[None, :], 1)
-        by_value += place[:, None] * pull[None, :]
-        direct = share * tl.load(grad_assignments + at, mask=p < P, other=0.0)
-        through = place * (by_place - tl.sum(place * by_place, 0)) + direct
-        total += through
-        by_log = by_log + (through,)
-        shares = shares + (share,)
+        by_value += place[s][:, None] * pull[None, :]
+        by_place = by_map[s] + tl.sum(value * pull[None, :], 1)
+        through = through + (place[s] * (by_place - tl.sum(place[s] * by_place, 0)),)
     tl.store(grad_values + flat, by_value, mask=inside)
+    shares = load_maps(assignments, n, SLOTS, P, P_PAD, LEVELS)
+    direct = columns(shares * load_maps(grad_assignments, n, SLOTS, P, P_PAD, LEVELS), LEVELS)
+    by_log, total = (), tl.zeros_like(through[0])
+    for s in tl.static_range(SLOTS):
+        by_log = by_log + (through[s] + direct[s],)
+        total += by_log[s]
+    share = columns(shares, LEVELS)
     key = tl.load(keys + n * key_batch + row * key_row + d[None, :], mask=inside, other=0.0)
     by_key = tl.zeros_like(key)
     for s in tl.static_range(SLOTS):
         query = tl.load(slots + (n * SLOTS + s) * D + d, mask=d < D, other=0.0)
-        by_logit = SCALE * (by_log[s] - shares[s] * total)
+        by_logit = SCALE * (by_log[s] - share[s] * total)
         by_key += by_logit[:, None] * query[None, :]
         tl.store(grad_slots + (n * SLOTS + s) * D + d, tl.sum(by_logit[:, None] * key, 0), mask=d < D)
     tl.store(grad_keys + flat, by_key, mask=inside)
+
+
+def for_tile(launches: Mapping[int, Launch], tile: int) -> dict[int, Launch]:
+    """Launches for `tile` padded elements of keys: in proportion fewer warps than for the largest, 4096."""
+    return {known: launch._replace(warps=max(1, launch.warps * tile // 4096)) for known, launch in launches.items()}
 
 
 def slot_attention_triton(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """slots contiguous [N, S, D]; keys, values [N, P, D] with contiguous rows -> updates, assignments, maps."""
     shape = (*slots.shape[:2], keys.shape[1])
     out = slots.new_empty(slots.shape), slots.new_empty(shape), slots.new_empty(shape)
-    _launch(slot_attention_fwd_kernel, [slots, keys, values, *out], slots, keys, values)
+    _launch(slot_attention_fwd_kernel, [slots, keys, values, *out], LAUNCH)
     return out
 
 
@@ -129,13 +168,19 @@ def slot_attention_backward_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """rest: assignments, maps and the gradients of updates, assignments, maps, all contiguous."""
     out = slots.new_empty(slots.shape), slots.new_empty(keys.shape), slots.new_empty(keys.shape)
-    _launch(slot_attention_bwd_kernel, [slots, keys, values, *rest, *out], slots, keys, values)
+    levels = (slots.shape[1] - 1).bit_length()
+    _launch(slot_attention_bwd_kernel, [slots, keys, values, *rest, *out], BACKWARD_LAUNCH, LEVELS=levels)
     return out
 
 
-def _launch(kernel: triton.JITFunction, tensors: list[Tensor], slots: Tensor, keys: Tensor, values: Tensor) -> None:
+def _launch(
+    kernel: triton.JITFunction, tensors: list[Tensor], launches: Mapping[int, Launch], **constants: int
+) -> None:
+    """`tensors` begin with slots, keys and values."""
+    slots, keys, values = tensors[:3]
     frames, count, dim = slots.shape
     positions = keys.shape[1]
+    p_pad, d_pad = triton.next_power_of_2(positions), triton.next_power_of_2(dim)
     if frames:
         with on_device_of(slots):
             kernel[(frames,)](
@@ -147,8 +192,9 @@ def _launch(kernel: triton.JITFunction, tensors: list[Tensor], slots: Tensor, ke
                 SLOTS=count,
                 P=positions,
                 D=dim,
-                P_PAD=triton.next_power_of_2(positions),
-                D_PAD=triton.next_power_of_2(dim),
+                P_PAD=p_pad,
+                D_PAD=d_pad,
                 SCALE=dim**-0.5,
-                **launch_for(LAUNCH, slots.device).options(),
+                **constants,
+                **launch_for(for_tile(launches, p_pad * d_pad), slots.device).options(),
             )

@@ -9,6 +9,7 @@ import torch
 
 from aime_kernels import expected_kumaraswamy_beta_kl, kumaraswamy_log_weights, mixture_log_density
 from aime_kernels.dpgmm import density, divergence, operators, sticks
+from aime_kernels.dpgmm.triton_density import mixture_fwd_kernel
 
 
 def plain_weights(log_a, log_b, uniform):
@@ -111,6 +112,36 @@ def test_views_are_read_through_their_strides(device):
     views = z.transpose(0, 1).contiguous().transpose(0, 1), log_pi, *torch.stack([means, log_vars], -1).unbind(-1)
     plain = mixture_log_density(z, log_pi, means, log_vars)
     assert all(torch.equal(a, b) for a, b in zip(mixture_log_density(*views), plain, strict=True))
+    for function, inputs in [
+        (kumaraswamy_log_weights, stick_inputs(4, 3, device)),
+        (expected_kumaraswamy_beta_kl, kl_inputs(4, 3, device)),
+    ]:
+        strided = [x.repeat_interleave(2, 0)[::2] for x in inputs]
+        assert not strided[0].is_contiguous() and torch.equal(function(*strided), function(*inputs))
+
+
+@pytest.mark.slow
+def test_a_row_beyond_32_bits(device, tmp_path, monkeypatch):
+    """One program at the place of the last of a million, which the interpreter could not run one by one."""
+    if device != "cpu":
+        pytest.skip("sets the program's number in the interpreter")
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    rows, components, dim = 2**20 + 2, 32, 64
+    means, log_vars = (
+        torch.from_file(str(tmp_path / name), shared=True, size=rows * components * dim).view(rows, components, dim)
+        for name in ("means", "log_vars")  # sparse files: they take no room on the disk
+    )
+    near = mixture_inputs(1, 1, components, dim, device)
+    means[-1], log_vars[-1] = near[2][0], near[3][0]
+    z, log_pi = torch.zeros(rows, 1, dim), torch.zeros(rows, components)
+    z[-1], log_pi[-1] = near[0][0], near[1][0]
+    log_prob, log_r = torch.zeros(rows, 1), torch.zeros(rows, 1, components)
+    monkeypatch.setattr(builder, "set_grid_idx", lambda x, y, z: setattr(builder, "grid_idx", (rows - 1, y, z)))
+    sizes = {"K": components, "D": dim, "K_PAD": components, "D_PAD": dim}
+    mixture_fwd_kernel[(1,)](z, log_pi, means, log_vars, log_prob, log_r, 1, **sizes)
+    expected = density.mixture_log_density(*near)
+    torch.testing.assert_close((log_prob[-1:], log_r[-1:]), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows, samples", [(0, 2), (2, 0)])
@@ -118,6 +149,7 @@ def test_nothing_in_is_nothing_out(rows, samples, device):
     found = with_gradients(mixture_log_density, mixture_inputs(rows, samples, 3, 4, device), 4)
     assert found[0].shape == (rows, samples) and all((x == 0).all() for x in found[2:])
     assert kumaraswamy_log_weights(*stick_inputs(0, 3, device)).shape == (0, 4)
+    assert expected_kumaraswamy_beta_kl(*kl_inputs(0, 3, device)).shape == (0, 3)
 
 
 def test_gradients_of_the_kernels_in_double_precision(device):
@@ -176,6 +208,17 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, monkeypatch):
     wide = mixture_inputs(1, 1, 40, 80, device)
     with pytest.raises(ValueError, match="40 components of 80"):
         mixture_log_density(*wide)
+    with pytest.raises(ValueError, match="32 sticks, built for 1 to 31"):
+        expected_kumaraswamy_beta_kl(*kl_inputs(2, 32, device))
+    for call, inputs in [
+        (kumaraswamy_log_weights, stick_inputs(2, 3, device)),
+        (expected_kumaraswamy_beta_kl, kl_inputs(2, 3, device)),
+        (mixture_log_density, mixture_inputs(1, 1, 2, 3, device)),
+    ]:
+        with pytest.raises(ValueError, match=r"tensors on .*meta"):
+            call(inputs[0], inputs[1].to("meta"), *inputs[2:])
+        with pytest.raises(ValueError, match="float64"):
+            call(inputs[0], inputs[1].double(), *inputs[2:])
     with pytest.raises(ValueError, match="do not fit"):
         mixture_log_density(wide[0], wide[1][:, :3], *(x[:, :4] for x in wide[2:]))
     monkeypatch.setenv("AIME_KERNELS", "auto")

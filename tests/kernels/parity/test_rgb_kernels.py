@@ -7,6 +7,8 @@ from aime_kernels import rgb_combine, rgb_gram
 from aime_kernels.rgb_combine import reference as combine_reference
 from aime_kernels.rgb_combine.op import _rgb_combine
 from aime_kernels.rgb_gram.op import _rgb_gram
+from aime_kernels.rgb_gram.table import Work
+from aime_kernels.rgb_gram.triton_kernel import rgb_gram_triton
 
 SHAPES = [(3, 5), (4096 + 19,), (1,), (2, 3, 4, 4), (0,), (2, 4096)]
 
@@ -32,7 +34,7 @@ def test_gram_of_ragged_lists(m, dtype, device):
     exact, size = exact_gram(given)
     gram = rgb_gram(given)
     assert gram.dtype == torch.float64 and torch.equal(gram, gram.t())
-    assert ((gram - exact).abs() <= (1e-14 if dtype == torch.float64 else 2e-6) * size).all()
+    assert ((gram - exact).abs() <= (1e-14 if dtype == torch.float64 else 5e-7) * size).all()
     assert torch.equal(gram, rgb_gram(given))
 
 
@@ -45,7 +47,7 @@ def test_gram_of_mixed_dtypes_holes_and_odd_addresses(device):
     for i, k in [(0, 0), (1, 0), (2, 1), (3, 3)]:
         given[i][k], zeroed[i][k] = None, torch.zeros_like(given[i][k])
     exact, size = exact_gram(zeroed)
-    assert ((rgb_gram(given) - exact).abs() <= 2e-6 * size).all()
+    assert ((rgb_gram(given) - exact).abs() <= 5e-7 * size).all()
     nothing = rgb_gram([[None, torch.empty(0, device=device)]] * 2)
     assert torch.equal(nothing.cpu(), torch.zeros(2, 2, dtype=torch.float64))
 
@@ -54,9 +56,10 @@ def test_gram_of_mixed_dtypes_holes_and_odd_addresses(device):
 def test_no_square_of_float32_overflows_or_vanishes(scale, device):
     given = [[torch.full((4100,), scale, device=device)], [torch.ones(4100, device=device)]]
     exact, _ = exact_gram(given)
-    torch.testing.assert_close(rgb_gram(given), exact, rtol=2e-6, atol=0)
+    torch.testing.assert_close(rgb_gram(given), exact, rtol=5e-7, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # numpy's maximum, in the interpreter
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [0, 4096, -1])
 def test_one_poisoned_element_shows_on_the_diagonal(poison, place, device):
@@ -118,18 +121,24 @@ def test_not_finite_writes_zeros_and_leaves_the_direction(poison, device):
     assert all(torch.equal(a, b) for a, b in zip(direction, before, strict=True))
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [2, 4, 8])
 def test_bytes_moved_over_the_minimum(m, device, true, moved_bytes):
+    """The table of docs/performance.md has what this prints."""
     shapes = [(8 * 4096 + 40,), (64, 64), (4000,)]
     rows, direction, coefficients = problem(m - 1, device, torch.float32, torch.float32, shapes)
     update = [torch.empty_like(tensor) for tensor in direction]
     size = 4 * sum(tensor.numel() for tensor in direction)
     gram = moved_bytes(lambda: rgb_gram([*rows, direction]))
-    tiles = 9 + 1 + 1
+    tiles = 3 + 1 + 1
     second_stage = 8 * m * m * (tiles + 1)
-    assert 1.0 <= (gram + second_stage) / (m * size) <= 1.05
+    of_gram = (gram + second_stage) / (m * size)
+    assert 1.0 <= of_gram <= 1.05
+    print(f"bytes moved over the minimum: rgb_gram {m} vectors {of_gram:.4f}")
+    rows = rows[:6]  # the most that rgb_combine takes beside the direction and the update
     combine = moved_bytes(lambda: rgb_combine(rows, direction, update, coefficients, true))
-    assert 1.0 <= combine / ((m + 2) * size) <= 1.05
+    of_combine = combine / ((len(rows) + 3) * size)
+    print(f"bytes moved over the minimum: rgb_combine {len(rows)} rows {of_combine:.4f}")
+    assert 1.0 <= of_combine <= 1.05
 
 
 def test_what_the_kernels_are_not_built_for_is_refused(device, true):
@@ -145,6 +154,27 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, true):
         rgb_gram([[torch.ones(2, device=device)], [torch.ones(3, device=device)]])
     with pytest.raises(ValueError, match="9 vectors"):
         rgb_combine(many[:7], many[7], many[8], torch.ones(2, 8, device=device), true)
+
+
+def test_tensors_on_two_devices_are_refused(device, true):
+    one, elsewhere = torch.ones(4, device=device), torch.ones(4, device="meta")
+    with pytest.raises(ValueError, match=r"float32 on meta among those on"):
+        rgb_gram([[one], [elsewhere]])
+    with pytest.raises(ValueError, match="not on"):
+        rgb_combine([[one]], [one], [one.clone()], torch.ones(2, 2, device="meta"), true)
+
+
+@pytest.mark.slow
+def test_tiles_beyond_32_bits(device, tmp_path):
+    far, size = 2**31 + 16, 40
+    if device == "cpu":
+        long = torch.from_file(str(tmp_path / "sparse"), shared=True, size=far + size)  # takes no room on the disk
+    else:
+        long = torch.zeros(far + size, device=device)
+    long[far:] = torch.randn(size, device=device)
+    addresses, tiles = torch.tensor([[long.data_ptr()]]), torch.tensor([[0, far, size]])
+    work = Work(addresses.to(device), tiles.to(device), (torch.float32,), True)
+    torch.testing.assert_close(rgb_gram_triton(work), rgb_gram([[long[far:].clone()]]), rtol=1e-6, atol=0)
 
 
 def test_operators_and_a_graph_around_them(device, true):

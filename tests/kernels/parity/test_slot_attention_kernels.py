@@ -91,6 +91,8 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, monkeypatch):
         slot_attention(slots, keys[:, :2], values)
     with pytest.raises(ValueError, match="float16"):
         slot_attention(slots, keys.half(), values)
+    with pytest.raises(ValueError, match=r"tensors on .*meta"):
+        slot_attention(slots, keys.to("meta"), values)
     monkeypatch.setenv("AIME_KERNELS", "auto")
     many = draw(1, 9, 4, 4, device)
     assert all(torch.equal(a, b) for a, b in zip(slot_attention(*many), reference.slot_attention(*many), strict=True))

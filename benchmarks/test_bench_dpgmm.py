@@ -1,0 +1,100 @@
+"""The mixture as the model uses it, forward and backward on a CPU: compiled against eager, memory against broadcasting.
+
+Three forms of one computation (weights from sticks, their divergence, density and responsibilities of 10 samples):
+`reference` is what the model calls; `compiled` the same through `torch.compile`; `broadcast` writes the density down
+as it stands in a textbook, so that autograd keeps tensors of [N, S, K, D]. Targets: `compiled` takes at most 1 / 2.5 of
+the time of `reference`, eager, and at most a third of `broadcast`'s peak memory, through the backward pass.
+
+Run with `make bench ARGS="-s benchmarks/test_bench_dpgmm.py"`; rounds alternate, so that all forms see one machine.
+"""
+
+import statistics
+
+import pytest
+import torch
+from peak_memory import peak_bytes
+
+from aime_kernels import expected_kumaraswamy_beta_kl, gaussian_log_density, kumaraswamy_log_weights
+from aime_kernels.dpgmm.density import mixture_log_density
+
+# Dynamo instantiates the autograd function that it traces; torch warns of it.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore:.*should not be instantiated")]
+COMPONENTS, DIM, SAMPLES = 15, 36, 10
+ROUNDS = {128: 20, 4096: 5}
+
+
+def inputs(n, dtype=torch.float32):
+    """log a, log b, uniforms, E alpha, E log alpha, z, means, log-variances; all but the uniforms want a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    sticks = (n, COMPONENTS - 1)
+    shapes = [sticks, sticks, sticks, (n, 1), (n, 1), (n, SAMPLES, DIM), *[(n, COMPONENTS, DIM)] * 2]
+    drawn = [torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    return [x.requires_grad_(i != 2) for i, x in enumerate(drawn)]
+
+
+def mixture(density, log_a, log_b, uniform, mean, mean_log, z, means, log_vars):
+    """A number that depends on all that the model takes from the mixture."""
+    log_prob, log_r = density(z, kumaraswamy_log_weights(log_a, log_b, uniform), means, log_vars)
+    entropy = -(log_r.exp() * log_r).sum(-1)
+    return log_prob.mean() + entropy.mean() + expected_kumaraswamy_beta_kl(log_a, log_b, mean, mean_log).sum(-1).mean()
+
+
+def broadcast_density(z, log_pi, means, log_vars):
+    joint = log_pi[:, None] + gaussian_log_density(z[:, :, None], means[:, None], log_vars[:, None])
+    log_prob = joint.logsumexp(-1)
+    return log_prob, joint - log_prob[..., None]
+
+
+def reference(*leaves):
+    return mixture(mixture_log_density, *leaves)
+
+
+def broadcast(*leaves):
+    return mixture(broadcast_density, *leaves)
+
+
+def forms():
+    torch.compiler.reset()
+    return {"compiled": torch.compile(reference), "reference": reference, "broadcast": broadcast}
+
+
+def step(form, leaves):
+    return torch.autograd.grad(form(*leaves), [x for x in leaves if x.requires_grad])
+
+
+def test_all_forms_agree_in_double_precision():
+    leaves = inputs(3, torch.float64)
+    compiled, *others = (step(form, leaves) for form in forms().values())
+    for other in others:
+        for one, two in zip(compiled, other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", ROUNDS)
+def test_forward_and_backward(n, benchmark):
+    leaves, known = inputs(n), forms()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seconds = {name: [] for name in known}
+        for round_ in range(2 + ROUNDS[n]):
+            for name, form in known.items():
+                start = benchmark._timer()
+                step(form, leaves)
+                if round_ >= 2:
+                    seconds[name].append(benchmark._timer() - start)
+        peaks = {name: peak_bytes(lambda form=form: step(form, leaves)) for name, form in known.items()}
+    finally:
+        torch.set_num_threads(threads)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    benchmark.extra_info.update(seconds=seconds, peak_bytes=peaks)
+    for name in known:
+        times, ratio = seconds[name], medians[name] / medians["compiled"]
+        print(
+            f"\nN={n} {name}: {1e3 * min(times):.2f} / {1e3 * medians[name]:.2f} / {1e3 * max(times):.2f} ms "
+            f"({ratio:.2f} times compiled), peak {peaks[name] / 1e6:.2f} MB ({peaks[name] / peaks['broadcast']:.3f})",
+            end="",
+        )
+    benchmark.pedantic(lambda: step(known["compiled"], leaves), rounds=3)
+    assert peaks["compiled"] <= peaks["broadcast"] / 3
+    assert medians["reference"] >= 2.5 * medians["compiled"]
