@@ -121,6 +121,7 @@ def test_from_stage_to_stage_in_one_process(data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
 def test_twenty_steps_equal_one_process_with_the_whole_batch(data, tmp_path):
     """All of a run, codebook and teacher included, under each stage and at both world sizes."""

@@ -83,6 +83,7 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_two_processes_to_one_and_from_one_to_two_on_the_sample(tmp_path):
     """As a user types it, AdamW and all: both runs say the same of the same held-out windows, wherever they trained."""
     options = ["--preset", "debug", "--ds_config", "zero2", "--checkpoint-every", "3"]
