@@ -15,6 +15,7 @@ from aime_fast.balancing.rgb import RGB
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.errors import UserError
+from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.objectives.aggregator import LossAggregator
 from aime_fast.training import run_folder
@@ -77,6 +78,7 @@ class DMCVBTrainer:
 
     def __init__(self, config: TrainConfig | None = None, **options: Any) -> None:
         config = configured(config, options)
+        check_kernel_mode()
         if config.threads:
             torch.set_num_threads(config.threads)
         self._notes: list[str] = []

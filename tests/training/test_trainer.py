@@ -123,6 +123,13 @@ def test_a_run_can_be_paused_and_continued_in_one_process(data, whole, tmp_path)
     assert_same(contents(whole.checkpoint), contents(trainer.fit().checkpoint))
 
 
+def test_a_wrong_word_for_the_kernels_is_a_mistake_of_the_user(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIME_KERNELS", "cuda")
+    with pytest.raises(UserError, match="AIME_KERNELS is 'cuda'; set it to reference, triton or auto"):
+        DMCVBTrainer(**tiny_options(data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_resumes_to_nothing(data, whole):
     again = run(data, whole.folder, resume=str(whole.folder))
     assert (again.steps, again.checkpoint, again.best_psnr) == (7, whole.checkpoint, whole.best_psnr)
