@@ -180,7 +180,7 @@ def recovery(preset: str, folder: Path, rounds: int = 3) -> str:
     return (
         f"`{preset}`, {os.cpu_count()} threads: seconds from the start of a process, imports done, to the end of its "
         f"first step, least, median and most of {rounds}: of a new run {words[0]}; of a resumed one {words[1]}; "
-        f"beyond start-up {resumed[1] - new[1]:.2f}"
+        f"beyond start-up {resumed[0] - new[0]:.2f} by the least and {resumed[1] - new[1]:.2f} by the medians"
     )
 
 
