@@ -67,8 +67,10 @@ def violation(module: str, name: str) -> str | None:
         if any(part.startswith("_") for part in name.split(".")):
             return "only the public functions of kernels are imported"
         users = ("aime_fast.model", "aime_fast.objectives", "aime_fast.balancing", "aime_fast.training")
-        if not within(module, *users, "aime_fast.data.backends.resident"):
-            return "kernels serve model, objectives, balancing, training, and frames that live on the device"
+        if not within(module, *users, "aime_fast.data.backends.resident", "aime_fast.doctor"):
+            return (
+                "kernels serve model, objectives, balancing, training, frames on the device, and doctor, who shows them"
+            )
     if within(module, "aime_fast.model", "aime_fast.objectives", "aime_fast.balancing") and within(
         name, "aime_fast.data", "aime_fast.evaluation", "aime_fast.watching", "aime_fast.planning", "aime_fast.cli"
     ):

@@ -151,14 +151,17 @@ class RGB:
         return np.ones(len(losses))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: d (this rank's shards), angles, counter, previous losses; empty at first."""
-        if self._angles is None:
+        """All that a resumed run needs: d (this rank's shards), angles, counter, previous losses; empty at first.
+
+        The tensors of d are the ones that the next call overwrites, the others are copies.
+        """
+        if self._angles is None or self._counter is None or self._losses is None:
             return {}
         return {
             "direction": self.direction,
-            "angles": self._angles,
-            "counter": self._counter,
-            "losses": self._losses,
+            "angles": self._angles.clone(),
+            "counter": self._counter.clone(),
+            "losses": self._losses.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
