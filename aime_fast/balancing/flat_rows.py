@@ -27,6 +27,8 @@ class FlatRows:
         overlap: reduce a task's gradient while the next task's backward pass runs.
     """
 
+    averages = False
+
     def __init__(
         self,
         parameters: Sequence[torch.nn.Parameter],
@@ -70,15 +72,20 @@ class FlatRows:
             self._finish()
 
     def _flatten(self, group: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor:
-        flat = torch.zeros(group.numel, device=self._device)
+        flat = torch.empty(group.numel, device=self._device)
+        parameters, zeros = group.views(flat)
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for index, pieces in zip(group.indices, group.views(flat), strict=True):
+        for index, pieces in zip(group.indices, parameters, strict=True):
             gradient = gradients[index]
-            if gradient is not None:
-                entries = gradient.flatten()
-                views += pieces
-                present += [entries] if len(pieces) == 1 else entries.split([len(piece) for piece in pieces])
+            if gradient is None:
+                zeros += pieces
+                continue
+            entries = gradient.flatten()
+            views += pieces
+            present += [entries] if len(pieces) == 1 else entries.split([len(piece) for piece in pieces])
+        if zeros:
+            torch._foreach_zero_(zeros)
         if views:
             torch._foreach_copy_(views, present)
         return flat
@@ -120,7 +127,7 @@ class FlatRows:
             if self.partition is not None:
                 self.partition.place(number, flat)
                 continue
-            for index, (entries,) in zip(group.indices, group.views(flat), strict=True):
+            for index, (entries,) in zip(group.indices, group.views(flat)[0], strict=True):
                 parameter = self.parameters[index]
                 parameter.grad = entries.view(parameter.shape)
 
@@ -157,6 +164,8 @@ class LocalRows:
     Different mathematics from one process with the whole batch: a conflict between ranks is averaged, not rotated. It
     reduces one vector a step instead of one a task.
     """
+
+    averages = True
 
     def __init__(self, shared: FlatRows) -> None:
         self.shared = shared

@@ -41,15 +41,16 @@ class FlatGroup:
             shards[cut, offset : offset + min(part, size - cut * part)] for cut in range(self.cuts) if cut * part < size
         ]
 
-    def views(self, flat: Tensor) -> list[list[Tensor]]:
-        """`pieces` of every parameter, in one call where parameters lie one after the other."""
+    def views(self, flat: Tensor) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """`pieces` of every parameter, and what must be zeroed before they are written: all that lies between them."""
         if self.cuts > 1:
-            return [self.pieces(flat, position) for position in range(len(self.sizes))]
+            return [self.pieces(flat, position) for position in range(len(self.sizes))], [flat]
         lengths, end = [], 0  # padding, parameter, padding, parameter, ..., padding
         for offset, size in zip(self.offsets, self.sizes, strict=True):
             lengths += [offset - end, size]
             end = offset + size
-        return [[view] for view in flat.split([*lengths, self.numel - end])[1::2]]
+        views = flat.split([*lengths, self.numel - end])
+        return [[view] for view in views[1::2]], [view for view in views[::2] if len(view)]
 
 
 class Partition(Protocol):

@@ -29,7 +29,7 @@ class BalanceReport:
     cancelled: Tensor
     """0-d bool: the unit gradients sum to zero; before the first consensus the update is then zero, see docs/rgb.md."""
     update_norm: Tensor
-    """0-d: norm of the whole update, over all shards."""
+    """0-d: norm of the whole update, over all shards, before it is clipped."""
 
     @classmethod
     def of(cls, update: Vector, rotation: Rotation) -> "BalanceReport":

@@ -85,6 +85,7 @@ class RGB:
         rows: Sequence[Sequence[Tensor | None]],
         reduce: Callable[[Tensor], Tensor] | None = None,
         losses: Tensor | Sequence[Tensor] | None = None,
+        max_norm: float | None = None,
         **overrides: Any,
     ) -> BalanceReport:
         """Replace n task gradients by their balanced update, in place and without a host synchronisation.
@@ -94,6 +95,8 @@ class RGB:
         present tensor at position k, overwritten; the other tensors keep their values.
         reduce: sums a small float64 tensor over the ranks that hold the other shards and returns it; called once.
         losses: n local loss values, needed for `adaptive_steps` only; summed over ranks by the same reduction.
+        max_norm: scale the update down to this norm over all shards, which costs nothing here; the report has the norm
+        before.
         overrides: `mu`, `lambd`, `alpha_steps`, `lr_inner`, `update_interval` for this call.
         Raises UserError when the rows do not fit each other, the number of tasks or the state.
         """
@@ -113,7 +116,12 @@ class RGB:
         rotate = self._counter % settings["update_interval"] == 0
         rotation = self._rotation(sums[: n + 1], self._angles, rotate, settings, steps)
         update = self._targets(rows, direction)
-        self._combine(rows, direction, update, rotation.coefficients, rotation.finite)
+        coefficients = rotation.coefficients
+        if max_norm is not None:
+            of_update, of_direction = coefficients.unbind()
+            clip = (max_norm / (rotation.update_norm + 1e-6)).clamp(max=1.0)
+            coefficients = torch.stack([of_update * clip, of_direction])
+        self._combine(rows, direction, update, coefficients, rotation.finite)
         # In place: a captured graph reads and writes the memory that it was captured with.
         self._angles.copy_(rotation.state_angles)
         self._counter.add_(rotation.finite)

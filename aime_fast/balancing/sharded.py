@@ -6,6 +6,7 @@ zero. Every layout answers the same calls, so the balancing and the engines know
     add(task, gradients, last)   one micro-batch's local gradients of one task join that task's row
     rows()                       all rows, complete: what `RGB.balance` takes
     reduce                       sums the partial Gram matrix over the ranks that hold different shards, or None
+    averages                     whether `merge` changes the update: then it is clipped after, not while it is made
     merge(update)                the balanced update in the form that is stepped
     norm_reduce                  sums squares of the merged update over the ranks that hold different shards, or None
     place(update)                hands the update to the optimiser
@@ -65,6 +66,7 @@ class Cut:
 class Rows(Protocol):
     """A layout of the task gradients; see the module's docstring for what each call means."""
 
+    averages: bool
     reduce: Reduce | None
     norm_reduce: Reduce | None
 
@@ -96,6 +98,7 @@ class Rows(Protocol):
 class ParameterRows:
     """This process alone: a row is the list of whole parameter gradients, taken over from autograd without a copy."""
 
+    averages = False
     reduce: Reduce | None = None
     norm_reduce: Reduce | None = None
 

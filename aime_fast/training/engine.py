@@ -26,8 +26,16 @@ ADAM_EPSILON = 1e-12
 class Balancer(Protocol):
     """What the engines ask of gradient balancing (`aime_fast.balancing.rgb.RGB`)."""
 
-    def balance(self, rows: Sequence[Sequence[Tensor | None]], reduce: Callable[[Tensor], Tensor] | None = None) -> Any:
-        """Combine the rows; the report has `.update` (a row) and `.finite` (0-d bool)."""
+    def balance(
+        self,
+        rows: Sequence[Sequence[Tensor | None]],
+        reduce: Callable[[Tensor], Tensor] | None = None,
+        max_norm: float | None = None,
+    ) -> Any:
+        """Combine the rows and clip the result to `max_norm`.
+
+        The report has `.update` (a row), `.update_norm` (0-d, before clipping) and `.finite` (0-d bool).
+        """
         ...
 
 
@@ -122,9 +130,10 @@ class Engine:
         self._micro_step = 0
         self._release()
         with record_function("balance"), torch.no_grad():
-            report = balancer.balance(self._rows.rows(), reduce=self._rows.reduce)
-            update = self._rows.merge(report.update)
-            norm = self._clipped(update)
+            rows = self._rows
+            report = balancer.balance(rows.rows(), reduce=rows.reduce, max_norm=None if rows.averages else self._clip)
+            update = rows.merge(report.update)
+            norm = self._clipped(update) if rows.averages else report.update_norm.float()
             finite = report.finite & torch.isfinite(norm)
         with record_function("step"):
             self._rows.place(update)
@@ -133,7 +142,7 @@ class Engine:
         return StepReport(report, norm, finite)
 
     def _clipped(self, update: Vector) -> Tensor:
-        """Scale the update in place to norm at most `optim.clip`; the norm before."""
+        """Scale an averaged update in place to norm at most `optim.clip`; the norm before."""
         norm = global_norm(update, self._rows.norm_reduce, self.device)
         present = [tensor for tensor in update if tensor is not None]
         if present:

@@ -156,6 +156,19 @@ def test_the_update_is_never_longer_than_one():
     assert balanced(RGB(), 1e3 * gradients(5))[0].norm() <= 1 + 1e-12
 
 
+@pytest.mark.parametrize("limit", [1e-3, 0.5, 5.0])
+def test_an_update_clipped_while_it_is_made_is_the_update_clipped_after(limit):
+    plain, clipping = RGB(), RGB()
+    for step in range(3):
+        rows = gradients(3, seed=step)
+        whole, report = balanced(plain, [row.clone() for row in rows])
+        found, clipped = balanced(clipping, [row.clone() for row in rows], max_norm=limit)
+        torch.testing.assert_close(report.update_norm, whole.norm(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(clipped.update_norm, report.update_norm, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found, whole * min(1.0, limit / (whole.norm().item() + 1e-6)), rtol=1e-11, atol=0)
+        torch.testing.assert_close(join(clipping.direction), join(plain.direction), rtol=0, atol=0)
+
+
 def test_attribute_style_use():
     model = torch.nn.Linear(4, 3)
     x = torch.randn(8, 4)

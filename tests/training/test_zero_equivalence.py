@@ -201,7 +201,7 @@ def test_what_a_step_sends_and_holds(results, stage):
     if stage == 0:
         assert found == {"allreduce": tasks * size, "rows": whole_rows}
         return
-    assert found.pop("allreduce") == (tasks + 1) ** 2 + 1  # the Gram matrix, and the norm before clipping
+    assert found.pop("allreduce") == (tasks + 1) ** 2  # the Gram matrix, which the norm for clipping follows from
     assert whole_rows / 2 <= found.pop("rows") <= (whole_rows + padding) / 2
     gathered = sum(count for name, count in found.items() if name.lstrip("_").startswith("allgather"))
     reduced = sum(count for name, count in found.items() if "reduce_scatter" in name)

@@ -45,18 +45,24 @@ class Toy(nn.Module):
 class MeanReport:
     update: list[Tensor | None]
     finite: Tensor
+    update_norm: Tensor
 
 
 class Mean:
     """Plain average of the task gradients, in the form `RGB.balance` has."""
 
-    def balance(self, rows: Any, reduce: Any = None) -> MeanReport:
+    def balance(self, rows: Any, reduce: Any = None, max_norm: float | None = None) -> MeanReport:
         update: list[Tensor | None] = []
         for parts in zip(*rows, strict=True):
             present = [part for part in parts if part is not None]
             update.append(torch.stack(present).sum(0) / len(rows) if present else None)
-        total = torch.stack([part.sum() for part in update if part is not None]).sum()
-        return MeanReport(update, torch.isfinite(total if reduce is None else reduce(total)))
+        square = torch.stack([part.double().square().sum() for part in update if part is not None]).sum()
+        norm = (square if reduce is None else reduce(square)).sqrt()
+        if max_norm is not None:
+            for part in update:
+                if part is not None:
+                    part.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return MeanReport(update, torch.isfinite(norm), norm)
 
 
 class NoDraws:

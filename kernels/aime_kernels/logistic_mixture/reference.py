@@ -137,7 +137,7 @@ def _components(offsets: Tensor, bins: _Bins, blocks: Tensor, wanted: bool) -> T
     coupling.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh, in a third of the time
     growth.neg_().exp_().add_(SCALE_CEILING).reciprocal_()
     inverse = torch.rsub(growth, SMALLEST_SCALE, alpha=-NEUTRAL_SCALE).reciprocal_()
-    y.neg_().add_(offsets)
+    torch.sub(offsets, y, out=y)
     red, green = y[:, :, :2].clone().unbind(2)  # how far they lie from their own locations
     c0, c1, c2 = coupling.unbind(2)
     y[:, :, 1].addcmul_(c0, red, value=-1.0)
@@ -159,13 +159,13 @@ def _components(offsets: Tensor, bins: _Bins, blocks: Tensor, wanted: bool) -> T
     log_prob.sub_(distance.sum(2))
     if wanted:
         growth.addcmul_(growth, growth, value=-SCALE_CEILING).mul_(inverse).mul_(NEUTRAL_SCALE)
-        # h d log p / dh, then d log p / dy, both at fixed other; outer bins depend on k alone.
+        # h d log p / dh, then -d log p / dy, both at fixed other; outer bins depend on k alone.
         by_width = cosh.div_(sinh).addcmul_(sinh.mul_(q), density, value=-1.0).mul_(h).mul_(bins.inner)
         slope = torch.mul(q, bins.inner).add_(bins.inner).add_(bins.outer, alpha=0.5)
-        slope.mul_(density).mul_(q.neg_().add_(1.0))
-        slope = torch.copysign(slope, y).neg_().add_(bins.outer, alpha=0.5)
-        growth.mul_(y.mul_(slope).add_(by_width)).neg_()
-        pull = slope.mul_(bins.flip).mul_(inverse).neg_()
+        slope.mul_(density).addcmul_(slope, q, value=-1.0)
+        fall = torch.copysign(slope, y).sub_(bins.outer, alpha=0.5)
+        growth.mul_(y.mul_(fall).sub_(by_width))
+        pull = fall.mul_(bins.flip).mul_(inverse)
         y.copy_(pull)
         _, of_green, of_blue = pull.unbind(2)
         y[:, :, 0].addcmul_(c0, of_green, value=-1.0).addcmul_(c1, of_blue, value=-1.0)
