@@ -14,7 +14,7 @@ help:
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
 	@echo 'make test   the tests; ARGS="-m slow" runs the long ones'
 	@echo 'make test-kernels  every kernel in the interpreter and compiled for three GPUs; needs none'
-	@echo 'make bench  the benchmarks; ARGS passes flags to pytest'
+	@echo 'make bench  the benchmarks; ARGS=benchmarks/test_bench_rgb.py picks some, and passes flags to pytest'
 	@echo 'make check  lint, format and types'
 	@echo 'PYTHON=python3.12 picks the interpreter that makes .venv (3.11 or newer)'
 
@@ -38,8 +38,9 @@ test-kernels: $(READY)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/parity -m 'slow or not slow' $(ARGS)
 	$(BIN)/python -m pytest tests/kernels/test_ahead_of_time.py tests/kernels/test_dispatch.py -m 'slow or not slow' $(ARGS)
 
+bench: ARGS ?= benchmarks
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
