@@ -155,3 +155,27 @@ def test_every_micro_batch_needs_a_row(data, tmp_path):
     with pytest.raises(Exception, match="batch_size"):
         trainer_of(data, tmp_path, optim={"accumulation": 3})
     assert preset_config("debug").optim.accumulation == 1
+
+
+class Calls(TorchDispatchMode):
+    """Counts operator calls, views and all."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_operator_calls_of_a_step_are_bounded_and_do_not_grow_with_the_frames(tmp_path):
+    """Forward, losses, three backward passes, balancing and AdamW at the sizes of `small`."""
+    counts = []
+    for frames in (4, 7):
+        loader = {"batch_size": 1, "sequence_length": frames}
+        trainer = DMCVBTrainer(preset="small", steps=9, loader=loader, out=str(tmp_path / f"{frames}"))
+        trainer.step(trainer.step.fetch(0), 0.5)
+        inputs = trainer.step.fetch(1)
+        with Calls() as calls:
+            trainer.step(inputs, 0.5)
+        counts.append(calls.count)
+    assert counts[0] == counts[1] <= 6000
