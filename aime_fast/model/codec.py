@@ -78,8 +78,8 @@ class Decoder(nn.Module):
         )
         self.channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Linear(width, self.patch**2 * self.channels)
-        self.linear = nn.Linear(config.latent_dim, 3 * config.image_size**2, bias=False)
-        nn.init.zeros_(self.linear.weight)
+        self.centre = nn.Linear(config.latent_dim, 3 * config.image_size**2, bias=False)
+        nn.init.zeros_(self.centre.weight)
 
     def forward(self, latent: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """z [B, T, D] and slots [B, T, S, d] -> parameters and centre of each sub-image.
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         # A product a frame: as one product of all frames autograd would rearrange the largest tensor twice.
         weight = self.head.weight.expand(len(features), -1, -1)
         parameters = torch.baddbmm(self.head.bias[:, None], weight, features.flatten(2))
-        centre = self.linear(latent).view(-1, self.patch**2, 3, side, side)
+        centre = self.centre(latent).view(-1, self.patch**2, 3, side, side)
         return parameters.view(-1, self.patch**2, self.channels, side, side), centre
 
 
