@@ -41,8 +41,8 @@ OBJECTIVES = ("elbo_terms", "perceiver_terms", "predictive_terms")
 """Regions of the aggregator, a task each."""
 BALANCING = ("_gram", "_rotation", "_combine")
 """Regions of RGB: the two passes over the gradients, and the small problem between them."""
-ONE_LOOP = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
-"""Inductor options for the pixel likelihood: by default its one loop over the pixels is cut into dozens."""
+FUSION = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
+"""Inductor options for the pixel likelihood: by default its work on a pixel is cut into more loops."""
 
 
 class Compilation:
@@ -73,7 +73,7 @@ class Compilation:
             for method in methods:
                 compile_method(model.get_submodule(name), method)
         for method in OBJECTIVES:
-            compile_method(aggregator, method, options=ONE_LOOP if method == "elbo_terms" else None)
+            compile_method(aggregator, method, options=FUSION if method == "elbo_terms" else None)
         for method in BALANCING:
             compile_method(rgb, method)
 
