@@ -1,9 +1,11 @@
 """Frame encoder q(z_t | x_t, c_t), decoder p(x_t | z_t, slots_t), and the pixel likelihoods."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
@@ -90,11 +92,31 @@ class Decoder(nn.Module):
         grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
         features = self.layers(grid)
         side = features.shape[-1]
-        # A product a frame: as one product of all frames autograd would rearrange the largest tensor twice.
-        weight = self.head.weight.expand(len(features), -1, -1)
-        parameters = torch.baddbmm(self.head.bias[:, None], weight, features.flatten(2))
+        parameters = _PixelMap.apply(features, self.head.weight, self.head.bias)
         centre = self.centre(latent).view(-1, self.patch**2, 3, side, side)
         return parameters.view(-1, self.patch**2, self.channels, side, side), centre
+
+
+class _PixelMap(torch.autograd.Function):
+    """A linear map at every pixel: features [N, F, h, w], weight [C, F], bias [C] -> [N, C, h * w].
+
+    A product a frame, because as one product of all frames autograd would rearrange the result, the largest tensor of a
+    step, twice; and the gradient of channels-last features is channels-last, as the convolutions before it want it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        return torch.baddbmm(bias[:, None], weight.expand(len(features), -1, -1), features.flatten(2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, weight = ctx.saved_tensors
+        pixels = features.movedim(1, -1).to(upstream.dtype)
+        of_pixels = torch.bmm(upstream.mT, weight.to(upstream.dtype).expand(len(features), -1, -1)).view_as(pixels)
+        of_weight = torch.bmm(upstream, pixels.flatten(1, 2)).sum(0)
+        return of_pixels.movedim(-1, 1).to(features.dtype), of_weight.to(weight.dtype), upstream.sum(2).sum(0).to(weight.dtype)
 
 
 def subimages(frames: Tensor, patch: int) -> Tensor:

@@ -62,7 +62,9 @@ class Codebook(nn.Module):
             flat = encodings.detach().float().flatten(0, -2)
             scores = torch.addmm((self.codes**2).sum(1), flat, self.codes.t(), alpha=-2)
             near = scores <= scores.amin(1, keepdim=True) + SAME * flat.shape[1]
-            ids = near.to(torch.uint8).argmax(1)
+            # The least index, since a compiler makes ten times longer code of an argmax of what is true.
+            order = torch.arange(len(self.codes), dtype=torch.int32, device=flat.device)
+            ids = torch.where(near, order, len(order) - 1).amin(1).long()  # the last one for NaN
             # Before the first update the codes mean nothing: nothing is quantised, nothing is pulled to them.
             codes = torch.where(self.counts.any(), self.codes[ids].view_as(encodings), encodings)
             return ids.view(encodings.shape[:-1]), codes

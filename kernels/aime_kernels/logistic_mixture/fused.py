@@ -12,9 +12,9 @@ from torch import Tensor
 from aime_kernels.logistic_mixture.parameters import FAR, HALF_BIN, NEUTRAL_SCALE, SCALE_CEILING, SMALLEST_SCALE
 
 
-def fused_log_prob(x: Tensor, offsets: Tensor, blocks: Tensor) -> Tensor:
-    """log p [N] of x [N, 3, P], given its offsets from the centre and blocks [N, M, 10, P]; differentiable once."""
-    return _LogProb.apply(x, offsets, blocks)
+def fused_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; differentiable once."""
+    return _LogProb.apply(x, x - centre, blocks), (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) + centre
 
 
 class _LogProb(torch.autograd.Function):

@@ -11,8 +11,7 @@ most 4.3). An outer bin, x = -1 or 1, is open to one side: its probability is si
 same form with y replaced by k, 1 for 2 sinh h, 1 for 2 cosh h + q, and min(k, 0) for log q = -|y|.
 
 This is the largest elementwise job of a CPU step (10 M values a pixel), hence in place and a piece at a time: it
-keeps one tensor (the gradient) where autograd through the same formula keeps some forty. Inside a caller that is being
-compiled, `fused.py` takes its place.
+keeps one tensor (the gradient) where autograd through the same formula keeps some forty.
 """
 
 from typing import Any, NamedTuple
@@ -21,15 +20,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aime_kernels.logistic_mixture.fused import fused_log_prob
 from aime_kernels.logistic_mixture.parameters import (
     FAR,
     HALF_BIN,
     NEUTRAL_SCALE,
     SCALE_CEILING,
     SMALLEST_SCALE,
-    components,
-    logistic_mixture_mean,
 )
 
 _PIECES = 4
@@ -38,33 +34,9 @@ _NEGLIGIBLE = -80.0
 """Nats below the best component where a component's share is no longer computed, for the same reason."""
 
 
-def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> Tensor:
-    """Log-probability of whole frames, in nats: [N, 3, H, W] and parameters [N, 10 M, H, W] -> [N].
-
-    frames: on the 256 levels of [-1, 1], not differentiated; parameters: float32 or float64, differentiable once;
-    centre: [N, 3, H, W], what the locations are offsets from, differentiable once, zero where not given.
-    Raises ValueError when the shapes do not fit.
-    """
-    return logistic_mixture_terms(frames, parameters, centre)[0]
-
-
-def logistic_mixture_terms(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`logistic_mixture_log_prob` [N] and `logistic_mixture_mean` [N, 3, H, W]; differentiable once.
-
-    For both in one loss: parameters then get one gradient, where adding that of each up would move them thrice more.
-    """
-    blocks = components(parameters)
-    n, _, height, width = parameters.shape
-    if frames.shape != (n, 3, height, width):
-        raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
-    x = frames.to(parameters.dtype)
-    if torch.compiler.is_compiling():
-        offsets = x if centre is None else x - centre
-        log_prob = fused_log_prob(x.flatten(2), offsets.expand_as(x).flatten(2), blocks)
-        return log_prob, logistic_mixture_mean(parameters, centre)
-    around = None if centre is None else centre.expand_as(x).flatten(2)
-    log_prob, mean = _Terms.apply(x.flatten(2), around, blocks)
-    return log_prob, mean.unflatten(2, (height, width))
+def reference_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; differentiable once."""
+    return _Terms.apply(x, centre, blocks)
 
 
 class _Terms(torch.autograd.Function):
@@ -74,9 +46,9 @@ class _Terms(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, centre: Tensor | None, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
         wanted = any(ctx.needs_input_grad)
-        offsets = x if centre is None else x - centre
+        offsets = x - centre
         # A copy of the parameters is turned into their gradient in place.
         gradient = torch.empty_like(blocks, memory_format=torch.contiguous_format) if wanted else None
         outs = [None] * _PIECES if gradient is None else gradient.tensor_split(_PIECES)
@@ -89,7 +61,7 @@ class _Terms(torch.autograd.Function):
         mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1)
         ctx.save_for_backward(gradient, blocks)
         ctx.set_materialize_grads(False)
-        return torch.cat(total), mean if centre is None else mean.add_(centre)
+        return torch.cat(total), mean.add_(centre)
 
     @staticmethod
     @once_differentiable
