@@ -56,6 +56,7 @@ CHECKS = (
     Check("CUDA", f"{PROBES}:cuda", "reinstall the NVIDIA driver; nvidia-smi must list the card"),
     Check("triton", f"{PROBES}:triton", "pip install 'triton>=3.6'; the CPU does without"),
     Check("kernels", f"{PROBES}:kernels", "set AIME_KERNELS=reference: plain PyTorch everywhere"),
+    Check("C++", f"{PROBES}:native", "set AIME_KERNELS=reference: plain PyTorch everywhere"),
     Check(
         "DeepSpeed",
         f"{PROBES}:deepspeed",

@@ -82,6 +82,16 @@ def kernels() -> Finding:
     return Finding("; ".join(report()))
 
 
+def native() -> Finding:
+    """Whether the pixel likelihood has its C++ form on this CPU, which is built now if it never was."""
+    from aime_kernels.logistic_mixture.native import build_obstacle
+
+    reason = build_obstacle()
+    if reason is None:
+        return Finding("the pixel likelihood runs as C++")
+    return Finding("on a CPU the pixel likelihood runs as torch operators, in four times the time", reason)
+
+
 def deepspeed() -> Finding:
     """DeepSpeed and the accelerator it has chosen."""
     import deepspeed

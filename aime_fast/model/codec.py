@@ -115,8 +115,8 @@ class _PixelMap(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         pixels = features.movedim(1, -1).to(upstream.dtype)
         of_pixels = torch.bmm(upstream.mT, weight.to(upstream.dtype).expand(len(features), -1, -1)).view_as(pixels)
-        of_weight = torch.bmm(upstream, pixels.flatten(1, 2)).sum(0)
-        return of_pixels.movedim(-1, 1).to(features.dtype), of_weight.to(weight.dtype), upstream.sum(2).sum(0).to(weight.dtype)
+        of_weight = torch.bmm(upstream, pixels.flatten(1, 2)).sum(0).to(weight.dtype)
+        return of_pixels.movedim(-1, 1).to(features.dtype), of_weight, upstream.sum(2).sum(0).to(weight.dtype)
 
 
 def subimages(frames: Tensor, patch: int) -> Tensor:

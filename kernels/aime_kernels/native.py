@@ -1,4 +1,4 @@
-"""C++ for CPUs: built by the machine's own compiler when first needed, kept in the user's cache, called through ctypes."""
+"""C++ for CPUs: built by the machine's own compiler when first needed, kept in the user's cache."""
 
 import ctypes
 import functools

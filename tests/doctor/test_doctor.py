@@ -170,3 +170,13 @@ def _usage(gigabytes):
 
 def _status(finding):
     return "ok" if not finding.fix else "warning" if finding.limits else "failed"
+
+
+def test_the_form_of_the_pixel_likelihood(monkeypatch, tmp_path):
+    check = next(check for check in CHECKS if check.name == "C++")
+    assert checks.run_check(check).status in ("ok", "warning")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    row = checks.run_check(check)
+    assert row.status == "warning" and "torch operators" in row.found
+    assert row.fix in ("no C++ compiler; install g++", "the CPU has no AVX2")

@@ -89,7 +89,10 @@ def test_both_terms_in_one_loss_equal_the_textbook_form(around, compiled):
 @needs_compiler
 @pytest.mark.filterwarnings("default")  # torch's tracer warns of what it does itself
 @pytest.mark.parametrize("spread", [1.5, 20.0])
-def test_compiled_float32_against_float64(spread):
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+def test_compiled_float32_against_float64(spread, mode, monkeypatch):
+    monkeypatch.setenv("AIME_KERNELS", mode)
+    torch.compiler.reset()
     frames, parameters = example(4, 5, 6, 6, spread, torch.float32)
     exact_parameters = parameters.detach().double().requires_grad_()
     exact = logistic_mixture_log_prob(frames.double(), exact_parameters)
@@ -102,7 +105,9 @@ def test_compiled_float32_against_float64(spread):
 
 
 @pytest.mark.parametrize("spread", [1.5, 20.0])
-def test_float32_against_float64(spread):
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+def test_float32_against_float64(spread, mode, monkeypatch):
+    monkeypatch.setenv("AIME_KERNELS", mode)
     frames, parameters = example(4, 5, 6, 6, spread, torch.float32)
     exact_parameters = parameters.detach().double().requires_grad_()
     exact = logistic_mixture_log_prob(frames.double(), exact_parameters)

@@ -1,8 +1,9 @@
 // The likelihood of reference.py with its mean, and the gradient of both, each in one pass over the parameters: as many
-// pixels at a time as a vector has lanes, with everything between in registers or on the stack. Names and formulas are those of fused.py.
+// pixels at a time as a vector has lanes, with everything between in registers or on the stack. Names and formulas are
+// those of fused.py. The gradient is computed anew from the parameters rather than kept beside them.
 //
-// Frames x and centre are [N, 3, P], blocks [N, M, 10, P], all contiguous. Vectors are an extension of GCC and Clang, which
-// split them where a machine's are shorter. Comparisons are false for a NaN and then keep it.
+// Frames x and centre are [N, 3, P], blocks [N, M, 10, P], all contiguous. Vectors are an extension of GCC and Clang.
+// Comparisons are false for a NaN and then keep it.
 
 #include <cstdint>
 #include <cstring>
@@ -109,8 +110,8 @@ struct Channel {
 
 // Of a channel `distance` away from its location.
 //
-// Divisions cost as much as exponentials. Two are left: with E = e^-raw, 1/s = (E + C)^2 / ((E + C) (S (E + C) + N)); and
-// with e = e^-h, both 1/sinh h and the density are multiples of 1 / ((1 - e^2) (e + q (1 + e^2) + q^2 e)).
+// Divisions cost as much as exponentials. Two are left: with E = e^-raw, 1/s is (E + C)^2 / ((E + C) (S (E + C) + N)),
+// and with e = e^-h, both 1/sinh h and the density are multiples of 1 / ((1 - e^2) (e + q (1 + e^2) + q^2 e)).
 inline Channel channel(Vector distance, Vector raw, const Seen& seen) {
     const Vector narrow = exponential(at_most(NARROWEST, at_least(WIDEST, -raw)));
     const Vector sum = narrow + SCALE_CEILING;
@@ -278,8 +279,8 @@ inline void each_group(long pixels, Work work) {
 extern "C" {
 
 // log p [N] and mean [N, 3, P].
-void terms(const float* x, const float* centre, const float* blocks, long frames, long mixtures, long pixels, int threads,
-           float* log_prob, float* mean) {
+void terms(const float* x, const float* centre, const float* blocks, long frames, long mixtures, long pixels,
+           int threads, float* log_prob, float* mean) {
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch(mixtures);
@@ -289,7 +290,8 @@ void terms(const float* x, const float* centre, const float* blocks, long frames
             double sum = 0.0;
             each_group(pixels, [&](auto lanes, long first) {
                 const long at = frame + first;
-                const Pixels<decltype(lanes)> group(lanes, x + at, centre + at, blocks + block + first, mixtures, pixels);
+                const float* parameters = blocks + block + first;
+                const Pixels<decltype(lanes)> group(lanes, x + at, centre + at, parameters, mixtures, pixels);
                 sum += values(group, scratch, centre + at, mean + at);
             });
             log_prob[n] = static_cast<float>(sum);

@@ -1,0 +1,60 @@
+"""The pixel likelihood with its mean and both gradients on a CPU: C++, the operators of torch, and their compiled form.
+
+The sizes are those of a step of `small`: 512 sub-images of 32 x 32, 5 components. Target: the C++ form takes at most
+half of the time of torch's operators, and is no slower than `fused.py` compiled.
+
+Run with `make bench ARGS="-s benchmarks/test_bench_likelihood.py"`; rounds alternate: all forms see one machine.
+"""
+
+import statistics
+
+import pytest
+import torch
+
+from aime_fast.training.host_memory import keep_freed_memory
+from aime_kernels.logistic_mixture.fused import fused_terms
+from aime_kernels.logistic_mixture.native import build_obstacle, native_terms
+from aime_kernels.logistic_mixture.reference import reference_terms
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+FRAMES, COMPONENTS, PIXELS, ROUNDS = 512, 5, 1024, 12
+FUSION = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
+
+
+def test_forward_and_backward(benchmark):
+    if reason := build_obstacle():
+        pytest.skip(reason)
+    keep_freed_memory()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (FRAMES, 3, PIXELS), generator=generator) * (2 / 255) - 1
+    leaves = [
+        torch.randn(shape, generator=generator).requires_grad_()
+        for shape in ((FRAMES, 3, PIXELS), (FRAMES, COMPONENTS, 10, PIXELS))
+    ]
+    pulls = torch.randn(FRAMES, generator=generator), torch.randn(FRAMES, 3, PIXELS, generator=generator)
+    compiled = torch.compile(fused_terms, fullgraph=True, dynamic=False, options=FUSION)
+    forms = {"C++": native_terms, "compiled": compiled, "operators": reference_terms}
+
+    def step(form):
+        return torch.autograd.grad(form(x, *leaves), leaves, pulls)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seconds = {name: [] for name in forms}
+        for round_ in range(2 + ROUNDS):
+            for name, form in forms.items():
+                start = benchmark._timer()
+                step(form)
+                if round_ >= 2:
+                    seconds[name].append(benchmark._timer() - start)
+        benchmark.pedantic(lambda: step(native_terms), rounds=3)
+    finally:
+        torch.set_num_threads(threads)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    benchmark.extra_info.update(seconds=seconds)
+    for name, times in seconds.items():
+        shown = " / ".join(f"{1e3 * value:.1f}" for value in (min(times), medians[name], max(times)))
+        print(f"\n{name}: {shown} ms ({medians[name] / medians['C++']:.2f} times C++)", end="")
+    assert medians["operators"] >= 2 * medians["C++"]
+    assert medians["compiled"] >= medians["C++"]

@@ -1,0 +1,177 @@
+"""C++ for CPUs: built once, whole or not at all, and equal to the float64 oracle for every number of pixels."""
+
+import ctypes
+import threading
+
+import pytest
+import torch
+from test_logistic_mixture import example, textbook_log_prob
+
+from aime_kernels import logistic_mixture_terms, native
+from aime_kernels.logistic_mixture import native as mixture
+
+SUM = 'extern "C" int sum(int a, int b) { return a + b; }\n'
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """An empty cache folder and no memory of earlier builds."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    yield tmp_path
+    native.library.cache_clear()
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "adder"
+    folder.mkdir()
+    (folder / "sum.cpp").write_text(SUM)
+    return folder / "sum.cpp"
+
+
+@pytest.fixture
+def buildable():
+    """Skips where this machine cannot build, with the reason that a user would read."""
+    if reason := mixture.build_obstacle():
+        pytest.skip(reason)
+
+
+def both(frames, parameters, centre, weights, pull):
+    """log p, mean and the gradients of parameters and centre."""
+    leaves = [parameters.detach().requires_grad_(), centre.detach().requires_grad_()]
+    log_prob, mean = logistic_mixture_terms(frames, *leaves)
+    return log_prob, mean, *torch.autograd.grad((log_prob * weights).sum() + (mean * pull).sum(), leaves)
+
+
+def oracle(frames, parameters, centre, weights, pull):
+    leaves = [parameters.detach().double().requires_grad_(), centre.detach().double().requires_grad_()]
+    log_prob = textbook_log_prob(frames.double(), leaves[0], leaves[1][:, None])
+    blocks = leaves[0].unflatten(1, (-1, 10))
+    mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) + leaves[1]
+    return log_prob, mean, *torch.autograd.grad((log_prob * weights).sum() + (mean * pull).sum(), leaves)
+
+
+def inputs(n, mixtures, height, width, spread=1.0):
+    frames, parameters = example(n, mixtures, height, width, spread, torch.float32)
+    return frames, parameters, 0.3 * torch.randn_like(frames), torch.randn(n), torch.randn_like(frames)
+
+
+@pytest.mark.parametrize("pixels", [(1, 1), (3, 5), (4, 4), (1, 17), (5, 7), (8, 8)])
+@pytest.mark.parametrize("mixtures", [1, 5, 10])
+def test_every_number_of_pixels_equals_the_oracle(buildable, pixels, mixtures):
+    given = inputs(3, mixtures, *pixels)
+    assert mixture.native_obstacle(given[1]) is None
+    log_prob, mean, of_parameters, of_centre = both(*given)
+    exact = oracle(*given)
+    # A sum of channels of up to some hundred nats each, and derivatives up to e^7 that meet with either sign.
+    torch.testing.assert_close(log_prob.double(), exact[0], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(mean.double(), exact[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(of_parameters.double(), exact[2], rtol=1e-4, atol=2e-3)
+    torch.testing.assert_close(of_centre.double(), exact[3], rtol=1e-4, atol=4e-3)
+
+
+def test_no_frames_at_all(buildable):
+    frames, parameters = torch.zeros(0, 3, 2, 2), torch.zeros(0, 20, 2, 2, requires_grad=True)
+    log_prob, mean = logistic_mixture_terms(frames, parameters)
+    (log_prob.sum() + mean.sum()).backward()
+    assert log_prob.shape == (0,) and mean.shape == (0, 3, 2, 2) and parameters.grad.shape == (0, 20, 2, 2)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_spoils_its_own_frame_and_no_other(buildable, poison):
+    given = inputs(4, 3, 3, 7)
+    clean = both(*given)
+    parameters = given[1].detach().clone()
+    parameters[2, 11] = poison  # the location of a component
+    spoilt = both(given[0], parameters, *given[2:])
+    rest = [0, 1, 3]
+    for before, after in zip(clean, spoilt, strict=True):
+        assert torch.equal(before[rest], after[rest])
+    assert not spoilt[1][2].isfinite().all() and not spoilt[2][2].isfinite().all()
+
+
+def test_threads_and_strides_change_nothing(buildable):
+    given = inputs(5, 4, 6, 6)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(both(*given))
+    finally:
+        torch.set_num_threads(threads)
+    strided = [x.detach().contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in given]
+    found.append(both(*strided))
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.filterwarnings("default")  # torch's own checks warn of what they do
+def test_torch_accepts_the_operators(buildable):
+    x, centre, blocks = torch.randn(2, 3, 5).clamp(-1, 1), torch.randn(2, 3, 5), torch.randn(2, 3, 10, 5)
+    torch.library.opcheck(mixture.native_terms, (x, centre.requires_grad_(), blocks.requires_grad_()))
+    rest = (torch.randn(2), torch.randn(2, 3, 5))
+    torch.library.opcheck(mixture.native_terms_backward, (x, centre.detach(), blocks.detach(), *rest))
+
+
+def test_the_reference_can_be_asked_for(monkeypatch):
+    given = inputs(2, 3, 4, 4)
+    found = both(*given)
+    monkeypatch.setenv("AIME_KERNELS", "reference")
+    assert mixture.native_obstacle(given[1]) == "AIME_KERNELS=reference"
+    for ours, theirs in zip(found, both(*given), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=4e-3)
+
+
+def test_a_library_is_built_once(buildable, fresh, source, monkeypatch):
+    assert native.library(source).sum(2, 3) == 5
+    (kept,) = (fresh / "aime_kernels" / "native").iterdir()
+    assert kept.name.startswith("adder-") and kept.suffix == ".so"
+    monkeypatch.setattr(native, "_build", lambda *_: pytest.fail("built again"))
+    native.library.cache_clear()
+    assert native.library(source).sum(2, 3) == 5
+
+
+def test_another_source_is_another_library(buildable, fresh, source):
+    native.library(source)
+    source.write_text(SUM.replace("a + b", "a * b"))
+    native.library.cache_clear()
+    assert native.library(source).sum(2, 3) == 6
+
+
+def test_builds_at_once_leave_one_whole_library(buildable, source, tmp_path):
+    target, faults = tmp_path / "sum.so", []
+
+    def build():
+        try:
+            native._build([native.compiler(), "-shared", "-fPIC", str(source)], target)
+        except native.NativeUnavailable as error:
+            faults.append(error)
+
+    workers = [threading.Thread(target=build) for _ in range(4)]
+    [worker.start() for worker in workers]
+    [worker.join() for worker in workers]
+    assert not faults and ctypes.CDLL(str(target)).sum(2, 3) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adder", "sum.so"]
+
+
+def test_without_a_compiler_the_operators_of_torch_run_and_the_reason_is_told(fresh, monkeypatch):
+    given = inputs(2, 2, 3, 3)
+    expected = both(*given)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    native.library.cache_clear()
+    reason = mixture.native_obstacle(given[1])
+    assert reason in ("no C++ compiler; install g++", "the CPU has no AVX2")
+    for ours, theirs in zip(both(*given), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=4e-3)
+
+
+def test_a_failing_compiler_is_quoted(buildable, fresh, source):
+    source.write_text("this is no C++\n")
+    with pytest.raises(native.NativeUnavailable, match=r"fails: .*sum\.cpp.*error"):
+        native.library(source)
+    assert not any((fresh / "aime_kernels" / "native").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_costs_a_build_a_process(buildable, fresh, source):
+    (fresh / "aime_kernels").write_text("a file where the folder would be")
+    assert native.library(source).sum(2, 3) == 5
