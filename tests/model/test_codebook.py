@@ -50,3 +50,14 @@ def test_few_dead_codes_move_at_a_step_and_onto_what_is_served_worst():
     moved = (codebook.codes - before).norm(dim=1) > 1
     assert moved.sum() == CODES // REVIVED_SHARE == 2
     assert {round(code.mean().item()) for code in codebook.codes[moved]} == {5, -5}
+
+
+def test_the_nearest_code_is_chosen_and_what_is_not_a_number_gets_some_code():
+    codebook, _ = started()
+    encodings = torch.randn(3, 50, DIM)
+    ids, codes = codebook(encodings)
+    distances = torch.cdist(encodings.double(), codebook.codes.double())
+    assert torch.equal(ids, distances.argmin(-1)) and torch.equal(codes, codebook.codes[ids])
+    encodings[1, 7] = float("nan")
+    spoilt, _ = codebook(encodings)
+    assert 0 <= spoilt[1, 7] < CODES and (spoilt != ids).sum() <= 1
