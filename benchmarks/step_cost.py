@@ -6,8 +6,9 @@ CPU seconds a sequence, seconds a step, peak memory, the phases, operator calls,
 convolutions and matrix products (attention and the LSTM are among these). The steps are the trainer's own
 (`TrainingStep` on the recorded sample, plain engine) after two of warm-up, COMPILE is on or off [off]. CPU seconds are
 user plus system time of the whole process; phases and products come from profiles of three more steps, operator calls
-(views and all) from a count of one. Profiled calls are another measure, that compiled steps have too: every event of an
-operator, those that it calls itself included, and every compiled graph.
+(views and all) from a count of one. Compiled steps are also timed against steps as written, in turn. Profiled calls are
+another measure, that compiled steps have too: every event of an operator, those that it calls itself included, and
+every compiled graph.
 """
 
 import json
@@ -20,6 +21,7 @@ from statistics import median
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from aime_fast.training.compilation import uncompiled
 from aime_fast.training.host_memory import keep_freed_memory
 from aime_fast.training.trainer import DMCVBTrainer
 
@@ -59,7 +61,7 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
     with tempfile.TemporaryDirectory() as folder:
         loader = {"batch_size": batch_size}
         options = {"out": f"{folder}/run", "threads": threads, "loader": loader, "compile": compile}
-        trainer = DMCVBTrainer(preset=preset, steps=steps + 6, **options)
+        trainer = DMCVBTrainer(preset=preset, steps=3 * steps + 7, **options)
         module = trainer.engine.module
         parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
 
@@ -79,11 +81,16 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             profiles.append(profile.key_averages())
         products = median(sum(e.self_cpu_time_total for e in events if e.key in PRODUCT_KEYS) for events in profiles)
         spent = {event.key: event.cpu_time_total / 1e6 for event in profiles[-1]}
-        calls = None  # the dispatcher's mode and a compiled graph exclude each other
+        calls = over_written = None  # the dispatcher's mode and a compiled graph exclude each other
         if compile == "off":
             with OperatorCalls() as counted:
                 step(steps + 5)
             calls = counted.count
+        else:
+            as_written = uncompiled()(step)
+            as_written(steps + 5)
+            pairs = [(step(index)[0], as_written(index + 1)[0]) for index in range(steps + 6, 3 * steps + 6, 2)]
+            over_written = round(median(pair[0] for pair in pairs) / median(pair[1] for pair in pairs), 2)
         return {
             "preset": preset,
             "batch_size": batch_size,
@@ -94,6 +101,7 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             "cpu_seconds_a_sequence": [round(f(costs), 3) for f in (min, median, max)],
             "seconds_a_step": [round(f(walls), 3) for f in (min, median, max)],
             "step_over_products": round(median(walls) / (products / 1e6), 2),
+            "compiled_over_as_written": over_written,
             "operator_calls": calls,
             "profiled_calls": sum(e.count for e in profiles[-1] if "::" in e.key or "CompiledFxGraph" in e.key),
             "peak_memory_gb": round(peak / 1e9, 2),
