@@ -29,13 +29,28 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, [given] if given else ["g++", "clang++"])), None)
 
 
-@functools.cache
 def library(source: Path) -> ctypes.CDLL:
     """The shared library of a C++ file, built now if this user has not built it for this kind of CPU.
 
     Raises `NativeUnavailable`: no compiler, a build that fails, or a CPU whose vectors are too short to gain by it
-    (less than AVX2; torch's operators are faster there).
+    (less than AVX2; torch's operators are faster there). A process tries once.
     """
+    found = attempt(source)
+    if isinstance(found, str):
+        raise NativeUnavailable(found)
+    return found
+
+
+@functools.cache
+def attempt(source: Path) -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    try:
+        return _opened(source)
+    except NativeUnavailable as error:
+        return str(error)
+
+
+def _opened(source: Path) -> ctypes.CDLL:
     level = _LEVELS.get(torch.backends.cpu.get_cpu_capability())
     if level is None or platform.machine().lower() not in ("x86_64", "amd64"):
         raise NativeUnavailable("the CPU has no AVX2")
@@ -47,7 +62,7 @@ def library(source: Path) -> ctypes.CDLL:
     target = _folder() / f"{source.parent.name}-{key[:16]}.so"
     if not target.exists():
         _build([found, *flags, str(source)], target)
-    # Its OpenMP runtime is the one that torch has loaded: both go by the name libgomp.so.1.
+    # With g++ its OpenMP runtime is the one that torch has loaded: both go by the name libgomp.so.1.
     try:
         return ctypes.CDLL(str(target))
     except OSError as error:

@@ -17,9 +17,9 @@ SUM = 'extern "C" int sum(int a, int b) { return a + b; }\n'
 def fresh(tmp_path, monkeypatch):
     """An empty cache folder and no memory of earlier builds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.library.cache_clear()
+    native.attempt.cache_clear()
     yield tmp_path
-    native.library.cache_clear()
+    native.attempt.cache_clear()
 
 
 @pytest.fixture
@@ -127,14 +127,14 @@ def test_a_library_is_built_once(buildable, fresh, source, monkeypatch):
     (kept,) = (fresh / "aime_kernels" / "native").iterdir()
     assert kept.name.startswith("adder-") and kept.suffix == ".so"
     monkeypatch.setattr(native, "_build", lambda *_: pytest.fail("built again"))
-    native.library.cache_clear()
+    native.attempt.cache_clear()
     assert native.library(source).sum(2, 3) == 5
 
 
 def test_another_source_is_another_library(buildable, fresh, source):
     native.library(source)
     source.write_text(SUM.replace("a + b", "a * b"))
-    native.library.cache_clear()
+    native.attempt.cache_clear()
     assert native.library(source).sum(2, 3) == 6
 
 
@@ -158,7 +158,7 @@ def test_without_a_compiler_the_operators_of_torch_run_and_the_reason_is_told(fr
     given = inputs(2, 2, 3, 3)
     expected = both(*given)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    native.library.cache_clear()
+    native.attempt.cache_clear()
     reason = mixture.native_obstacle(given[1])
     assert reason in ("no C++ compiler; install g++", "the CPU has no AVX2")
     for ours, theirs in zip(both(*given), expected, strict=True):
@@ -170,6 +170,17 @@ def test_a_failing_compiler_is_quoted(buildable, fresh, source):
     with pytest.raises(native.NativeUnavailable, match=r"fails: .*sum\.cpp.*error"):
         native.library(source)
     assert not any((fresh / "aime_kernels" / "native").iterdir())
+
+
+def test_a_compiler_that_fails_is_asked_once(buildable, fresh, source, monkeypatch):
+    script = fresh / "compiler"
+    script.write_text(f"#!/bin/sh\necho asked >> {fresh}/asked\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    for _ in range(3):
+        with pytest.raises(native.NativeUnavailable, match="fails: no message"):
+            native.library(source)
+    assert (fresh / "asked").read_text() == "asked\n"
 
 
 def test_a_cache_that_cannot_be_written_costs_a_build_a_process(buildable, fresh, source):

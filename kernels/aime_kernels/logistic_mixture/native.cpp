@@ -13,10 +13,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
 #else
-constexpr int LANES = 4;
+constexpr int LANES = 8;
 #endif
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef std::int32_t Bits __attribute__((vector_size(4 * LANES)));
