@@ -11,6 +11,7 @@ import statistics
 import pytest
 import torch
 
+from aime_fast.training.compilation import FUSION
 from aime_fast.training.host_memory import keep_freed_memory
 from aime_kernels.logistic_mixture.fused import fused_terms
 from aime_kernels.logistic_mixture.native import build_obstacle, native_terms
@@ -18,7 +19,6 @@ from aime_kernels.logistic_mixture.reference import reference_terms
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 FRAMES, COMPONENTS, PIXELS, ROUNDS = 512, 5, 1024, 12
-FUSION = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
 
 
 def test_forward_and_backward(benchmark):

@@ -7,7 +7,6 @@ a fused operator already, and a few copies) runs as without compilation. Every r
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,6 +22,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from aime_fast.balancing.rgb import RGB
 from aime_fast.errors import UserError
 from aime_fast.objectives.aggregator import LossAggregator
+from aime_kernels.native import compiler
 
 PARTS = {
     "tokenizer": ("forward",),
@@ -55,10 +55,9 @@ class Compilation:
     """
 
     def __init__(self, model: nn.Module, aggregator: LossAggregator, rgb: RGB, device: torch.device) -> None:
-        if device.type == "cpu" and not any(map(shutil.which, _compilers())):
-            raise UserError(
-                f"--compile on needs a C++ compiler ({' or '.join(_compilers())}); install g++, or leave it"
-            )
+        if device.type == "cpu" and compiler() is None:
+            looked_for = os.environ.get("CXX") or "g++ or clang++"
+            raise UserError(f"--compile on needs a C++ compiler ({looked_for}); install g++, or leave it")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder())
         # Else the first of several backward passes over one graph may write over what the next one reads.
         functorch_config.donated_buffer = False
@@ -128,8 +127,3 @@ def cache_folder() -> Path:
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "aime_fast" / "compiled" if given in (None, default_cache_dir()) else Path(given)
-
-
-def _compilers() -> list[str]:
-    given = os.environ.get("CXX")
-    return [given] if given else ["g++", "clang++"]

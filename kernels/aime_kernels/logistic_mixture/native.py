@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aime_kernels.dispatch import kernel_mode
-from aime_kernels.native import NativeUnavailable, library
+from aime_kernels.native import attempt, library
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -25,11 +25,8 @@ def native_obstacle(parameters: Tensor) -> str | None:
 @torch.compiler.assume_constant_result
 def build_obstacle() -> str | None:
     """Why this machine has no C++ form, built now if it never was; None where it has."""
-    try:
-        library(_SOURCE)
-    except NativeUnavailable as error:
-        return str(error)
-    return None
+    found = attempt(_SOURCE)
+    return found if isinstance(found, str) else None
 
 
 @torch.library.custom_op("aime_kernels::logistic_mixture_terms", mutates_args=(), device_types="cpu")
