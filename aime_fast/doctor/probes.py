@@ -83,9 +83,12 @@ def kernels() -> Finding:
 
 
 def native() -> Finding:
-    """Whether the pixel likelihood has its C++ form on this CPU, which is built now if it never was."""
+    """Whether the pixel likelihood runs in its C++ form on this CPU, which is built now if it never was."""
+    from aime_kernels.dispatch import kernel_mode
     from aime_kernels.logistic_mixture.native import build_obstacle
 
+    if kernel_mode() == "reference":
+        return Finding("AIME_KERNELS=reference: the pixel likelihood runs as torch operators")
     reason = build_obstacle()
     if reason is None:
         return Finding("the pixel likelihood runs as C++")

@@ -180,3 +180,6 @@ def test_the_form_of_the_pixel_likelihood(monkeypatch, tmp_path):
     row = checks.run_check(check)
     assert row.status == "warning" and "torch operators" in row.found
     assert row.fix in ("no C++ compiler; install g++", "the CPU has no AVX2")
+    monkeypatch.setenv("AIME_KERNELS", "reference")
+    row = checks.run_check(check)
+    assert (row.status, row.found) == ("ok", "AIME_KERNELS=reference: the pixel likelihood runs as torch operators")
