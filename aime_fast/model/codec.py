@@ -42,7 +42,7 @@ class PosteriorHead(nn.Module):
         self.linear = nn.Linear(3 * (config.image_size // 2) ** 2, config.latent_dim, bias=False)
         width, side = 2 * config.encoder_width, config.grid // 2
         self.down = ConvBlock(width, 2 * width, stride=2)
-        self.features = nn.Linear(2 * width * side**2, config.mlp_dim)
+        self.features = nn.Linear(side**2 * 2 * width, config.mlp_dim)
         self.context = nn.Linear(config.context_dim, config.mlp_dim, bias=False)
         self.out = nn.Sequential(
             nn.LayerNorm(config.mlp_dim), nn.SiLU(), nn.Linear(config.mlp_dim, 2 * config.latent_dim)
@@ -50,7 +50,8 @@ class PosteriorHead(nn.Module):
 
     def forward(self, frames: Tensor, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised frames [B*T, 3, H, W], features [B*T, 2w, G, G], c [B, T, C] -> mean, log-variance [B, T, D]."""
-        hidden = self.features(self.down(features).flatten(1)).unflatten(0, context.shape[:2])
+        cells = self.down(features).movedim(1, -1)  # as channels-last memory has them
+        hidden = self.features(cells.flatten(1)).unflatten(0, context.shape[:2])
         mean, raw = self.out(hidden + self.context(context)).float().chunk(2, dim=-1)
         linear = self.linear(F.avg_pool2d(frames, 2).flatten(1)).view_as(mean)
         return mean + linear, bounded_log_variance(raw - 2.0)
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
         self.patch = config.image_size // (4 * config.grid)
         inputs = config.latent_dim + config.num_slots * config.slot_dim
         self.inputs = nn.Sequential(nn.Linear(inputs, config.mlp_dim), nn.LayerNorm(config.mlp_dim), nn.SiLU())
-        self.expand = nn.Linear(config.mlp_dim, 4 * width * self.side**2)
+        self.expand = nn.Linear(config.mlp_dim, self.side**2 * 4 * width)
         self.layers = nn.Sequential(
             nn.SiLU(),
             ConvBlock(4 * width, 2 * width, stride=-2),
@@ -89,8 +90,7 @@ class Decoder(nn.Module):
         Parameters [B*T, patch^2, channels, H/patch, W/patch], centre [B*T, patch^2, 3, H/patch, W/patch].
         """
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
-        grid = hidden.unflatten(1, (-1, self.side, self.side)).contiguous(memory_format=torch.channels_last)
-        features = self.layers(grid)
+        features = self.layers(hidden.unflatten(1, (self.side, self.side, -1)).movedim(-1, 1))  # channels-last
         side = features.shape[-1]
         parameters = _PixelMap.apply(features, self.head.weight, self.head.bias)
         centre = self.centre(latent).view(-1, self.patch**2, 3, side, side)
