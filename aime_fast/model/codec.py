@@ -80,7 +80,7 @@ class Decoder(nn.Module):
             ConvBlock(width, width, stride=-2),
         )
         self.channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
-        self.head = nn.Linear(width, self.patch**2 * self.channels)
+        self.head = nn.Linear(width, self.patch**2 * self.channels, bias=False)
         self.centre = nn.Linear(config.latent_dim, 3 * config.image_size**2, bias=False)
         nn.init.zeros_(self.centre.weight)
 
@@ -92,31 +92,33 @@ class Decoder(nn.Module):
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
         features = self.layers(hidden.unflatten(1, (self.side, self.side, -1)).movedim(-1, 1))  # channels-last
         side = features.shape[-1]
-        parameters = _PixelMap.apply(features, self.head.weight, self.head.bias)
+        parameters = _PixelMap.apply(features, self.head.weight)
         centre = self.centre(latent).view(-1, self.patch**2, 3, side, side)
         return parameters.view(-1, self.patch**2, self.channels, side, side), centre
 
 
 class _PixelMap(torch.autograd.Function):
-    """A linear map at every pixel: features [N, F, h, w], weight [C, F], bias [C] -> [N, C, h * w].
+    """A linear map at every pixel: features [N, F, h, w], weight [C, F] -> [N, C, h * w].
 
     A product a frame, because as one product of all frames autograd would rearrange the result, the largest tensor of a
     step, twice; and the gradient of channels-last features is channels-last, as the convolutions before it want it.
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(features, weight)
-        return torch.baddbmm(bias[:, None], weight.expand(len(features), -1, -1), features.flatten(2))
+    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
+        pixels = features.movedim(1, -1).flatten(1, 2)
+        ctx.save_for_backward(pixels, weight)
+        ctx.shape = features.movedim(1, -1).shape
+        return torch.bmm(weight.expand(len(pixels), -1, -1), pixels.mT)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features, weight = ctx.saved_tensors
-        pixels = features.movedim(1, -1).to(upstream.dtype)
-        of_pixels = torch.bmm(upstream.mT, weight.to(upstream.dtype).expand(len(features), -1, -1)).view_as(pixels)
-        of_weight = torch.bmm(upstream, pixels.flatten(1, 2)).sum(0).to(weight.dtype)
-        return of_pixels.movedim(-1, 1).to(features.dtype), of_weight, upstream.sum(2).sum(0).to(weight.dtype)
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        pixels, weight = ctx.saved_tensors
+        of_pixels = torch.bmm(upstream.mT, weight.to(upstream.dtype).expand(len(pixels), -1, -1))
+        of_weight = torch.bmm(upstream, pixels.to(upstream.dtype)).sum(0)
+        of_features = of_pixels.view(ctx.shape).movedim(-1, 1)
+        return of_features.to(pixels.dtype), of_weight.to(weight.dtype)
 
 
 def subimages(frames: Tensor, patch: int) -> Tensor:

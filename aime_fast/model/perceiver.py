@@ -28,7 +28,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.query_norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
+        self.key = nn.Linear(dim, dim)  # keys and values as one map would cost a copy of both gradients side by side
+        self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
@@ -37,9 +38,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, source: Tensor | None, bias: Tensor) -> Tensor:
         """Attend: x [B, N, dim], source [B, M, dim] (None: the normalised x), bias [heads, N, M] -> [B, N, dim]."""
         normed = self.query_norm(x)
-        query = self.query(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        pairs = self.key_value(normed if source is None else source).unflatten(-1, (2, self.heads, -1))
-        key, value = pairs.permute(2, 0, 3, 1, 4).unbind(0)
+        source = normed if source is None else source
+        maps = (self.query(normed), self.key(source), self.value(source))
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in maps)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(query.dtype))
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.feed_forward(x)
