@@ -48,30 +48,33 @@ class FlatRows:
         self._shards = 1 if partition is None else world_size
         self.reduce: Reduce | None = total_over_ranks if self._shards > 1 else None
         self.norm_reduce: Reduce | None = self.reduce
-        self._rows: dict[int, list[Tensor]] = {}
-        self._local: dict[int, list[Tensor]] = {}
-        self._under_way: tuple[int, list[Tensor], list[tuple[dist.Work, Tensor]]] | None = None
+        self._rows: dict[int, Vector] = {}
+        self._local: dict[int, Vector] = {}
+        self._under_way: tuple[int, Vector, list[tuple[dist.Work, Tensor]]] | None = None
 
     def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
         """Flatten gradients aligned with the parameters and begin to reduce them, once there is something to reduce."""
         self._finish()
         flats = [self._flatten(group, gradients) for group in self.groups]
         if task in self._local:
-            torch._foreach_add_(flats, self._local.pop(task))
+            flats = _sum(flats, self._local.pop(task))
         if not (last or self.reduce_each):
             self._local[task] = flats
             return
-        shards, works = [], []
+        shards: Vector = []
+        works = []
         for flat in flats:
-            shard, work = self._reduce(flat)
+            shard, work = (None, None) if flat is None else self._reduce(flat)
             shards.append(shard)
-            if work is not None:
+            if work is not None and flat is not None:
                 works.append((work, flat))
         self._under_way = (task, shards, works)
         if not self.overlap:
             self._finish()
 
-    def _flatten(self, group: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor:
+    def _flatten(self, group: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor | None:
+        if self.world_size == 1 and all(gradients[index] is None for index in group.indices):
+            return None  # with other ranks there is a reduction to take part in
         flat = torch.empty(group.numel, device=self._device)
         parameters, zeros = group.views(flat)
         views: list[Tensor] = []
@@ -105,13 +108,10 @@ class FlatRows:
         self._under_way = None
         for work, _ in works:
             work.wait()
-        if task in self._rows:
-            torch._foreach_add_(self._rows[task], shards)
-        else:
-            self._rows[task] = shards
+        self._rows[task] = _sum(self._rows[task], shards) if task in self._rows else shards
 
     def rows(self) -> list[Vector]:
-        """The reduced rows in task order, one tensor a group."""
+        """The reduced rows in task order, one tensor a group; None where one process reaches no parameter of it."""
         self._finish()
         return [list(self._rows[task]) for task in sorted(self._rows)]
 
@@ -156,6 +156,14 @@ class FlatRows:
             parameter.grad = None
         if self.partition is not None:
             self.partition.clear()
+
+
+def _sum(one: Vector, other: Vector) -> Vector:
+    """The sum of two vectors, in the memory of the first where it has some."""
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    if pairs:
+        torch._foreach_add_(*(list(tensors) for tensors in zip(*pairs, strict=True)))
+    return [b if a is None else a for a, b in zip(one, other, strict=True)]
 
 
 class LocalRows:

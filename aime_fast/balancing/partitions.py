@@ -1,4 +1,4 @@
-"""How DeepSpeed cuts parameters into shards, as flat buffers: the one file that knows its private attributes.
+"""Parameters as flat buffers, cut into shards by DeepSpeed: the one file that knows its private attributes.
 
 A *group* is one flat buffer of parameters that are stepped alike; every rank owns an equal, contiguous part of it, its
 shard. ZeRO-1 and 2 lay parameters one after the other and cut the whole; ZeRO-3 cuts each parameter and lays the parts
@@ -10,10 +10,17 @@ where a version moves them.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+_ALIGNED = 32
+"""Entries in 128 bytes: where parameters start in a buffer of ours, so that vectors of them lie in one cache line."""
+_SMALL = 1 << 16
+"""Entries of a part of the module that is too small for a buffer of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,16 @@ class FlatGroup:
         """`pieces` of every parameter, and what must be zeroed before they are written: all that lies between them."""
         if self.cuts > 1:
             return [self.pieces(flat, position) for position in range(len(self.sizes))], [flat]
-        lengths, end = [], 0  # padding, parameter, padding, parameter, ..., padding
-        for offset, size in zip(self.offsets, self.sizes, strict=True):
-            lengths += [offset - end, size]
+        lengths, padding, end = [], [], 0
+        for offset, size in [*zip(self.offsets, self.sizes, strict=True), (self.numel, 0)]:
+            if offset > end:
+                padding.append(len(lengths))
+                lengths.append(offset - end)
+            lengths.append(size)
             end = offset + size
-        views = flat.split([*lengths, self.numel - end])
-        return [[view] for view in views[1::2]], [view for view in views[::2] if len(view)]
+        views = list(flat.split(lengths)[:-1])
+        zeros = [views.pop(index) for index in reversed(padding)]
+        return [[view] for view in views], zeros
 
 
 class Partition(Protocol):
@@ -72,6 +83,64 @@ def whole_group(parameters: Sequence[nn.Parameter]) -> FlatGroup:
     sizes = tuple(parameter.numel() for parameter in parameters)
     offsets = tuple(sum(sizes[:index]) for index in range(len(sizes)))
     return FlatGroup(tuple(range(len(sizes))), offsets, sizes, sum(sizes))
+
+
+class WholePartition:
+    """One process: the module's parameters become views of a few flat buffers, and the optimiser steps those.
+
+    One buffer for each large part (child) of the module and each of the optimiser's groups, so that what a task does
+    not reach costs nothing: its row has no such buffer.
+
+    Args:
+        module: on its device; its parameters keep their values.
+        optimizer: any optimiser over its trainable parameters, without state yet; it is pointed at the buffers.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        names = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        position = {id(parameter): index for index, (_, parameter) in enumerate(names)}
+        part = {id(parameter): name.partition(".")[0] for name, parameter in names}
+        self.groups: list[FlatGroup] = []
+        self._flats: list[Tensor] = []
+        for group in optimizer.param_groups:
+            own = []
+            for members in _large_parts(group["params"], part):
+                # Parameters that end inside a cache line come last: those before them start at the start of one.
+                members.sort(key=lambda parameter: parameter.numel() % _ALIGNED != 0)
+                sizes = [parameter.numel() for parameter in members]
+                starts = [0, *accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
+                own.append(members[0].new_zeros(starts[-1]))
+                for parameter, start, size in zip(members, starts, sizes, strict=False):
+                    own[-1][start : start + size] = parameter.detach().flatten()
+                    parameter.data = own[-1][start : start + size].view(parameter.shape)
+                indices = tuple(position[id(parameter)] for parameter in members)
+                self.groups.append(FlatGroup(indices, tuple(starts[:-1]), tuple(sizes), starts[-1]))
+            group["params"] = own
+            self._flats += own
+
+    def place(self, number: int, shard: Tensor) -> None:
+        """Make `shard` the gradient of buffer `number`."""
+        self._flats[number].grad = shard
+
+    def clear(self) -> None:
+        """Drop the buffers' gradients."""
+        for flat in self._flats:
+            flat.grad = None
+
+
+def _large_parts(parameters: Sequence[nn.Parameter], part: dict[int, str]) -> list[list[nn.Parameter]]:
+    """The parameters by the part they belong to, those of small parts together."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        parts.setdefault(part[id(parameter)], []).append(parameter)
+    large: list[list[nn.Parameter]] = []
+    small: list[nn.Parameter] = []
+    for members in parts.values():
+        if sum(parameter.numel() for parameter in members) < _SMALL:
+            small += members
+        else:
+            large.append(members)
+    return [*large, small] if small else large
 
 
 class OptimizerPartition:

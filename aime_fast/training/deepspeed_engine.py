@@ -79,11 +79,13 @@ class DeepSpeedEngine(Engine):
             self._deepspeed.optimizer.refresh_fp32_params()
 
     def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
-        """Under ZeRO the optimiser steps one partition a group, cut as the rows are."""
-        if not self._stage:
-            return super().optimizer_cuts()
-        shared = self._rows.shared if isinstance(self._rows, LocalRows) else self._rows
-        return list(zip((group["params"][0] for group in self.optimizer.param_groups), shared.cuts(), strict=True))
+        """One flat partition a group under ZeRO, cut as the shared rows are; without it each parameter by itself."""
+        stepped = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
+        if self._stage:
+            shared = self._rows.shared if isinstance(self._rows, LocalRows) else self._rows
+            return list(zip(stepped, shared.cuts(), strict=True))
+        position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        return [(parameter, Cut.whole(position[id(parameter)], parameter)) for parameter in stepped]
 
     @property
     def sharded(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from aime_fast.balancing.flat_rows import FlatRows
-from aime_fast.balancing.partitions import stored, whole_group
+from aime_fast.balancing.partitions import WholePartition, stored
 from aime_fast.balancing.sharded import Cut, Rows, global_norm
 from aime_fast.balancing.vectors import Vector
 from aime_fast.config import OptimConfig, TrainConfig
@@ -186,10 +186,9 @@ class Engine:
         return self._rows.cuts()
 
     def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
-        """Each tensor the optimiser steps, and how it is made of parameters."""
-        position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
-        stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        return [(parameter, Cut.whole(position[id(parameter)], parameter)) for parameter in stepped]
+        """Each tensor the optimiser steps, and how it is made of parameters: flat buffers, cut as the rows are."""
+        stepped = [flat for group in self.optimizer.param_groups for flat in group["params"]]
+        return list(zip(stepped, self._rows.cuts(), strict=True))
 
     @property
     def sharded(self) -> bool:
@@ -214,9 +213,9 @@ class PlainEngine(Engine):
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.to(device)
-        parameters = trainable(module)
-        rows = FlatRows(parameters, [whole_group(parameters)], world_size=1)
         optimizer = make_optimizer(module, config.optim, device)
+        partition = WholePartition(module, optimizer)
+        rows = FlatRows(trainable(module), partition.groups, 1, partition)
         super().__init__(module, optimizer, rows, config, device, bf16=config.optim.precision == "bf16")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from aime_fast.balancing import flat_rows
 from aime_fast.balancing.flat_rows import FlatRows
-from aime_fast.balancing.partitions import FlatGroup
+from aime_fast.balancing.partitions import FlatGroup, WholePartition
 from aime_fast.balancing.sharded import ParameterRows
 from aime_fast.errors import UserError
 from aime_fast.training.engine import Engine
@@ -31,7 +31,7 @@ class Params(nn.Module):
 
 
 def one_rank(rank, world_size, stage, align):
-    """What `named_state` asks of an engine: rank `rank` of `world_size`, cut as ZeRO stage 0, 2 or 3 does."""
+    """What `named_state` asks of an engine: rank `rank` of `world_size`, cut as ZeRO stage 0, 2 or 3 does, or plain."""
     module = Params()
     parameters = list(module.parameters())
     groups = []
@@ -41,17 +41,18 @@ def one_rank(rank, world_size, stage, align):
         offsets = torch.tensor([0] + [-(-size // cuts) for size in sizes]).cumsum(0).tolist()
         numel = offsets[-1] * cuts if stage == 3 else -(-offsets[-1] // (align * world_size)) * align * world_size
         groups.append(FlatGroup(tuple(chosen), tuple(offsets[:-1]), tuple(sizes), numel, cuts))
-    engine = SimpleNamespace(module=module, rank=rank, device="cpu", sharded=stage > 0 and world_size > 1)
+    engine = SimpleNamespace(module=module, rank=rank, device="cpu", sharded=stage in (2, 3) and world_size > 1)
     engine.parameter_names = Engine.parameter_names.fget(engine)
-    if stage:
+    if stage == "plain":
+        optimizer = torch.optim.AdamW(parameters)
+        partition = WholePartition(module, optimizer)
+        rows, stepped = FlatRows(parameters, partition.groups, 1, partition), optimizer.param_groups[0]["params"]
+    elif stage:
         rows = FlatRows(parameters, groups, world_size, partition=object())
         stepped = [nn.Parameter(torch.zeros(cut.shape)) for cut in rows.cuts()]
-        engine.optimizer_cuts = lambda: list(zip(stepped, rows.cuts(), strict=True))
     else:
         rows, stepped = ParameterRows(parameters), parameters
-        engine.optimizer = torch.optim.AdamW(stepped)
-        engine._parameters = parameters
-        engine.optimizer_cuts = lambda: Engine.optimizer_cuts(engine)
+    engine.optimizer_cuts = lambda: list(zip(stepped, rows.cuts(), strict=True))
     engine.optimizer = torch.optim.AdamW(stepped)
     engine.row_cuts = rows.cuts
     return engine
@@ -90,7 +91,7 @@ def write(folder, monkeypatch, world_size, stage, align):
     return files
 
 
-layouts = st.one_of(st.just((1, 0)), st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([2, 3])))
+layouts = st.one_of(st.just((1, 0)), st.just((1, "plain")), st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([2, 3])))
 
 
 @given(written=layouts, read=layouts, align=st.sampled_from([1, 2, 8]))
