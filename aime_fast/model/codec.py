@@ -60,9 +60,9 @@ class PosteriorHead(nn.Module):
 class Decoder(nn.Module):
     """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it.
 
-    The distribution lies around a linear map of z, the counterpart of the posterior's. Both come as `patch`^2
-    interleaved sub-images (`subimages`): parameters are the largest tensor of a step, and this way it is never
-    rearranged.
+    The distribution lies around the mean frame and a linear map of z, the counterpart of the posterior's. Both come as
+    `patch`^2 interleaved sub-images (`subimages`): parameters are the largest tensor of a step, and this way it is
+    never rearranged.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -84,8 +84,8 @@ class Decoder(nn.Module):
         self.centre = nn.Linear(config.latent_dim, 3 * config.image_size**2, bias=False)
         nn.init.zeros_(self.centre.weight)
 
-    def forward(self, latent: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, T, D] and slots [B, T, S, d] -> parameters and centre of each sub-image.
+    def forward(self, latent: Tensor, slots: Tensor, mean_frame: Tensor) -> tuple[Tensor, Tensor]:
+        """z [B, T, D], slots [B, T, S, d], mean frame [3, H, W] -> parameters and centre of each sub-image.
 
         Parameters [B*T, patch^2, channels, H/patch, W/patch], centre [B*T, patch^2, 3, H/patch, W/patch].
         """
@@ -93,7 +93,8 @@ class Decoder(nn.Module):
         features = self.layers(hidden.unflatten(1, (self.side, self.side, -1)).movedim(-1, 1))  # channels-last
         side = features.shape[-1]
         parameters = _PixelMap.apply(features, self.head.weight)
-        centre = self.centre(latent).view(-1, self.patch**2, 3, side, side)
+        centre = self.centre(latent).view(-1, self.patch**2, 3, side, side).float()
+        centre = centre + subimages(mean_frame[None], self.patch)
         return parameters.view(-1, self.patch**2, self.channels, side, side), centre
 
 

@@ -21,22 +21,26 @@ def causal_bias(queries: int, keys: int, frames: int, heads: int, device: torch.
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` over `source`, pre-normalised, with a residual feed-forward layer."""
+    """Multi-head attention of `x` over `source`, pre-normalised, with a residual feed-forward layer.
 
-    def __init__(self, dim: int, heads: int) -> None:
+    Keys and values have no biases: the softmax does not see the one, and the read-out's own stands for the other. They
+    are two maps because one would copy both gradients side by side.
+    """
+
+    def __init__(self, dim: int, heads: int, source_dim: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.query_norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)  # keys and values as one map would cost a copy of both gradients side by side
-        self.value = nn.Linear(dim, dim)
+        self.key = nn.Linear(source_dim or dim, dim, bias=False)
+        self.value = nn.Linear(source_dim or dim, dim, bias=False)
         self.out = nn.Linear(dim, dim)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
         )
 
     def forward(self, x: Tensor, source: Tensor | None, bias: Tensor) -> Tensor:
-        """Attend: x [B, N, dim], source [B, M, dim] (None: the normalised x), bias [heads, N, M] -> [B, N, dim]."""
+        """x [B, N, dim], source [B, M, source_dim] (None: the normalised x), bias [heads, N, M] -> [B, N, dim]."""
         normed = self.query_norm(x)
         source = normed if source is None else source
         maps = (self.query(normed), self.key(source), self.value(source))
@@ -57,11 +61,9 @@ class CausalPerceiver(nn.Module):
         super().__init__()
         dim, cells = config.perceiver_dim, config.grid**2
         self.heads, self.latents = config.perceiver_heads, config.perceiver_latents
-        self.embed = nn.Linear(config.code_dim, dim)
-        self.position = nn.Parameter(torch.randn(cells, dim) * 0.5)
-        self.token_norm = nn.LayerNorm(dim)
+        self.position = nn.Parameter(torch.randn(cells, config.code_dim) * 0.5)
         self.latent = nn.Parameter(torch.randn(self.latents, dim))
-        self.read = Attention(dim, self.heads)
+        self.read = Attention(dim, self.heads, config.code_dim)
         self.layers = nn.ModuleList(Attention(dim, self.heads) for _ in range(config.perceiver_layers))
         self.pool = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.context_dim))
         self.glance = nn.Linear(cells * config.code_dim, config.context_dim, bias=False)
@@ -73,7 +75,7 @@ class CausalPerceiver(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Context c [B, T, C] of codes [B, T, P, d]."""
         batch, frames, cells, _ = codes.shape
-        tokens = self.token_norm(self.embed(codes) + self.position).flatten(1, 2)
+        tokens = (codes + self.position).flatten(1, 2)
         x = self.latent.repeat(frames, 1).expand(batch, -1, -1)
         x = self.read(x, tokens, causal_bias(self.latents, cells, frames, self.heads, codes.device))
         bias = causal_bias(self.latents, self.latents, frames, self.heads, codes.device)

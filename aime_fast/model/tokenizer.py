@@ -29,7 +29,7 @@ class Tokens:
     encodings: Tensor
     """[N, G*G, d]: what was quantised, detached; feeds the codebook's moving average."""
     reconstruction: Tensor
-    """Standardised, [N, 3, H, W]."""
+    """[N, 3, H, W] in [-1, 1], not clamped."""
     commitment: Tensor
     """0-d: mean squared distance of the encodings to their codes."""
 
@@ -126,8 +126,8 @@ class Tokenizer(nn.Module):
             nn.PixelShuffle(self.patch),
         )
 
-    def forward(self, frames: Tensor) -> Tokens:
-        """Tokenize and reconstruct standardised frames [N, 3, H, W]."""
+    def forward(self, frames: Tensor, mean_frame: Tensor) -> Tokens:
+        """Tokenize standardised frames [N, 3, H, W], and reconstruct them around the mean frame [3, H, W]."""
         encodings = F.group_norm(self.encoder(frames).float(), 1).flatten(2).transpose(1, 2)
         ids, codes = in_float32(self.codebook)(encodings)
         passed = encodings + (codes - encodings).detach()
@@ -136,6 +136,6 @@ class Tokenizer(nn.Module):
             ids=ids,
             codes=codes,
             encodings=encodings.detach(),
-            reconstruction=self.decoder(grid.contiguous(memory_format=torch.channels_last)).float(),
+            reconstruction=self.decoder(grid.contiguous(memory_format=torch.channels_last)).float() + mean_frame,
             commitment=F.mse_loss(encodings, codes),
         )

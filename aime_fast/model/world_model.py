@@ -111,11 +111,10 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         """
         frames = self._check(observations, actions)
         batch, time = frames.shape[:2]
-        flat = (frames.flatten(0, 1) - self.mean_frame).mul_(CONTRAST).contiguous(memory_format=torch.channels_last)
+        flat, pixels = self.standardise(frames)
         noise = self._noise(noise, batch, time).to(flat.device)
 
-        tokens = self.tokenizer(flat)
-        tokens.reconstruction = tokens.reconstruction + self.mean_frame
+        tokens = self.tokenizer(flat, self.mean_frame)
         context = self.perceiver(tokens.codes.unflatten(0, (batch, time)))
         features = self.trunk(flat)
         with torch.no_grad():
@@ -142,7 +141,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         )
         return SequenceOutputs(
             observations=frames,
-            pixels=subimages(frames.flatten(0, 1), self.decoder.patch).contiguous(),
+            pixels=pixels,
             context=context,
             posterior_mean=mean,
             posterior_log_var=log_var,
@@ -164,12 +163,15 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             noise=noise,
         )
 
+    def standardise(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames [B, T, 3, H, W] -> what networks see of them [B*T, 3, H, W], channels last, and their `subimages`."""
+        flat = frames.flatten(0, 1)
+        seen = ((flat - self.mean_frame) * CONTRAST).contiguous(memory_format=torch.channels_last)
+        return seen, subimages(flat, self.decoder.patch).contiguous()
+
     def decode(self, latents: Tensor, slots: Tensor) -> Any:
         """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d], over B*T frames."""
-        parameters, offset = self.decoder(latents, slots)
-        return FAMILIES[self.config.likelihood](
-            parameters, offset.float() + subimages(self.mean_frame[None], self.decoder.patch)
-        )
+        return FAMILIES[self.config.likelihood](*self.decoder(latents, slots, self.mean_frame))
 
     @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:

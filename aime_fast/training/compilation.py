@@ -25,6 +25,7 @@ from aime_fast.objectives.aggregator import LossAggregator
 from aime_kernels.native import compiler
 
 PARTS = {
+    "": ("standardise",),
     "tokenizer": ("forward",),
     "perceiver": ("forward", "next_frame_logits"),
     "trunk": ("forward",),
@@ -36,7 +37,7 @@ PARTS = {
     "attention_prior": ("forward",),
     "decoder": ("forward",),
 }
-"""Regions of the model: a submodule's name, and which of its methods."""
+"""Regions of the model: a submodule's name (none for the model itself), and which of its methods."""
 OBJECTIVES = ("elbo_terms", "perceiver_terms", "predictive_terms")
 """Regions of the aggregator, a task each."""
 BALANCING = ("_gram", "_rotation", "_combine")

@@ -12,9 +12,9 @@ from aime_fast.model.codec import _PixelMap, from_subimages, subimages
 def test_a_map_at_every_pixel_is_a_convolution_of_width_one(shape, layout):
     n, inputs, outputs, height, width = shape
     features = torch.randn(n, inputs, height, width, dtype=torch.float64).contiguous(memory_format=layout)
-    leaves = [features.requires_grad_()]
-    leaves += [torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((outputs, inputs), (outputs,))]
-    found, expected = _PixelMap.apply(*leaves), F.conv2d(features, leaves[1][:, :, None, None], leaves[2]).flatten(2)
+    weight = torch.randn(outputs, inputs, dtype=torch.float64, requires_grad=True)
+    leaves = [features.requires_grad_(), weight]
+    found, expected = _PixelMap.apply(*leaves), F.conv2d(features, weight[:, :, None, None]).flatten(2)
     torch.testing.assert_close(found, expected)
     pull = torch.randn_like(expected)
     ours, theirs = (torch.autograd.grad(out, leaves, pull) for out in (found, expected))
@@ -23,8 +23,7 @@ def test_a_map_at_every_pixel_is_a_convolution_of_width_one(shape, layout):
 
 
 def test_a_map_under_autocast_keeps_its_parameters_precision():
-    features, weight, bias = torch.randn(2, 4, 3, 3), torch.randn(5, 4), torch.randn(5)
-    leaves = [x.requires_grad_() for x in (features, weight, bias)]
+    leaves = [x.requires_grad_() for x in (torch.randn(2, 4, 3, 3), torch.randn(5, 4))]
     with torch.autocast("cpu", torch.bfloat16):
         out = _PixelMap.apply(*leaves)
     assert out.dtype == torch.bfloat16
