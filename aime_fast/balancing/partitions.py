@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-
 _ALIGNED = 32
 """Entries in 128 bytes: where parameters start in a buffer of ours, so that vectors of them lie in one cache line."""
 _SMALL = 1 << 16
@@ -52,7 +51,9 @@ class FlatGroup:
         """`pieces` of every parameter, and what must be zeroed before they are written: all that lies between them."""
         if self.cuts > 1:
             return [self.pieces(flat, position) for position in range(len(self.sizes))], [flat]
-        lengths, padding, end = [], [], 0
+        lengths: list[int] = []
+        padding: list[int] = []
+        end = 0
         for offset, size in [*zip(self.offsets, self.sizes, strict=True), (self.numel, 0)]:
             if offset > end:
                 padding.append(len(lengths))

@@ -12,6 +12,11 @@ from aime_fast.config import ModelConfig
 from aime_fast.model.layers import ConvBlock, Residual, bounded_log_variance
 
 
+BIAS = 0.25
+"""Added to every feature that the decoder's head reads, which then needs no bias of its own: that would be two more
+passes over the largest tensor of a step. Without either the likelihood is learned more slowly (docs/log.md)."""
+
+
 class Trunk(nn.Module):
     """Convolutions from the frame to the G x G feature map that slots, latents and the Gram loss read."""
 
@@ -90,7 +95,8 @@ class Decoder(nn.Module):
         Parameters [B*T, patch^2, channels, H/patch, W/patch], centre [B*T, patch^2, 3, H/patch, W/patch].
         """
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
-        features = self.layers(hidden.unflatten(1, (self.side, self.side, -1)).movedim(-1, 1))  # channels-last
+        grid = hidden.unflatten(1, (self.side, self.side, -1)).movedim(-1, 1)  # channels-last
+        features = self.layers(grid).add_(BIAS)
         side = features.shape[-1]
         parameters = _PixelMap.apply(features, self.head.weight)
         centre = self.centre(latent).view(-1, self.patch**2, 3, side, side).float()

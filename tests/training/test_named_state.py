@@ -91,7 +91,9 @@ def write(folder, monkeypatch, world_size, stage, align):
     return files
 
 
-layouts = st.one_of(st.just((1, 0)), st.just((1, "plain")), st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([2, 3])))
+layouts = st.one_of(
+    st.just((1, 0)), st.just((1, "plain")), st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([2, 3]))
+)
 
 
 @given(written=layouts, read=layouts, align=st.sampled_from([1, 2, 8]))
