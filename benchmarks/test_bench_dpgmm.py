@@ -8,11 +8,9 @@ the time of `reference`, eager, and at most a third of `broadcast`'s peak memory
 Run with `make bench ARGS="-s benchmarks/test_bench_dpgmm.py"`; rounds alternate, so that all forms see one machine.
 """
 
-import statistics
-
 import pytest
 import torch
-from peak_memory import peak_bytes
+from measuring import in_turn, peak_bytes
 
 from aime_kernels import expected_kumaraswamy_beta_kl, gaussian_log_density, kumaraswamy_log_weights
 from aime_kernels.dpgmm.density import mixture_log_density
@@ -72,29 +70,18 @@ def test_all_forms_agree_in_double_precision():
 
 @pytest.mark.parametrize("n", ROUNDS)
 def test_forward_and_backward(n, benchmark):
-    leaves, known = inputs(n), forms()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        seconds = {name: [] for name in known}
-        for round_ in range(2 + ROUNDS[n]):
-            for name, form in known.items():
-                start = benchmark._timer()
-                step(form, leaves)
-                if round_ >= 2:
-                    seconds[name].append(benchmark._timer() - start)
-        peaks = {name: peak_bytes(lambda form=form: step(form, leaves)) for name, form in known.items()}
-    finally:
-        torch.set_num_threads(threads)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    leaves = inputs(n)
+    calls = {name: lambda form=form: step(form, leaves) for name, form in forms().items()}
+    seconds, medians = in_turn(benchmark, calls, ROUNDS[n])
+    peaks = {name: peak_bytes(call) for name, call in calls.items()}
     benchmark.extra_info.update(seconds=seconds, peak_bytes=peaks)
-    for name in known:
+    for name in calls:
         times, ratio = seconds[name], medians[name] / medians["compiled"]
         print(
             f"\nN={n} {name}: {1e3 * min(times):.2f} / {1e3 * medians[name]:.2f} / {1e3 * max(times):.2f} ms "
             f"({ratio:.2f} times compiled), peak {peaks[name] / 1e6:.2f} MB ({peaks[name] / peaks['broadcast']:.3f})",
             end="",
         )
-    benchmark.pedantic(lambda: step(known["compiled"], leaves), rounds=3)
+    benchmark.pedantic(calls["compiled"], rounds=3)
     assert peaks["compiled"] <= peaks["broadcast"] / 3
     assert medians["reference"] >= 2.5 * medians["compiled"]

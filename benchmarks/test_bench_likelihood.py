@@ -6,10 +6,9 @@ half of the time of torch's operators, and is no slower than `fused.py` compiled
 Run with `make bench ARGS="-s benchmarks/test_bench_likelihood.py"`; rounds alternate: all forms see one machine.
 """
 
-import statistics
-
 import pytest
 import torch
+from measuring import in_turn
 
 from aime_fast.training.compilation import FUSION
 from aime_fast.training.host_memory import keep_freed_memory
@@ -38,20 +37,9 @@ def test_forward_and_backward(benchmark):
     def step(form):
         return torch.autograd.grad(form(x, *leaves), leaves, pulls)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        seconds = {name: [] for name in forms}
-        for round_ in range(2 + ROUNDS):
-            for name, form in forms.items():
-                start = benchmark._timer()
-                step(form)
-                if round_ >= 2:
-                    seconds[name].append(benchmark._timer() - start)
-        benchmark.pedantic(lambda: step(native_terms), rounds=3)
-    finally:
-        torch.set_num_threads(threads)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    calls = {name: lambda form=form: step(form) for name, form in forms.items()}
+    seconds, medians = in_turn(benchmark, calls, ROUNDS)
+    benchmark.pedantic(calls["C++"], rounds=3)
     benchmark.extra_info.update(seconds=seconds)
     for name, times in seconds.items():
         shown = " / ".join(f"{1e3 * value:.1f}" for value in (min(times), medians[name], max(times)))

@@ -12,7 +12,7 @@ from itertools import cycle
 
 import pytest
 import torch
-from peak_memory import peak_bytes
+from measuring import peak_bytes
 
 from aime_fast.balancing.direct import direct_balance
 from aime_fast.balancing.rgb import RGB

@@ -7,6 +7,7 @@ import signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import measuring
 import numpy as np
 import pytest
 import torch
@@ -53,15 +54,4 @@ def poisoned_empty():
 @pytest.fixture
 def peak_bytes():
     """Measures a call: the most memory allocated on the CPU at one time in it, beyond what was there before."""
-
-    def measure(call):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            call()
-        events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-        live = peak = 0
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            live += event.nbytes()
-            peak = max(peak, live)
-        return peak
-
-    return measure
+    return measuring.peak_bytes

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from aime_fast.config import ModelConfig
 from aime_fast.model.layers import ConvBlock, Residual, bounded_log_variance
 
-
 BIAS = 0.25
 """Added to every feature that the decoder's head reads, which then needs no bias of its own: that would be two more
 passes over the largest tensor of a step. Without either the likelihood is learned more slowly (docs/log.md)."""

@@ -1,0 +1,37 @@
+"""What several benchmarks measure alike."""
+
+import statistics
+
+import torch
+
+
+def peak_bytes(call):
+    """The most memory that is allocated on the CPU at one time in a call, beyond what was there before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def in_turn(benchmark, forms, rounds):
+    """Seconds of each of these calls by name, and their medians: two threads, two rounds of warm-up.
+
+    Every round makes all calls, so that all see one machine. The benchmark's timer decides what a second is.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seconds = {name: [] for name in forms}
+        for round_ in range(2 + rounds):
+            for name, call in forms.items():
+                start = benchmark._timer()
+                call()
+                if round_ >= 2:
+                    seconds[name].append(benchmark._timer() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds, {name: statistics.median(times) for name, times in seconds.items()}
