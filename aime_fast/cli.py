@@ -81,9 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--sheet", dest="contact_sheet", metavar="FILE", help="write a PNG with frames of the episodes")
     look.set_defaults(command=_inspect)
 
-    judge = verbs.add_parser("evaluate", help="reconstruction PSNR of a run on held-out episodes")
+    judge = verbs.add_parser("evaluate", help="PSNR of a run on held-out episodes: reconstruction and open loop")
     judge.add_argument("--checkpoint", required=True, metavar="RUN", help="a run's folder or one checkpoint")
     judge.add_argument("--data", metavar="PATH", help="shards or a recording [the shipped sample]")
+    judge.add_argument("--context", type=_count, default=5, metavar="N", help="frames the open loop sees [5]")
+    judge.add_argument("--horizon", type=_count, default=15, metavar="N", help="frames it goes on for [15]")
     judge.set_defaults(command=_evaluate)
 
     dream = verbs.add_parser("imagine", help="draw what a run expects beyond the frames it saw, above the truth")
@@ -140,13 +142,20 @@ def _doctor(json: bool) -> int:
     return 0 if can_train(results) else 1
 
 
-def _evaluate(checkpoint: str, data: str | None) -> int:
+def _evaluate(checkpoint: str, data: str | None, context: int, horizon: int) -> int:
     from aime_fast.config import LoaderConfig
+    from aime_fast.data.backends import open_backend
+    from aime_fast.evaluation.open_loop import OPEN_LOOP_STRIDE, PARTNERS, open_loop_psnr
     from aime_fast.evaluation.reconstruction import PROTOCOL_STRIDE, reconstruction_psnr
 
     model, backend = _open(checkpoint, data, LoaderConfig())
     value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
     print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
+    loader = LoaderConfig(batch_size=PARTNERS, sequence_length=context + horizon)
+    windows = open_backend("auto", data, loader, "val", 0).evaluation_windows(OPEN_LOOP_STRIDE)
+    ahead = open_loop_psnr(model, windows, context)
+    print(f"open loop from {context} frames, {ahead.windows} held-out windows at stride {OPEN_LOOP_STRIDE}, PSNR in dB")
+    print(ahead)
     return 0
 
 

@@ -61,7 +61,10 @@ class ModelConfig:
     kl_samples: int = 4
     """Monte Carlo samples of kl_z; the first is the one used downstream."""
     prediction_probability: float = 0.5
-    """Chance that a training position uses c, slots and attention state predicted from z_t."""
+    """Chance that a training position does with what an imagined frame has: slots predicted from z_t alone, and
+    neither context nor attention state."""
+    carry_noise: float = 0.3
+    """Standard deviation of what is added in training to the z that dynamics and prior carry into the next frame."""
     teacher_decay: float = 0.995
     """EMA decay of the Gram loss's teacher."""
     codebook_decay: float = 0.99

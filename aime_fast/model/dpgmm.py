@@ -65,9 +65,10 @@ class DPGMMPrior(nn.Module):
         )
         self.sticks = nn.Linear(config.mlp_dim, 2 * (self.components - 1))
         self.concentration = nn.Linear(config.mlp_dim, 2)
-        self.gaussians = nn.Linear(config.mlp_dim, 2 * self.components * self.latent_dim)
+        self.mean = nn.Linear(config.mlp_dim, self.latent_dim)
+        self.log_vars = nn.Linear(config.mlp_dim, self.components * self.latent_dim)
         # Near each other: components that start apart leave all of z to the one that happens to lie nearest.
-        nn.init.normal_(self.gaussians.bias[: self.components * self.latent_dim], std=0.15)
+        self.offsets = nn.Parameter(0.15 * torch.randn(self.components, self.latent_dim))
         self._start_at_prior()
 
     def _start_at_prior(self) -> None:
@@ -84,16 +85,18 @@ class DPGMMPrior(nn.Module):
         """The prior of frames t.
 
         h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D], the sticks' draws U [B, T, K-1] in (0, 1). Components
-        lie around a linear map of z_{t-1}, at first the identity: frames resemble the one before (docs/log.md).
+        lie around one point foreseen from h and c, plus a linear map of z_{t-1}, at first the identity: frames resemble
+        the one before. How they lie around it is learned and the same for all frames: K guesses a frame, of which
+        the nearest counts, are K chances to learn the training frames by heart (docs/log.md).
         """
         features = self.hidden(torch.cat([hidden, context], dim=-1))
         log_a, log_b = log_softplus(self.sticks(features)).chunk(2, dim=-1)
         log_shape, log_rate = log_softplus(self.concentration(features)).unbind(-1)
-        means, raw = self.gaussians(features).float().unflatten(-1, (2, self.components, self.latent_dim)).unbind(2)
+        centre = (self.mean(features) + self.carry(latent)).float()
         return MixturePrior(
             log_weights=kumaraswamy_log_weights(log_a, log_b, uniform),
-            means=means + self.carry(latent).float()[:, :, None],
-            log_vars=bounded_log_variance(raw),
+            means=centre[:, :, None] + self.offsets,
+            log_vars=bounded_log_variance(self.log_vars(features).float().unflatten(-1, self.offsets.shape)),
             log_a=log_a,
             log_b=log_b,
             log_concentration=log_shape,

@@ -1,4 +1,4 @@
-"""What happens between frames: the LSTM over the whole sequence, and what z_t alone says of a frame."""
+"""What happens between frames: the LSTM over the whole sequence, and the slots that z_t alone foretells."""
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +34,14 @@ class Dynamics(nn.Module):
         return in_float32(self.lstm)(torch.cat([latent, context, attention, actions], dim=-1), state)
 
 
-class FramePredictor(nn.Module):
-    """Context, slots and attention state of a frame from its z alone: what an imagined frame has instead of pixels."""
+class SlotPredictor(nn.Module):
+    """Slots of a frame from its z alone: what the decoder of an imagined frame has instead of pixels."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.slots = (config.num_slots, config.slot_dim)
-        self.sizes = [config.context_dim, config.num_slots * config.slot_dim, config.attention_state_dim]
-        self.net = mlp(config.latent_dim, config.mlp_dim, sum(self.sizes), layers=2)
+        self.net = mlp(config.latent_dim, config.mlp_dim, config.num_slots * config.slot_dim, layers=2)
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z [..., D] -> context [..., C], slots [..., S, d], attention state [..., N]."""
-        context, slots, state = self.net(latent).float().split(self.sizes, dim=-1)
-        return context, slots.unflatten(-1, self.slots), state
+    def forward(self, latent: Tensor) -> Tensor:
+        """z [..., D] -> slots [..., S, d]."""
+        return self.net(latent).float().unflatten(-1, self.slots)

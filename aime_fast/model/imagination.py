@@ -46,6 +46,7 @@ def _roll(
     hidden, context, latent = (
         x[:, -1:].repeat_interleave(samples, 0) for x in (hidden, filtered.context, filtered.latents)
     )
+    no_attention = filtered.attention.state.new_zeros(batch * samples, 1, model.config.attention_state_dim)
     state = (state[0].repeat_interleave(samples, 1), state[1].repeat_interleave(samples, 1))
     future = actions[:, known:].repeat_interleave(samples, 0)
     sticks = (batch * samples, 1, model.config.max_components - 1)
@@ -55,9 +56,8 @@ def _roll(
         latent = model.prior(hidden, context, latent, uniform.to(hidden.device)).sample(generator)
         latents.append(latent)
         if step < future.shape[1]:
-            context, _, attention = model.predictor(latent)
-            hidden, state = model.dynamics(latent, context, attention, future[:, step : step + 1], state)
+            context = torch.zeros_like(context)
+            hidden, state = model.dynamics(latent, context, no_attention, future[:, step : step + 1], state)
     imagined = torch.cat(latents, dim=1)
-    _, slots, _ = model.predictor(imagined)
-    frames = model.decode(imagined, slots).mean()
+    frames = model.decode(imagined, model.predictor(imagined)).mean()
     return frames.view(batch, samples, len(latents), *frames.shape[1:])

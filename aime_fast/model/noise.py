@@ -19,7 +19,9 @@ class Noise:
     sticks: Tensor
     """Uniform [B, T, K-1] in (0, 1): the sticks' inverse-CDF draws."""
     substitute: Tensor
-    """Bool [B, T]: positions that use c, slots and attention state predicted from z_t."""
+    """Bool [B, T]: positions that do with what an imagined frame has: slots predicted from z_t, no c, no attention."""
+    carried: Tensor
+    """Standard normal [B, T, D]: what is added, scaled, to the z that dynamics and prior carry into the next frame."""
     candidates: Tensor
     """int64 [num_codes]: flat (sequence, frame, cell) indices of the global batch offered to dead codes."""
     first_row: int = 0
@@ -27,12 +29,12 @@ class Noise:
 
     def rows(self, start: int, stop: int) -> "Noise":
         """The draws of sequences `start` to `stop` of this slice."""
-        sliced = {f.name: getattr(self, f.name)[start:stop] for f in fields(self)[:3]}
+        sliced = {f.name: getattr(self, f.name)[start:stop] for f in fields(self)[:4]}
         return replace(self, **sliced, first_row=self.first_row + start)
 
     def to(self, device: torch.device) -> "Noise":
         """The same draws on `device`."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)[:4]})
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)[:5]})
 
 
 def draw_noise(config: ModelConfig, key: int, batch: int, frames: int) -> Noise:
@@ -45,6 +47,7 @@ def draw_noise(config: ModelConfig, key: int, batch: int, frames: int) -> Noise:
         sticks=uniform.clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN),
         substitute=torch.rand(batch, frames, generator=generator) < config.prediction_probability,
         candidates=torch.randint(batch * frames * cells, (config.num_codes,), generator=generator),
+        carried=torch.randn(batch, frames, config.latent_dim, generator=generator),
     )
 
 
@@ -54,5 +57,6 @@ def no_noise(config: ModelConfig, batch: int, frames: int) -> Noise:
         latent=torch.zeros(batch, frames, config.kl_samples, config.latent_dim),
         sticks=torch.full((batch, frames, config.max_components - 1), 0.5),
         substitute=torch.zeros(batch, frames, dtype=torch.bool),
+        carried=torch.zeros(batch, frames, config.latent_dim),
         candidates=torch.zeros(config.num_codes, dtype=torch.int64),
     )

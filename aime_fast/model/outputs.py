@@ -43,8 +43,8 @@ class SequenceOutputs:
     """Log of the maps predicted for frames 1 .. T-1, [B, T-1, S, P]."""
     motion: Tensor
     """Predicted motion field into frames 1 .. T-1, [B, T-1, 2, P], in grid widths."""
-    predicted: tuple[Tensor, Tensor, Tensor]
-    """Context, slots and attention state predicted from z alone."""
+    predicted: Tensor
+    """Slots predicted from z alone, [B, T, S, d]."""
     hidden_states: Tensor
     """h [B, T, H]."""
     likelihood: Likelihood

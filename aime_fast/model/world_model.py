@@ -16,7 +16,7 @@ from aime_fast.errors import UserError
 from aime_fast.model.attention_schema import BottomUpAttention, TopDownAttention
 from aime_fast.model.codec import Decoder, PosteriorHead, Trunk, subimages
 from aime_fast.model.dpgmm import DPGMMPrior
-from aime_fast.model.dynamics import Dynamics, FramePredictor
+from aime_fast.model.dynamics import Dynamics, SlotPredictor
 from aime_fast.model.imagination import imagine
 from aime_fast.model.layers import previous
 from aime_fast.model.likelihood import FAMILIES
@@ -72,7 +72,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         self.attention = BottomUpAttention(config)
         self.attention_prior = TopDownAttention(config)
         self.dynamics = Dynamics(config)
-        self.predictor = FramePredictor(config)
+        self.predictor = SlotPredictor(config)
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":
@@ -126,14 +126,17 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
 
         # The predictive task does not pull on what it predicts from: its pull does not fade when it has learned to.
         predicted = self.predictor(latents.detach())
-        seen = (context, attention.slots, attention.state)
-        used_context, used_slots, used_state = substitute(noise.substitute, predicted, seen)
+        # As in imagination: no context, no attention, slots from z, and a z that is not quite the right one.
+        imagined = noise.substitute[..., None]
+        used_slots = torch.where(imagined[..., None], predicted, attention.slots)
+        used_context, used_state = context.masked_fill(imagined, 0.0), attention.state.masked_fill(imagined, 0.0)
+        carried = latents + self.config.carry_noise * noise.carried
         start = self.dynamics.start_state(batch)
-        hidden, _ = self.dynamics(latents, used_context, used_state, actions, start)
+        hidden, _ = self.dynamics(carried, used_context, used_state, actions, start)
         prior = self.prior(
             previous(hidden, start[0][-1, 0]),
             previous(used_context, self.prior.start_context),
-            previous(latents, self.prior.start_latent),
+            previous(carried, self.prior.start_latent),
             noise.sticks,
         )
         prior_log_maps, motion = self.attention_prior(
@@ -247,12 +250,6 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         if observations.dtype == torch.uint8:
             return normalise_frames(observations.movedim(2, -1))
         return observations
-
-
-def substitute(where: Tensor, predicted: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[Tensor]:
-    """Where the mask [B, T] is true the predicted tensor [B, T, ...], elsewhere the seen one."""
-    masks = [where.view(*where.shape, *[1] * (tensor.ndim - 2)) for tensor in seen]
-    return [torch.where(mask, guess, true) for mask, guess, true in zip(masks, predicted, seen, strict=True)]
 
 
 def check_sizes(config: ModelConfig) -> None:

@@ -94,6 +94,28 @@ def test_noise_rows_are_those_of_the_global_batch(model):
     assert torch.equal(part.latent, noise.latent[2:3])
 
 
+def test_where_a_frame_counts_as_imagined_dynamics_get_neither_context_nor_attention(model):
+    noise = model.draw_noise(3, B, T)
+    seen = []
+    model.dynamics.register_forward_hook(lambda module, inputs, outputs: seen.extend(inputs[:3]))
+    outputs = model(*window(), noise)
+    carried, context, attention = seen
+    assert noise.substitute.any()
+    assert not noise.substitute.all()
+    for given, true in ((context, outputs.context), (attention, outputs.attention.state)):
+        assert not given[noise.substitute].any()
+        assert torch.equal(given[~noise.substitute], true[~noise.substitute])
+    torch.testing.assert_close(carried, outputs.latents + CONFIG.carry_noise * noise.carried)
+
+
+def test_components_lie_alike_around_the_point_that_is_foreseen(model):
+    means = model(*window(), model.draw_noise(0, B, T)).prior.means
+    apart = means - means.mean(2, keepdim=True)
+    torch.testing.assert_close(apart, apart[:1, :1].expand_as(apart), rtol=1e-4, atol=1e-5)
+    assert apart[0, 0].std() > 0.05
+    assert means.mean(2).std(1).max() > 0.01
+
+
 def test_imagination_needs_only_context_and_actions(model):
     observations, actions = window()
     frames = model.imagine(observations[:, :2], actions, samples=3)
