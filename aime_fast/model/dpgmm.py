@@ -103,6 +103,10 @@ class DPGMMPrior(nn.Module):
             log_rate=log_rate,
         )
 
+    def divergences(self, prior: MixturePrior) -> tuple[Tensor, Tensor]:
+        """`stick_kl` and `alpha_kl`."""
+        return self.stick_kl(prior), self.alpha_kl(prior)
+
     def stick_kl(self, prior: MixturePrior) -> Tensor:
         """E_alpha KL(Kumaraswamy(a, b) || Beta(1, alpha)) summed over the sticks, in nats, [B, T].
 

@@ -139,6 +139,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             previous(carried, self.prior.start_latent),
             noise.sticks,
         )
+        stick_kl, alpha_kl = self.prior.divergences(prior)
         prior_log_maps, motion = self.attention_prior(
             attention.maps[:, :-1].detach(), hidden[:, :-1].detach(), latents[:, :-1].detach(), actions[:, :-1]
         )
@@ -151,8 +152,8 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             samples=samples,
             latents=latents,
             prior=prior,
-            stick_kl=self.prior.stick_kl(prior),
-            alpha_kl=self.prior.alpha_kl(prior),
+            stick_kl=stick_kl,
+            alpha_kl=alpha_kl,
             attention=attention,
             prior_log_maps=prior_log_maps,
             motion=motion,

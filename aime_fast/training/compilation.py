@@ -33,7 +33,7 @@ PARTS = {
     "posterior": ("forward",),
     "attention": ("forward",),
     "predictor": ("forward",),
-    "prior": ("forward", "stick_kl", "alpha_kl"),
+    "prior": ("forward", "divergences"),
     "attention_prior": ("forward",),
     "decoder": ("forward",),
 }
