@@ -57,16 +57,17 @@ inline Vector at_most(float high, Vector x) { return x > high ? Vector{} + high 
 inline Vector magnitude(Vector x) { return (Vector)((Bits)x & 0x7fffffff); }
 inline Vector with_sign(Vector x, Vector sign) { return (Vector)((Bits)x | ((Bits)sign & (1 << 31))); }
 
-// e^x for x in [-87, 87], to 2.2 units in the last place.
+// e^x for x in [-87, 87], to two units in the last place.
 inline Vector exponential(Vector x) {
     const Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: its last bits are the nearest integer
     const Vector n = shifted - 12582912.0f;
     const Vector r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
-    Vector p = r * 8.3147800e-3f + 4.1890460e-2f;
-    p = p * r + 1.6667089e-1f;
-    p = p * r + 4.9999230e-1f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    Vector p = r * 1.9875691e-4f + 1.3981999e-3f;
+    p = p * r + 8.3334519e-3f;
+    p = p * r + 4.1665796e-2f;
+    p = p * r + 1.6666665e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
     return p * (Vector)(((Bits)shifted << 23) + 0x3f800000);
 }
 
