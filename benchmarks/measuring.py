@@ -1,6 +1,7 @@
 """What several benchmarks measure alike."""
 
 import statistics
+from contextlib import contextmanager
 
 import torch
 
@@ -17,21 +18,27 @@ def peak_bytes(call):
     return peak
 
 
-def in_turn(benchmark, forms, rounds):
-    """Seconds of each of these calls by name, and their medians: two threads, two rounds of warm-up.
-
-    Every round makes all calls, so that all see one machine. The benchmark's timer decides what a second is.
-    """
+@contextmanager
+def two_threads():
+    """Every figure of the documents is of two, which a compiled form also depends on."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        seconds = {name: [] for name in forms}
-        for round_ in range(2 + rounds):
-            for name, call in forms.items():
-                start = benchmark._timer()
-                call()
-                if round_ >= 2:
-                    seconds[name].append(benchmark._timer() - start)
+        yield
     finally:
         torch.set_num_threads(threads)
+
+
+def in_turn(benchmark, forms, rounds):
+    """Seconds of each of these calls by name, and their medians, after two rounds of warm-up.
+
+    Every round makes all calls, so that all see one machine. The benchmark's timer decides what a second is.
+    """
+    seconds = {name: [] for name in forms}
+    for round_ in range(2 + rounds):
+        for name, call in forms.items():
+            start = benchmark._timer()
+            call()
+            if round_ >= 2:
+                seconds[name].append(benchmark._timer() - start)
     return seconds, {name: statistics.median(times) for name, times in seconds.items()}

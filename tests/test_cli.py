@@ -140,6 +140,16 @@ def test_evaluate_prints_the_psnr(capsys, recording, trained):
     code, out, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", recording)
     assert (code, err) == (0, "")
     assert 0 < float(re.search(r"PSNR (\d+\.\d\d) dB", out)[1]) < 20
+    assert "open loop from 5 frames, 1 held-out windows at stride 10" in out
+    shown = {line[:32].strip(): line[32:].split() for line in out.splitlines()[2:]}
+    assert shown["frames ahead"] == ["1", "2", "5", "10", "15"]
+    assert all(0 < float(value) < 20 for value in shown["mean of the futures"])
+
+
+def test_evaluate_refuses_a_horizon_beyond_the_episodes_before_it_computes(capsys, recording, trained):
+    code, out, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", recording, "--horizon", "16")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "21" in err
 
 
 def test_imagine_draws_the_future(capsys, tmp_path, recording, trained):

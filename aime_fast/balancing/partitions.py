@@ -93,7 +93,7 @@ class WholePartition:
     not reach costs nothing: its row has no such buffer.
 
     Args:
-        module: on its device; its parameters keep their values.
+        module: on its device; its parameters keep their values, and lie contiguous afterwards.
         optimizer: any optimiser over its trainable parameters, without state yet; it is pointed at the buffers.
     """
 

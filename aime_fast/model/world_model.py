@@ -106,8 +106,8 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         Args:
             observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
             actions: float [B, T, A]; a_t is taken after seeing frame t.
-            noise: the step's draws, from `draw_noise`; none means posterior means, median sticks and no substitution
-                in evaluation mode, and draws keyed by torch's global generator in training mode.
+            noise: the step's draws, from `draw_noise`; none means posterior means, median sticks, no substitution and
+                nothing added to z in evaluation mode, and draws keyed by torch's global generator in training mode.
         """
         frames = self._check(observations, actions)
         batch, time = frames.shape[:2]

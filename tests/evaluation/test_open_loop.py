@@ -14,7 +14,7 @@ T = CONTEXT + HORIZON
 class World(nn.Module):
     """Frames of one grey level, which each action raises by as many levels of 256; `imagine` knows that.
 
-    A future is too bright by the number of levels in `errors` at its key.
+    Future number i is too bright by `errors[i]` levels.
     """
 
     def __init__(self, errors=(0,), heeds_actions=True):
@@ -26,9 +26,10 @@ class World(nn.Module):
     def imagine(self, observations, actions, samples=1, key=0):
         assert observations.shape[1:] == (CONTEXT, 3, 8, 8)
         assert actions.shape[1] == T - 1
-        raised = actions[:, CONTEXT - 1 :, 0].cumsum(1) * self.heeds_actions + self.errors[key]
-        levels = observations[:, -1:].float() + raised[..., None, None, None]
-        return (levels / 127.5 - 1)[:, None]
+        raised = actions[:, None, CONTEXT - 1 :, 0].cumsum(2) * self.heeds_actions
+        raised = raised + torch.tensor(self.errors)[:samples, None]
+        levels = observations[:, None, -1:].float() + raised[..., None, None, None]
+        return levels / 127.5 - 1
 
 
 def windows(starts, actions):
