@@ -4,11 +4,11 @@
 
 CPU seconds a sequence, seconds a step, peak memory, the phases, operator calls, and a step's time over that of its
 convolutions and matrix products (attention and the LSTM are among these). The steps are the trainer's own
-(`TrainingStep` on the recorded sample, plain engine) after two of warm-up, COMPILE is on or off [off]. CPU seconds are
-user plus system time of the whole process; phases and products come from profiles of three more steps, operator calls
-(views and all) from a count of one. Compiled steps are also timed against steps as written, in turn. Profiled calls are
-another measure, that compiled steps have too: every event of an operator, those that it calls itself included, and
-every compiled graph.
+(`TrainingStep` on the recorded sample, plain engine) after four of warm-up, COMPILE is on or off [off]. CPU seconds are
+user plus system time of the whole process. Phases and products come from profiles of every other step, so that both
+times of a ratio see one machine; operator calls (views and all) from a count of one more. Compiled steps are also timed
+against steps as written, in turn. Profiled calls are another measure, that compiled steps have too: every event of an
+operator, those that it calls itself included, and every compiled graph.
 """
 
 import json
@@ -61,7 +61,7 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
     with tempfile.TemporaryDirectory() as folder:
         loader = {"batch_size": batch_size}
         options = {"out": f"{folder}/run", "threads": threads, "loader": loader, "compile": compile}
-        trainer = DMCVBTrainer(preset=preset, steps=3 * steps + 7, **options)
+        trainer = DMCVBTrainer(preset=preset, steps=4 * steps + 6, **options)
         module = trainer.engine.module
         parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
 
@@ -71,26 +71,32 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             trainer.step(inputs, 0.5)
             return time.perf_counter() - wall, (time.process_time() - cpu) / batch_size
 
-        first = [step(index)[0] for index in range(2)]
-        walls, costs = zip(*(step(2 + index) for index in range(steps)), strict=True)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        profiles = []
-        for index in range(3):
+        def profiled_step(index: int) -> dict[str, tuple[int, float, float]]:
+            """Calls, seconds and own seconds of every operator and phase."""
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-                step(steps + 2 + index)
-            profiles.append(profile.key_averages())
-        products = median(sum(e.self_cpu_time_total for e in events if e.key in PRODUCT_KEYS) for events in profiles)
-        spent = {event.key: event.cpu_time_total / 1e6 for event in profiles[-1]}
+                step(index)
+            return {
+                event.key: (event.count, event.cpu_time_total / 1e6, event.self_cpu_time_total / 1e6)
+                for event in profile.key_averages()
+            }
+
+        first = [step(index)[0] for index in range(4)]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        pairs = [(step(index), profiled_step(index + 1)) for index in range(4, 2 * steps + 4, 2)]
+        walls, costs = zip(*(times for times, _ in pairs), strict=True)
+        events = pairs[-1][1]
+        products = median(sum(own for key, (_, _, own) in seen.items() if key in PRODUCT_KEYS) for _, seen in pairs)
         calls = over_written = None  # the dispatcher's mode and a compiled graph exclude each other
+        done = 2 * steps + 4
         if compile == "off":
             with OperatorCalls() as counted:
-                step(steps + 5)
+                step(done)
             calls = counted.count
         else:
             as_written = uncompiled()(step)
-            as_written(steps + 5)
-            pairs = [(step(index)[0], as_written(index + 1)[0]) for index in range(steps + 6, 3 * steps + 6, 2)]
-            over_written = round(median(pair[0] for pair in pairs) / median(pair[1] for pair in pairs), 2)
+            as_written(done)
+            turns = [(step(index)[0], as_written(index + 1)[0]) for index in range(done + 1, done + 1 + 2 * steps, 2)]
+            over_written = round(median(turn[0] for turn in turns) / median(turn[1] for turn in turns), 2)
         return {
             "preset": preset,
             "batch_size": batch_size,
@@ -100,12 +106,12 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             "first_step_seconds": round(first[0], 1),
             "cpu_seconds_a_sequence": [round(f(costs), 3) for f in (min, median, max)],
             "seconds_a_step": [round(f(walls), 3) for f in (min, median, max)],
-            "step_over_products": round(median(walls) / (products / 1e6), 2),
+            "step_over_products": round(median(walls) / products, 2),
             "compiled_over_as_written": over_written,
             "operator_calls": calls,
-            "profiled_calls": sum(e.count for e in profiles[-1] if "::" in e.key or "CompiledFxGraph" in e.key),
+            "profiled_calls": sum(n for key, (n, *_) in events.items() if "::" in key or "CompiledFxGraph" in key),
             "peak_memory_gb": round(peak / 1e9, 2),
-            "phases_seconds": {name: round(spent.get(name, 0.0), 3) for name in PHASES},
+            "phases_seconds": {name: round(events.get(name, (0, 0.0))[1], 3) for name in PHASES},
         }
 
 

@@ -1,11 +1,9 @@
 """Frame encoder q(z_t | x_t, c_t), decoder p(x_t | z_t, slots_t), and the pixel likelihoods."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
@@ -62,11 +60,11 @@ class PosteriorHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent and slots -> parameters of the pixel distribution; nothing else of the frame reaches it.
+    """Latent and slots -> the pixel distribution; nothing else of the frame reaches it.
 
-    The distribution lies around the mean frame and a linear map of z, the counterpart of the posterior's. Both come as
-    `patch`^2 interleaved sub-images (`subimages`): parameters are the largest tensor of a step, and this way it is
-    never rearranged.
+    The distribution lies around the mean frame and a linear map of z, the counterpart of the posterior's. It is over
+    `patch`^2 interleaved sub-images (`subimages`), whose parameters the likelihood makes of features by the `head`'s
+    weight: they are the largest tensor of a step, and this way it is never rearranged.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -83,48 +81,22 @@ class Decoder(nn.Module):
             ConvBlock(2 * width, width, stride=-2),
             ConvBlock(width, width, stride=-2),
         )
-        self.channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
-        self.head = nn.Linear(width, self.patch**2 * self.channels, bias=False)
+        channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
+        self.head = nn.Linear(width, self.patch**2 * channels, bias=False)
         self.centre = nn.Linear(config.latent_dim, 3 * config.image_size**2, bias=False)
         nn.init.zeros_(self.centre.weight)
 
     def forward(self, latent: Tensor, slots: Tensor, mean_frame: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, T, D], slots [B, T, S, d], mean frame [3, H, W] -> parameters and centre of each sub-image.
+        """z [B, T, D], slots [B, T, S, d], mean frame [3, H, W] -> features at every pixel of a sub-image, and centre.
 
-        Parameters [B*T, patch^2, channels, H/patch, W/patch], centre [B*T, patch^2, 3, H/patch, W/patch].
+        Features [B*T, h * w, F], centre [B*T, patch^2, 3, h, w], with h = H/patch and w = W/patch.
         """
         hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
         grid = hidden.unflatten(1, (self.side, self.side, -1)).movedim(-1, 1)  # channels-last
         features = self.layers(grid).add_(BIAS)
-        side = features.shape[-1]
-        parameters = _PixelMap.apply(features, self.head.weight)
-        centre = self.centre(latent).view(-1, self.patch**2, 3, side, side).float()
+        centre = self.centre(latent).view(-1, self.patch**2, 3, *features.shape[2:]).float()
         centre = centre + subimages(mean_frame[None], self.patch)
-        return parameters.view(-1, self.patch**2, self.channels, side, side), centre
-
-
-class _PixelMap(torch.autograd.Function):
-    """A linear map at every pixel: features [N, F, h, w], weight [C, F] -> [N, C, h * w].
-
-    A product a frame, because as one product of all frames autograd would rearrange the result, the largest tensor of a
-    step, twice; and the gradient of channels-last features is channels-last, as the convolutions before it want it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
-        pixels = features.movedim(1, -1).flatten(1, 2)
-        ctx.save_for_backward(pixels, weight)
-        ctx.shape = features.movedim(1, -1).shape
-        return torch.bmm(weight.expand(len(pixels), -1, -1), pixels.mT)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        pixels, weight = ctx.saved_tensors
-        of_pixels = torch.bmm(upstream.mT, weight.to(upstream.dtype).expand(len(pixels), -1, -1))
-        of_weight = torch.bmm(upstream, pixels.to(upstream.dtype)).sum(0)
-        of_features = of_pixels.view(ctx.shape).movedim(-1, 1)
-        return of_features.to(pixels.dtype), of_weight.to(weight.dtype)
+        return features.movedim(1, -1).flatten(1, 2), centre
 
 
 def subimages(frames: Tensor, patch: int) -> Tensor:

@@ -1,9 +1,10 @@
 """p(x | decoder parameters): a mixture of discretised logistics with channel coupling, or a Gaussian."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
+import torch
 from torch import Tensor
 
 import aime_kernels as kernels
@@ -13,76 +14,73 @@ GAUSSIAN_STD = 0.1
 """Fixed standard deviation of the Gaussian option, in the units of frames in [-1, 1]."""
 
 
-class Likelihood(Protocol):
-    """A distribution over N frames in [-1, 1], each as q sub-images [3, h, w] (`codec.subimages`)."""
-
-    def nats(self, pixels: Tensor) -> Tensor:
-        """Negative log-likelihood of whole frames, [N, q, 3, h, w] -> nats [N]."""
-
-    def expectation(self) -> Tensor:
-        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
-
-    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """`nats` and `expectation`, for a loss that has both."""
-
-    def mean(self) -> Tensor:
-        """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
-
-
 @dataclass
-class LogisticMixture:
-    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around a centre."""
+class Likelihood(ABC):
+    """A distribution over N frames in [-1, 1], each as q sub-images [3, h, w] (`codec.subimages`).
 
-    parameters: Tensor
-    """[N, q, 10*M, h, w], as the operator wants them."""
+    Its parameters, the largest tensor of a step, are a linear map of features at every pixel, made where needed.
+    """
+
+    features: Tensor
+    """[N, h * w, F]."""
+    weight: Tensor
+    """[q * channels, F]."""
     centre: Tensor
-    """[N, q, 3, h, w]: what their locations are offsets from."""
+    """[N, q, 3, h, w]: what the locations are offsets from."""
 
-    def nats(self, pixels: Tensor) -> Tensor:
-        """Negative log-likelihood of whole frames, [N, q, 3, h, w] -> nats [N]."""
-        return self.terms(pixels)[0]
-
-    def expectation(self) -> Tensor:
-        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
-        return kernels.logistic_mixture_mean(self.parameters.float().flatten(0, 1)).view_as(self.centre) + self.centre
-
-    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """`nats` and `expectation`, for a loss that has both."""
-        blocks, values, centre = (x.flatten(0, 1) for x in (self.parameters.float(), pixels, self.centre))
-        log_prob, mean = kernels.logistic_mixture_terms(values, blocks, centre)
-        return -log_prob.view(pixels.shape[:2]).sum(1), mean.view_as(pixels)
+    def parameters(self) -> Tensor:
+        """[N, q, channels, h, w], float32; differentiable."""
+        weight = self.weight.to(self.features.dtype).expand(len(self.features), -1, -1)
+        images, _, *side = self.centre.shape[1:]
+        return torch.bmm(weight, self.features.mT).float().view(len(weight), images, -1, *side)
 
     def mean(self) -> Tensor:
         """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
         return from_subimages(self.expectation()).clamp(-1, 1)
 
+    def nats(self, pixels: Tensor) -> Tensor:
+        """Negative log-likelihood of whole frames, [N, q, 3, h, w] -> nats [N], without a gradient."""
+        with torch.no_grad():
+            return self.loss(pixels, pixels.new_ones(len(pixels)), 0.0)[1]
 
-@dataclass
-class Gaussian:
+    @abstractmethod
+    def expectation(self) -> Tensor:
+        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
+
+    @abstractmethod
+    def loss(self, pixels: Tensor, of_nats: Tensor, of_error: float) -> tuple[Tensor, Tensor, Tensor]:
+        """sum_n of_nats_n * nats_n + of_error * error_n, 0-d, which alone is differentiable; nats [N], error [N].
+
+        pixels [N, q, 3, h, w]; of_nats [N], without a gradient; error is the squared error of `expectation`, summed.
+        """
+
+
+class LogisticMixture(Likelihood):
+    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around the centre."""
+
+    def expectation(self) -> Tensor:
+        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
+        return kernels.logistic_mixture_mean(self.parameters().flatten(0, 1)).view_as(self.centre) + self.centre
+
+    def loss(self, pixels: Tensor, of_nats: Tensor, of_error: float) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Likelihood.loss`, by one operator that never keeps the parameters."""
+        x, centre = pixels.flatten(3), self.centre.flatten(3)
+        return kernels.logistic_mixture_loss(x, self.features, self.weight, centre, of_nats, of_error)
+
+
+class Gaussian(Likelihood):
     """Independent Gaussians of fixed width; a density, so nats may be negative."""
 
-    offsets: Tensor
-    """Means [N, q, 3, h, w], as offsets from the centre."""
-    centre: Tensor
-    """[N, q, 3, h, w]."""
-
-    def nats(self, pixels: Tensor) -> Tensor:
-        """Negative log-density of whole frames, [N, q, 3, h, w] -> nats [N]."""
-        squares = ((pixels - self.expectation()) / GAUSSIAN_STD).square().flatten(1).sum(1)
-        return 0.5 * squares + pixels[0].numel() * math.log(GAUSSIAN_STD * math.sqrt(2 * math.pi))
-
     def expectation(self) -> Tensor:
         """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
-        return self.offsets.float() + self.centre
+        return self.parameters() + self.centre
 
-    def terms(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """`nats` and `expectation`, for a loss that has both."""
-        return self.nats(pixels), self.expectation()
-
-    def mean(self) -> Tensor:
-        """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
-        return from_subimages(self.expectation()).clamp(-1, 1)
+    def loss(self, pixels: Tensor, of_nats: Tensor, of_error: float) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Likelihood.loss`; nats are those of the density."""
+        error = (pixels - self.expectation()).square().flatten(1).sum(1)
+        nats = error / (2 * GAUSSIAN_STD**2) + pixels[0].numel() * math.log(GAUSSIAN_STD * math.sqrt(2 * math.pi))
+        return (nats * of_nats + of_error * error).sum(), nats.detach(), error.detach()
 
 
-FAMILIES: dict[str, type] = {"logistic_mixture": LogisticMixture, "gaussian": Gaussian}
+FAMILIES: dict[str, type[Likelihood]] = {"logistic_mixture": LogisticMixture, "gaussian": Gaussian}
 """Likelihoods by the name that `ModelConfig.likelihood` gives."""

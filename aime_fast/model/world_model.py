@@ -19,7 +19,7 @@ from aime_fast.model.dpgmm import DPGMMPrior
 from aime_fast.model.dynamics import Dynamics, SlotPredictor
 from aime_fast.model.imagination import imagine
 from aime_fast.model.layers import previous
-from aime_fast.model.likelihood import FAMILIES
+from aime_fast.model.likelihood import FAMILIES, Likelihood
 from aime_fast.model.noise import Noise, draw_noise, no_noise
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.perceiver import CausalPerceiver
@@ -173,9 +173,10 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         seen = ((flat - self.mean_frame) * CONTRAST).contiguous(memory_format=torch.channels_last)
         return seen, subimages(flat, self.decoder.patch).contiguous()
 
-    def decode(self, latents: Tensor, slots: Tensor) -> Any:
+    def decode(self, latents: Tensor, slots: Tensor) -> Likelihood:
         """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d], over B*T frames."""
-        return FAMILIES[self.config.likelihood](*self.decoder(latents, slots, self.mean_frame))
+        features, centre = self.decoder(latents, slots, self.mean_frame)
+        return FAMILIES[self.config.likelihood](features, self.decoder.head.weight, centre)
 
     @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:

@@ -35,7 +35,8 @@ class LossAggregator:
         Units: `recon_loss` is in nats a data dimension (3*H*W a frame); `kl_z`, `hierarchical_kl` and
         `cluster_entropy` are in nats a frame and enter the ELBO divided by the data dimensions, so that at
         beta = lambda_recon = 1 and no other weights `total_elbo` is the negative evidence lower bound in nats a
-        dimension.
+        dimension. `recon_loss` and `mean_error` are figures without a gradient: `decoder_loss`, their weighted sum, has
+        it, because the gradient of both is made with the loss (`aime_kernels.logistic_mixture_loss`).
 
         Args:
             outputs: of `forward_sequence`.
@@ -52,19 +53,15 @@ class LossAggregator:
         lambda_gram = config.lambda_gram if lambda_gram is None else lambda_gram
 
         dimensions = outputs.observations[0, 0].numel()
-        losses, nats, latent = self.elbo_terms(outputs)
+        weights = elbo.frame_weights(outputs, config.precision_weight)
+        losses, nats, latent = self.elbo_terms(outputs, lambda_recon / len(weights) * weights)
         losses = losses | self.perceiver_terms(outputs) | self.predictive_terms(outputs)
-        losses["recon_loss"] = elbo.reconstruction_nats(nats, outputs, config.precision_weight)
+        losses["recon_loss"] = (nats * weights).mean()
         latent = latent.over_ranks(config.free_bits)
         losses["kl_z"], losses["cluster_entropy"] = latent.kl_z, latent.cluster_entropy
         losses["hierarchical_kl"] = losses["stick_kl"] + losses["alpha_kl"]
         divergence = beta * (losses["kl_z"] + losses["hierarchical_kl"]) - entropy_weight * losses["cluster_entropy"]
-        losses["total_elbo"] = (
-            lambda_recon * losses["recon_loss"]
-            + config.lambda_mean * losses["mean_error"]
-            + divergence / dimensions
-            + lambda_gram * losses["gram_enc_loss"]
-        )
+        losses["total_elbo"] = losses["decoder_loss"] + divergence / dimensions + lambda_gram * losses["gram_enc_loss"]
         losses["perceiver_loss"] = losses["perceiver_recon_loss"] + losses["vq_loss"] + losses["perceiver_ce_loss"]
         losses["total_predictive"] = (
             beta * losses["attention_kl"]
@@ -75,10 +72,16 @@ class LossAggregator:
         tasks = [losses[name] for name in TASKS]
         return losses | self._figures(outputs, latent, losses), tasks
 
-    def elbo_terms(self, outputs: SequenceOutputs) -> tuple[dict[str, Tensor], Tensor, elbo.LatentTerms]:
-        """What the first task needs of this rank's batch: terms before their weights, nats a frame, latent terms."""
-        nats, mean_error = elbo.pixel_terms(outputs)
+    def elbo_terms(
+        self, outputs: SequenceOutputs, of_nats: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, elbo.LatentTerms]:
+        """What the first task needs of this rank's batch: terms, nats a frame, latent terms.
+
+        The decoder's loss is weighted, nats by `of_nats` [B*T]; the other terms are not yet.
+        """
+        decoder_loss, nats, mean_error = elbo.pixel_terms(outputs, of_nats, self.config.lambda_mean)
         terms = {
+            "decoder_loss": decoder_loss,
             "mean_error": mean_error,
             "stick_kl": outputs.stick_kl.mean(),
             "alpha_kl": outputs.alpha_kl.mean(),
@@ -109,7 +112,7 @@ class LossAggregator:
     ) -> dict[str, Tensor]:
         """What is reported and not trained on."""
         usage = latent.usage.detach()
-        recon = losses["recon_loss"].detach()
+        recon = losses["recon_loss"]
         return {
             "bits_per_dim": recon / torch.log(recon.new_tensor(2.0)),
             "perplexity": perceptual.perplexity(outputs),

@@ -79,29 +79,32 @@ def global_mean(local: Tensor) -> Tensor:
     return local + (total / distributed.get_world_size() - local).detach()
 
 
-def pixel_terms(outputs: SequenceOutputs) -> tuple[Tensor, Tensor]:
-    """-log p(x | z, slots) of each frame in nats a data dimension [B*T], and the squared error of the mean, 0-d.
+def pixel_terms(outputs: SequenceOutputs, of_nats: Tensor, lambda_mean: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The decoder's loss, 0-d; without a gradient -log p(x | z, slots) of each frame [B*T] and the mean's error, 0-d.
 
-    A logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; the
-    error of the decoder's expectation, frames in [-1, 1], gives them the weight of their error (docs/log.md).
+    sum_n of_nats_n * nats_n + lambda_mean * error, with nats a data dimension and the error's mean over them. A
+    logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; the
+    squared error of the decoder's expectation, frames in [-1, 1], gives them the weight of their error (docs/log.md).
     """
-    nats, expected = outputs.likelihood.terms(outputs.pixels)
-    return nats / outputs.pixels[0].numel(), F.mse_loss(expected, outputs.pixels)
+    frames, dimensions = len(outputs.pixels), outputs.pixels[0].numel()
+    of_error = lambda_mean / (frames * dimensions)
+    loss, nats, error = outputs.likelihood.loss(outputs.pixels, of_nats / dimensions, of_error)
+    return loss, nats / dimensions, error.mean() / dimensions
 
 
-def reconstruction_nats(nats: Tensor, outputs: SequenceOutputs, precision_weight: float) -> Tensor:
-    """The mean of the frames' nats [B*T], 0-d.
+def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
+    """What each frame's nats count, [B*T], of mean 1.
 
-    With `precision_weight` w each frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
+    With `precision_weight` w a frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
     [0, 1] is the total variation between the attention that was predicted and the one that came: errors weigh more
     where the schema was wrong.
     """
     if precision_weight <= 0:
-        return nats.mean()
+        return outputs.pixels.new_ones(len(outputs.pixels))
     seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
     surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
-    return (nats * (weight / global_mean(weight.mean())).flatten()).mean()
+    return (weight / global_mean(weight.mean())).flatten()
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from aime_kernels.dpgmm import (
 from aime_kernels.frames import frames_to_levels, gather_windows, normalise_frames, normalised_windows
 from aime_kernels.logistic_mixture import (
     logistic_mixture_log_prob,
+    logistic_mixture_loss,
     logistic_mixture_mean,
     logistic_mixture_sample,
-    logistic_mixture_terms,
 )
 from aime_kernels.rgb_combine import rgb_combine
 from aime_kernels.rgb_gram import rgb_gram
@@ -29,9 +29,9 @@ __all__ = [
     "kumaraswamy_log_sticks",
     "kumaraswamy_log_weights",
     "logistic_mixture_log_prob",
+    "logistic_mixture_loss",
     "logistic_mixture_mean",
     "logistic_mixture_sample",
-    "logistic_mixture_terms",
     "mixture_log_density",
     "normalise_frames",
     "normalised_windows",

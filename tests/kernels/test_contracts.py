@@ -42,13 +42,15 @@ def calls(n, dtype):
         ),
         "kumaraswamy_log_sticks": (sticks, [(n, K), (n, K)], same * 2),
         "logistic_mixture_log_prob": (k.logistic_mixture_log_prob(frames, draw(n, 10 * M, 4, 5)), [(n,)], same),
+        "logistic_mixture_loss": (
+            k.logistic_mixture_loss(
+                frames.flatten(2)[:, None], draw(n, 20, D), draw(10 * M, D), draw(n, 1, 3, 20), draw(n), 0.5
+            ),
+            [(), (n,), (n,)],
+            same * 3,
+        ),
         "logistic_mixture_mean": (k.logistic_mixture_mean(draw(n, 10 * M, 4, 5)), [(n, 3, 4, 5)], same),
         "logistic_mixture_sample": (k.logistic_mixture_sample(draw(n, 10 * M, 4, 5)), [(n, 3, 4, 5)], same),
-        "logistic_mixture_terms": (
-            k.logistic_mixture_terms(frames, draw(n, 10 * M, 4, 5)),
-            [(n,), (n, 3, 4, 5)],
-            same * 2,
-        ),
         "mixture_log_density": (k.mixture_log_density(*mixture), [(n, S), (n, S, K)], same * 2),
         "normalise_frames": (k.normalise_frames(LEVELS[:n]), [(n, 5, 3, 4, 3)], [torch.float32]),
         "normalised_windows": (

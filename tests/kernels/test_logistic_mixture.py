@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_kernels import (
     logistic_mixture_log_prob,
+    logistic_mixture_loss,
     logistic_mixture_mean,
     logistic_mixture_sample,
-    logistic_mixture_terms,
 )
 
 HALF_BIN = 1 / 255
@@ -63,27 +63,82 @@ def test_value_and_gradient_equal_the_textbook_form(shape, spread):
         torch.testing.assert_close(without_gradient, expected, rtol=1e-11, atol=1e-10)
 
 
-@pytest.mark.filterwarnings("default")  # torch's tracer warns of what it does itself
-@pytest.mark.parametrize(
-    ("around", "compiled"), [(False, False), (True, False), pytest.param(True, True, marks=needs_compiler)]
-)
-def test_both_terms_in_one_loss_equal_the_textbook_form(around, compiled):
-    frames, parameters = example(6, 3, 4, 5, 1.5)
-    centre = torch.randn(frames.shape, dtype=torch.float64, requires_grad=True) if around else None
-    inputs = [parameters, *([centre] if around else [])]
-    weights, pull = torch.randn(6, dtype=torch.float64), torch.randn_like(frames)
-    log_prob = textbook_log_prob(frames, parameters, centre[:, None] if around else 0.0)
+def textbook_terms(frames, parameters, centre):
+    """Nats and squared error of the mean per frame [N], to be differentiated by autograd."""
     blocks = parameters.unflatten(1, (-1, 10))
-    mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) + (centre if around else 0.0)
-    run = torch.compile(logistic_mixture_terms, fullgraph=True, dynamic=False) if compiled else logistic_mixture_terms
-    found = run(frames, parameters, centre)
-    torch.testing.assert_close(found, (log_prob, mean), rtol=1e-11, atol=1e-10)
-    expected = torch.autograd.grad(log_prob @ weights + (mean * pull).sum(), inputs)
-    gradients = torch.autograd.grad(found[0] @ weights + (found[1] * pull).sum(), inputs)
-    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-10)
-    only_mean = torch.autograd.grad((logistic_mixture_terms(frames, parameters, centre)[1] * pull).sum(), inputs)
-    wanted = torch.autograd.grad(((blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) * pull).sum(), [parameters])
-    torch.testing.assert_close(only_mean[0], wanted[0], rtol=1e-9, atol=1e-10)
+    mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) + centre
+    return -textbook_log_prob(frames, parameters, centre[:, None]), (mean - frames).square().sum((1, 2, 3))
+
+
+def linear_example(n, images, mixtures, pixels, features, dtype=torch.float64):
+    """Arguments of `logistic_mixture_loss`: features, weight and centre are leaves."""
+    frames, _ = example(n * images, mixtures, 1, pixels, 1.0)
+    shapes = (n, pixels, features), (images * 10 * mixtures, features), (n, images, 3, pixels)
+    leaves = [torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    return frames.view(n, images, 3, pixels).to(dtype), *leaves, torch.rand(n).to(dtype), 0.7
+
+
+def textbook_loss(pixels, features, weight, centre, of_nats, of_error):
+    n, images, _, size = pixels.shape
+    parameters = torch.einsum("npf,cf->ncp", features, weight).reshape(n * images, -1, 1, size)
+    frames, around = (x.reshape(n * images, 3, 1, size) for x in (pixels, centre))
+    nats, error = (term.view(n, images).sum(1) for term in textbook_terms(frames, parameters, around))
+    return (nats * of_nats).sum() + of_error * error.sum(), nats, error
+
+
+@pytest.mark.filterwarnings("default")  # torch's tracer warns of what it does itself
+@pytest.mark.parametrize("shape", [(6, 4, 3, 20, 8), (1, 1, 1, 1, 1), (3, 2, 5, 7, 2)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+def test_the_loss_of_a_linear_map_equals_the_textbook_form(shape, compiled):
+    torch.compiler.reset()
+    given = linear_example(*shape)
+    run = torch.compile(logistic_mixture_loss, fullgraph=True, dynamic=False) if compiled else logistic_mixture_loss
+    found, expected = run(*given), textbook_loss(*given)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-10)
+    assert [term.requires_grad for term in found] == [True, False, False]
+    gradients, exact = (torch.autograd.grad(-1.5 * terms[0], given[1:4]) for terms in (found, expected))
+    torch.testing.assert_close(gradients, exact, rtol=1e-9, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(run(*given), expected, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("default")  # torch's tracer warns of what it does itself
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+def test_the_loss_in_float32_against_float64(mode, compiled, monkeypatch):
+    monkeypatch.setenv("AIME_KERNELS", mode)
+    torch.compiler.reset()
+    given = linear_example(5, 4, 5, 18, 6, torch.float32)
+    run = torch.compile(logistic_mixture_loss, fullgraph=True, dynamic=False) if compiled else logistic_mixture_loss
+    doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in given[:5]]
+    found, exact = run(*given), textbook_loss(*doubles, given[5])
+    # Derivatives up to e^7 meet with either sign, in sums over 18 pixels and 5 frames.
+    gradients = torch.autograd.grad(found[0], given[1:4])
+    for ours, truth in zip((*found, *gradients), (*exact, *torch.autograd.grad(exact[0], doubles[1:4])), strict=True):
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=1e-5 * truth.abs().max().item())
+
+
+def test_the_loss_under_autocast_keeps_the_dtypes_of_its_gradients():
+    pixels, features, weight, centre, *rest = linear_example(3, 2, 2, 6, 4, torch.float32)
+    half = features.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, nats, _ = logistic_mixture_loss(pixels, half, weight, centre, *rest)
+    gradients = torch.autograd.grad(loss, (half, weight, centre))
+    assert nats.dtype == loss.dtype == torch.float32
+    assert [of.dtype for of in gradients] == [torch.bfloat16, torch.float32, torch.float32]
+    exact = torch.autograd.grad(textbook_loss(pixels, features, weight, centre, *rest)[0], (features, weight, centre))
+    for rounded, true in zip(gradients, exact, strict=True):
+        assert F.cosine_similarity(rounded.float().flatten(), true.flatten(), dim=0) > 0.99
+
+
+def test_the_loss_leaves_its_arguments_alone_and_backward_what_it_kept():
+    given = linear_example(2, 2, 2, 5, 3)
+    before = [x.detach().clone() for x in given[:5]]
+    loss = logistic_mixture_loss(*given)[0]
+    (first,) = torch.autograd.grad(3 * loss, given[1:2], retain_graph=True)
+    (second,) = torch.autograd.grad(loss, given[1:2])
+    torch.testing.assert_close(first, 3 * second)
+    assert all(torch.equal(was, now.detach()) for was, now in zip(before, given[:5], strict=True))
 
 
 @needs_compiler
@@ -169,9 +224,8 @@ class OperatorCalls(TorchDispatchMode):
 def test_operator_calls_do_not_grow_with_the_number_of_frames():
     counts = []
     for n in (5, 16, 64):
-        frames, parameters = example(n, 2, 3, 3, 1.0)
         with OperatorCalls() as calls:
-            logistic_mixture_log_prob(frames, parameters).sum().backward()
+            logistic_mixture_loss(*linear_example(n, 2, 2, 9, 4))[0].backward()
         counts.append(calls.count)
     assert len(set(counts)) == 1
 
@@ -189,6 +243,10 @@ def test_shapes_that_do_not_fit_are_refused():
         logistic_mixture_log_prob(torch.zeros(2, 3, 4, 4), torch.zeros(2, 20, 4, 5))
     with pytest.raises(ValueError, match="10 M"):
         logistic_mixture_mean(torch.zeros(2, 25, 4, 4))
+    pixels, features, weight, centre, *rest = linear_example(2, 2, 3, 5, 4)
+    for wrong in ((features[:1], weight, centre), (features, weight[:50], centre), (features, weight, centre[:, :1])):
+        with pytest.raises(ValueError, match="do not fit"):
+            logistic_mixture_loss(pixels, *wrong, *rest)
 
 
 def test_mean_and_samples_agree_with_the_probabilities():

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 import torch
-from test_logistic_mixture import example, textbook_log_prob
+from test_logistic_mixture import example, textbook_terms
 
-from aime_kernels import logistic_mixture_terms, native
+from aime_kernels import logistic_mixture_loss, native
 from aime_kernels.logistic_mixture import native as mixture
 
 SUM = 'extern "C" int sum(int a, int b) { return a + b; }\n'
@@ -37,24 +37,27 @@ def buildable():
         pytest.skip(reason)
 
 
-def both(frames, parameters, centre, weights, pull):
-    """log p, mean and the gradients of parameters and centre."""
+OF_ERROR = 3.0
+
+
+def terms(frames, parameters, centre, of_nats):
+    """Nats, errors and the gradients of parameters and centre: a map by the identity leaves parameters as they are."""
     leaves = [parameters.detach().requires_grad_(), centre.detach().requires_grad_()]
-    log_prob, mean = logistic_mixture_terms(frames, *leaves)
-    return log_prob, mean, *torch.autograd.grad((log_prob * weights).sum() + (mean * pull).sum(), leaves)
+    features, images = leaves[0].flatten(2).mT, (x.flatten(2)[:, None] for x in (frames, leaves[1]))
+    x, around = images
+    loss, *found = logistic_mixture_loss(x, features, torch.eye(features.shape[2]), around, of_nats, OF_ERROR)
+    return *found, *torch.autograd.grad(loss, leaves)
 
 
-def oracle(frames, parameters, centre, weights, pull):
+def oracle(frames, parameters, centre, of_nats):
     leaves = [parameters.detach().double().requires_grad_(), centre.detach().double().requires_grad_()]
-    log_prob = textbook_log_prob(frames.double(), leaves[0], leaves[1][:, None])
-    blocks = leaves[0].unflatten(1, (-1, 10))
-    mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) + leaves[1]
-    return log_prob, mean, *torch.autograd.grad((log_prob * weights).sum() + (mean * pull).sum(), leaves)
+    nats, error = textbook_terms(frames.double(), *leaves)
+    return nats, error, *torch.autograd.grad((nats * of_nats).sum() + OF_ERROR * error.sum(), leaves)
 
 
 def inputs(n, mixtures, height, width, spread=1.0):
     frames, parameters = example(n, mixtures, height, width, spread, torch.float32)
-    return frames, parameters, 0.3 * torch.randn_like(frames), torch.randn(n), torch.randn_like(frames)
+    return frames, parameters, 0.3 * torch.randn_like(frames), torch.randn(n)
 
 
 @pytest.mark.parametrize("pixels", [(1, 1), (3, 5), (4, 4), (1, 17), (5, 7), (8, 8)])
@@ -62,29 +65,33 @@ def inputs(n, mixtures, height, width, spread=1.0):
 def test_every_number_of_pixels_equals_the_oracle(buildable, pixels, mixtures):
     given = inputs(3, mixtures, *pixels)
     assert mixture.native_obstacle(given[1]) is None
-    log_prob, mean, of_parameters, of_centre = both(*given)
+    nats, error, of_parameters, of_centre = terms(*given)
     exact = oracle(*given)
     # A sum of channels of up to some hundred nats each, and derivatives up to e^7 that meet with either sign.
-    torch.testing.assert_close(log_prob.double(), exact[0], rtol=1e-5, atol=1e-3)
-    torch.testing.assert_close(mean.double(), exact[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(nats.double(), exact[0], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(error.double(), exact[1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(of_parameters.double(), exact[2], rtol=1e-4, atol=2e-3)
     torch.testing.assert_close(of_centre.double(), exact[3], rtol=1e-4, atol=4e-3)
+    with torch.no_grad():
+        x, around, blocks = (t.flatten(2) for t in (given[0], given[2], given[1]))
+        log_prob, mean = mixture.native_terms(x, around, blocks.unflatten(1, (-1, 10)))
+    torch.testing.assert_close(-log_prob.double(), exact[0], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close((mean - x).square().sum((1, 2)).double(), exact[1], rtol=1e-5, atol=1e-5)
 
 
 def test_no_frames_at_all(buildable):
-    frames, parameters = torch.zeros(0, 3, 2, 2), torch.zeros(0, 20, 2, 2, requires_grad=True)
-    log_prob, mean = logistic_mixture_terms(frames, parameters)
-    (log_prob.sum() + mean.sum()).backward()
-    assert log_prob.shape == (0,) and mean.shape == (0, 3, 2, 2) and parameters.grad.shape == (0, 20, 2, 2)
+    frames, parameters = torch.zeros(0, 3, 2, 2), torch.zeros(0, 20, 2, 2)
+    shapes = [tuple(found.shape) for found in terms(frames, parameters, frames, torch.zeros(0))]
+    assert shapes == [(0,), (0,), (0, 20, 2, 2), (0, 3, 2, 2)]
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_spoils_its_own_frame_and_no_other(buildable, poison):
     given = inputs(4, 3, 3, 7)
-    clean = both(*given)
+    clean = terms(*given)
     parameters = given[1].detach().clone()
     parameters[2, 11] = poison  # the location of a component
-    spoilt = both(given[0], parameters, *given[2:])
+    spoilt = terms(given[0], parameters, *given[2:])
     rest = [0, 1, 3]
     for before, after in zip(clean, spoilt, strict=True):
         assert torch.equal(before[rest], after[rest])
@@ -97,28 +104,27 @@ def test_threads_and_strides_change_nothing(buildable):
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            found.append(both(*given))
+            found.append(terms(*given))
     finally:
         torch.set_num_threads(threads)
     strided = [x.detach().contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in given]
-    found.append(both(*strided))
+    found.append(terms(*strided))
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
 @pytest.mark.filterwarnings("default")  # torch's own checks warn of what they do
 def test_torch_accepts_the_operators(buildable):
     x, centre, blocks = torch.randn(2, 3, 5).clamp(-1, 1), torch.randn(2, 3, 5), torch.randn(2, 3, 10, 5)
-    torch.library.opcheck(mixture.native_terms, (x, centre.requires_grad_(), blocks.requires_grad_()))
-    rest = (torch.randn(2), torch.randn(2, 3, 5))
-    torch.library.opcheck(mixture.native_terms_backward, (x, centre.detach(), blocks.detach(), *rest))
+    torch.library.opcheck(mixture.native_terms, (x, centre, blocks))
+    torch.library.opcheck(mixture.gradients_in_place, (x, centre, blocks, torch.randn(2), 0.7))
 
 
 def test_the_reference_can_be_asked_for(monkeypatch):
     given = inputs(2, 3, 4, 4)
-    found = both(*given)
+    found = terms(*given)
     monkeypatch.setenv("AIME_KERNELS", "reference")
     assert mixture.native_obstacle(given[1]) == "AIME_KERNELS=reference"
-    for ours, theirs in zip(found, both(*given), strict=True):
+    for ours, theirs in zip(found, terms(*given), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=4e-3)
 
 
@@ -156,12 +162,12 @@ def test_builds_at_once_leave_one_whole_library(buildable, source, tmp_path):
 
 def test_without_a_compiler_the_operators_of_torch_run_and_the_reason_is_told(fresh, monkeypatch):
     given = inputs(2, 2, 3, 3)
-    expected = both(*given)
+    expected = terms(*given)
     monkeypatch.setenv("CXX", "no-such-compiler")
     native.attempt.cache_clear()
     reason = mixture.native_obstacle(given[1])
     assert reason in ("no C++ compiler; install g++", "the CPU has no AVX2")
-    for ours, theirs in zip(both(*given), expected, strict=True):
+    for ours, theirs in zip(terms(*given), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=4e-3)
 
 

@@ -1,38 +1,68 @@
-"""The decoder's map at every pixel, and the rearrangement of frames."""
+"""The pixel likelihoods as linear maps of features, and the rearrangement of frames."""
 
 import pytest
 import torch
+from torch import distributions
 from torch.nn import functional as F
 
-from aime_fast.model.codec import _PixelMap, from_subimages, subimages
+from aime_fast.model.codec import from_subimages, subimages
+from aime_fast.model.likelihood import FAMILIES, GAUSSIAN_STD
+
+CHANNELS = {"logistic_mixture": 20, "gaussian": 3}
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (3, 4, 2, 5, 7), (2, 8, 3, 4, 4)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_map_at_every_pixel_is_a_convolution_of_width_one(shape, layout):
-    n, inputs, outputs, height, width = shape
-    features = torch.randn(n, inputs, height, width, dtype=torch.float64).contiguous(memory_format=layout)
-    weight = torch.randn(outputs, inputs, dtype=torch.float64, requires_grad=True)
-    leaves = [features.requires_grad_(), weight]
-    found, expected = _PixelMap.apply(*leaves), F.conv2d(features, weight[:, :, None, None]).flatten(2)
-    torch.testing.assert_close(found, expected)
-    pull = torch.randn_like(expected)
-    ours, theirs = (torch.autograd.grad(out, leaves, pull) for out in (found, expected))
-    torch.testing.assert_close(ours, theirs)
-    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+def likelihood(family, n=3, images=4, side=5, features=6, dtype=torch.float32):
+    """A distribution over n frames, and some of its frames as sub-images."""
+    weight = (0.3 * torch.randn(images * CHANNELS[family], features, dtype=dtype)).requires_grad_()
+    centre = 0.3 * torch.randn(n, images, 3, side, side, dtype=dtype)
+    seen = torch.randn(n, side * side, features, dtype=dtype)
+    made = FAMILIES[family](seen.requires_grad_(), weight, centre.requires_grad_())
+    return made, torch.randint(0, 256, centre.shape) * (2 / 255) - 1
 
 
-def test_a_map_under_autocast_keeps_its_parameters_precision():
-    leaves = [x.requires_grad_() for x in (torch.randn(2, 4, 3, 3), torch.randn(5, 4))]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_a_convolution_of_width_one(family):
+    made, pixels = likelihood(family)
+    grid = made.features.mT.unflatten(2, pixels.shape[3:])
+    expected = F.conv2d(grid, made.weight[:, :, None, None]).unflatten(1, (4, -1))
+    torch.testing.assert_close(made.parameters(), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_weighs_the_nats_and_the_error_of_the_expectation(family):
+    made, pixels = likelihood(family)
+    leaves, of_nats = (made.features, made.weight, made.centre), torch.rand(3)
+    loss, nats, error = made.loss(pixels, of_nats, 0.7)
+    wanted = (made.expectation() - pixels).square().sum((1, 2, 3, 4))
+    torch.testing.assert_close(error, wanted.detach())
+    torch.testing.assert_close(loss, of_nats @ nats + 0.7 * error.sum())
+    torch.testing.assert_close(made.nats(pixels), nats)
+    assert loss.requires_grad and not nats.requires_grad and not error.requires_grad
+    pulls = [
+        torch.autograd.grad(made.loss(pixels, weights, of)[0], leaves)
+        for weights, of in ((of_nats, 0.0), (0 * of_nats, 0.7))
+    ]
+    for found, *parts in zip(torch.autograd.grad(loss, leaves), *pulls, strict=True):
+        torch.testing.assert_close(found, sum(parts), rtol=1e-4, atol=1e-5 * found.abs().max().item())
+    for found, exact in zip(pulls[1], torch.autograd.grad(0.7 * wanted.sum(), leaves), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())
+
+
+def test_nats_of_a_gaussian_are_those_of_its_density():
+    made, pixels = likelihood("gaussian")
+    exact = -distributions.Normal(made.expectation(), GAUSSIAN_STD).log_prob(pixels).sum((1, 2, 3, 4))
+    torch.testing.assert_close(made.nats(pixels), exact)
+
+
+def test_under_autocast_every_gradient_keeps_the_dtype_of_its_leaf():
+    made, pixels = likelihood("logistic_mixture")
+    leaves, of_nats = (made.features, made.weight, made.centre), torch.ones(3)
+    exact = torch.autograd.grad(made.loss(pixels, of_nats, 0.7)[0], leaves)
     with torch.autocast("cpu", torch.bfloat16):
-        out = _PixelMap.apply(*leaves)
-    assert out.dtype == torch.bfloat16
-    gradients = torch.autograd.grad(out.float().square().sum(), leaves)
-    exact = torch.autograd.grad(_PixelMap.apply(*leaves).square().sum(), leaves)
-    for rounded, true in zip(gradients, exact, strict=True):
-        assert rounded.dtype == torch.float32
-        # Eight bits of every factor, in sums of up to 45 products of either sign.
-        torch.testing.assert_close(rounded, true, rtol=0.05, atol=0.05 * true.abs().max().item())
+        rounded = torch.autograd.grad(made.loss(pixels, of_nats, 0.7)[0], leaves)
+    for ours, true in zip(rounded, exact, strict=True):
+        assert ours.dtype == torch.float32
+        assert F.cosine_similarity(ours.flatten(), true.flatten(), dim=0) > 0.99
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])

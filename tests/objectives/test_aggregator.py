@@ -8,6 +8,7 @@ from aime_fast.config import ObjectiveConfig, preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.objectives import elbo
 from aime_fast.objectives.aggregator import LossAggregator
+from aime_kernels import logistic_mixture_log_prob
 
 
 def outputs():
@@ -40,6 +41,23 @@ def test_the_tasks_are_the_sum_of_the_weighted_terms():
     torch.testing.assert_close(sum(tasks), sum(weight * losses[name] for name, weight in terms.items()))
     torch.testing.assert_close(losses["hierarchical_kl"], losses["stick_kl"] + losses["alpha_kl"])
     assert all(loss.ndim == 0 for loss in losses.values())
+
+
+def test_the_pixel_terms_reach_the_task_with_their_weights():
+    made = outputs()
+    likelihood = made.likelihood
+    only_pixels = dict(lambda_recon=1.1, lambda_gram=0.0, beta=0.0, entropy_weight=0.0)
+    losses, tasks = LossAggregator().compute_losses(made, **only_pixels)
+    assert not losses["recon_loss"].requires_grad and not losses["mean_error"].requires_grad
+    (found,) = torch.autograd.grad(tasks[0], likelihood.features, retain_graph=True)
+    parameters = likelihood.parameters()
+    log_prob = logistic_mixture_log_prob(
+        made.pixels.flatten(0, 1), parameters.flatten(0, 1), likelihood.centre.flatten(0, 1)
+    )
+    error = (likelihood.expectation() - made.pixels).square()
+    loss = -1.1 * log_prob.sum() / error.numel() + ObjectiveConfig().lambda_mean * error.mean()
+    (expected,) = torch.autograd.grad(loss, likelihood.features)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 def test_gram_loss_is_zero_for_equal_features_and_ignores_scale():

@@ -4,8 +4,6 @@ Nothing is in place and no loop over components is left after tracing, so that a
 (torch 2.13 makes some ten to twenty loops of it on a CPU). Run eagerly it would be slow and large.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,25 +11,27 @@ from aime_kernels.logistic_mixture.parameters import FAR, HALF_BIN, NEUTRAL_SCAL
 
 
 def fused_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; differentiable once."""
-    return _LogProb.apply(x, x - centre, blocks), (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1) + centre
+    """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; no gradient."""
+    return value_and_gradient(x, x - centre, blocks)[0], _offset_of_mean(blocks) + centre
 
 
-class _LogProb(torch.autograd.Function):
-    """x, offsets [N, 3, P], blocks [N, M, 10, P] -> [N]; forward leaves the gradient behind, backward scales it."""
+def fused_gradients(
+    x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `reference_gradients`, except that blocks stay what they are."""
+    log_prob, gradient = value_and_gradient(x, x - centre, blocks)
+    difference = _offset_of_mean(blocks) + centre - x
+    weights = blocks[:, :, :1].softmax(1)
+    pull = weights * (2.0 * of_error * difference)[:, None]
+    share = (pull * blocks[:, :, 1:4]).sum(2, keepdim=True)
+    of_mean = torch.cat([share - weights * share.sum(1, keepdim=True), pull], 2)
+    gradient = -of_nats[:, None, None, None] * gradient
+    gradient = torch.cat([gradient[:, :, :4] + of_mean, gradient[:, :, 4:]], 2)
+    return log_prob, difference.square().sum((1, 2)), gradient, gradient[:, :, 1:4].sum(1)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, offsets: Tensor, blocks: Tensor) -> Tensor:
-        log_prob, gradient = value_and_gradient(x, offsets, blocks)
-        ctx.save_for_backward(gradient)
-        return log_prob
 
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor]:
-        (gradient,) = ctx.saved_tensors
-        scaled = gradient * upstream[:, None, None, None]
-        # A location and its offset enter by their difference alone.
-        return None, -scaled[:, :, 1:4].sum(1), scaled
+def _offset_of_mean(blocks: Tensor) -> Tensor:
+    return (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1)
 
 
 def value_and_gradient(x: Tensor, offsets: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-// The likelihood of reference.py with its mean, and the gradient of both, each in one pass over the parameters: as many
-// pixels at a time as a vector has lanes, with everything between in registers or on the stack. Names and formulas are
-// those of fused.py. The gradient is computed anew from the parameters rather than kept beside them.
+// The likelihood of reference.py with its mean, or with the gradient of a loss of both, in one pass over the parameters:
+// as many pixels at a time as a vector has lanes, with everything between in registers or on the stack. Names and
+// formulas are those of fused.py.
 //
 // Frames x and centre are [N, 3, P], blocks [N, M, 10, P], all contiguous. Vectors are an extension of GCC and Clang.
 // Comparisons are false for a NaN and then keep it.
@@ -27,7 +27,7 @@ constexpr float FAR = 40.0f;                         // e^-40 is nothing beside 
 constexpr float NARROWEST = 40.0f;                   // a raw log-scale of -40 is no wider than the smallest scale
 constexpr float WIDEST = -80.0f;                     // and one of 80 no narrower than the largest
 constexpr float SATURATED = 10.0f;                   // tanh 10 is 1
-constexpr float NEGLIGIBLE = -80.0f;                 // nats below the best component
+constexpr float NEGLIGIBLE = -60.0f;                 // nats below the best component; gradients stay normal
 
 // Reads and writes all lanes, or only as many as a frame has pixels left.
 struct All {
@@ -217,6 +217,14 @@ struct Scratch {
     }
 };
 
+// The sum of all lanes that stand for a pixel.
+template <class Lanes>
+inline double sum_of(const Lanes& lanes, Vector x) {
+    double sum = 0.0;
+    for (long i = 0; i < lanes.size(); ++i) sum += x[i];
+    return sum;
+}
+
 // Writes the expected values of the pixels, and returns their log p.
 template <class Lanes>
 inline double values(const Pixels<Lanes>& at, Scratch& s, const float* centre, float* mean) {
@@ -228,34 +236,44 @@ inline double values(const Pixels<Lanes>& at, Scratch& s, const float* centre, f
         for (int c = 0; c < 3; ++c) expected[c] += weight * s.parts[k].location[c];
     }
     for (int c = 0; c < 3; ++c) at.lanes.store(mean + c * at.stride, expected[c]);
-    const Vector log_prob = s.total - s.total_weight;
-    double sum = 0.0;
-    for (long i = 0; i < at.lanes.size(); ++i) sum += log_prob[i];
-    return sum;
+    return sum_of(at.lanes, s.total - s.total_weight);
 }
 
-// Writes the gradients of blocks and centre: `scale` is d loss / d log p, `of_mean` d loss / d mean.
+struct Sums {
+    double log_prob = 0.0, error = 0.0;
+};
+
+// Overwrites the parameters by the gradient of -of_nats log p + of_error (mean - x)^2, writes that of the centre, and
+// adds up log p and squared errors.
 template <class Lanes>
-inline void gradients(const Pixels<Lanes>& at, Scratch& s, float scale, const float* of_mean, float* of_blocks,
-                      float* of_centre) {
+inline void gradients(const Pixels<Lanes>& at, Scratch& s, float of_nats, float of_error, float* blocks,
+                      float* of_centre, Sums& sums) {
     s.fill<true>(at);
-    Vector pull[3], moved[3] = {}, average = {};
-    for (int c = 0; c < 3; ++c) pull[c] = at.lanes.load(of_mean + c * at.stride);
+    Vector error[3] = {-at.red.offset, -at.green.offset, -at.blue.offset}, squares = {}, moved[3] = {}, average = {};
+    for (long k = 0; k < at.mixtures; ++k) {
+        s.logit[k] = share(s.logit[k] - s.total_weight);
+        for (int c = 0; c < 3; ++c) error[c] += s.logit[k] * s.parts[k].location[c];
+    }
+    sums.log_prob += sum_of(at.lanes, s.total - s.total_weight);
+    for (int c = 0; c < 3; ++c) {
+        squares += error[c] * error[c];
+        error[c] *= 2.0f * of_error;
+    }
+    sums.error += sum_of(at.lanes, squares);
     for (long k = 0; k < at.mixtures; ++k) {
         Component& part = s.parts[k];
-        s.logit[k] = share(s.logit[k] - s.total_weight);
-        part.log_prob = pull[0] * part.location[0] + pull[1] * part.location[1] + pull[2] * part.location[2];
+        part.log_prob = error[0] * part.location[0] + error[1] * part.location[1] + error[2] * part.location[2];
         average += s.logit[k] * part.log_prob;
     }
     for (long k = 0; k < at.mixtures; ++k) {
         const Component& part = s.parts[k];
-        const Vector weight = s.logit[k], likely = scale * share(s.joint[k] - s.total);
-        float* out = of_blocks + 10 * k * at.stride;
-        at.lanes.store(out, likely + weight * (part.log_prob - average - scale));
+        const Vector weight = s.logit[k], likely = -of_nats * share(s.joint[k] - s.total);
+        float* out = blocks + 10 * k * at.stride;
+        at.lanes.store(out, likely + weight * (part.log_prob - average + of_nats));
         for (int row = 0; row < 9; ++row) {
             Vector gradient = likely * part.gradient[row];
             if (row < 3) {
-                gradient += weight * pull[row];
+                gradient += weight * error[row];
                 moved[row] += gradient;
             }
             at.lanes.store(out + (1 + row) * at.stride, gradient);
@@ -297,21 +315,25 @@ void terms(const float* x, const float* centre, const float* blocks, long frames
     }
 }
 
-// Gradients of blocks and centre for those of log p [N] and mean [N, 3, P].
-void terms_backward(const float* x, const float* centre, const float* blocks, const float* of_log_prob,
-                    const float* of_mean, long frames, long mixtures, long pixels, int threads, float* of_blocks,
-                    float* of_centre) {
+// log p [N], the squared error of the mean [N], and gradients of the loss sum_n of_nats_n * -log p_n + of_error * error_n:
+// blocks are overwritten by theirs.
+void gradients(const float* x, const float* centre, const float* of_nats, long frames, long mixtures, long pixels,
+               int threads, float of_error, float* blocks, float* log_prob, float* error, float* of_centre) {
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch(mixtures);
 #pragma omp for schedule(static)
         for (long n = 0; n < frames; ++n) {
             const long frame = 3 * n * pixels, block = 10 * n * mixtures * pixels;
+            Sums sums;
             each_group(pixels, [&](auto lanes, long first) {
-                const long at = frame + first, to = block + first;
-                const Pixels<decltype(lanes)> group(lanes, x + at, centre + at, blocks + to, mixtures, pixels);
-                gradients(group, scratch, of_log_prob[n], of_mean + at, of_blocks + to, of_centre + at);
+                const long at = frame + first;
+                float* parameters = blocks + block + first;
+                const Pixels<decltype(lanes)> group(lanes, x + at, centre + at, parameters, mixtures, pixels);
+                gradients(group, scratch, of_nats[n], of_error, parameters, of_centre + at, sums);
             });
+            log_prob[n] = static_cast<float>(sums.log_prob);
+            error[n] = static_cast<float>(sums.error);
         }
     }
 }

@@ -31,10 +31,10 @@ def build_obstacle() -> str | None:
 
 @torch.library.custom_op("aime_kernels::logistic_mixture_terms", mutates_args=(), device_types="cpu")
 def native_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """x, centre [N, 3, P], blocks [N, M, 10, P], float32 -> log p [N] and mean [N, 3, P]."""
+    """x, centre [N, 3, P], blocks [N, M, 10, P], float32 -> log p [N] and mean [N, 3, P]; no gradient."""
     x, centre, blocks = x.contiguous(), centre.contiguous(), blocks.contiguous()
     log_prob, mean = x.new_empty(len(x)), torch.empty_like(x)
-    _call("terms", (x, centre, blocks), blocks, (log_prob, mean))
+    _call("terms", (x, centre, blocks), blocks, (), (log_prob, mean))
     return log_prob, mean
 
 
@@ -43,34 +43,38 @@ def _(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0]), x.new_empty(x.shape)
 
 
-@torch.library.custom_op("aime_kernels::logistic_mixture_terms_backward", mutates_args=(), device_types="cpu")
-def native_terms_backward(
-    x: Tensor, centre: Tensor, blocks: Tensor, of_log_prob: Tensor, of_mean: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of centre and blocks."""
-    inputs = [tensor.contiguous() for tensor in (x, centre, blocks, of_log_prob, of_mean)]
-    of_centre, of_blocks = torch.empty_like(inputs[1]), torch.empty_like(inputs[2])
-    _call("terms_backward", inputs, blocks, (of_blocks, of_centre))
-    return of_centre, of_blocks
+def native_gradients(
+    x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `reference_gradients`; blocks that are contiguous become their gradient."""
+    blocks = blocks.contiguous()
+    log_prob, error, of_centre = gradients_in_place(x, centre, blocks, of_nats, of_error)
+    return log_prob, error, blocks, of_centre
 
 
-@native_terms_backward.register_fake
-def _(x: Tensor, centre: Tensor, blocks: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-    return centre.new_empty(centre.shape), blocks.new_empty(blocks.shape)
+@torch.library.custom_op("aime_kernels::logistic_mixture_gradients", mutates_args=("blocks",), device_types="cpu")
+def gradients_in_place(
+    x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of contiguous blocks: log p [N], squared error [N] and the gradient of centre."""
+    inputs = [tensor.contiguous() for tensor in (x, centre, of_nats)]
+    log_prob, error, of_centre = x.new_empty(len(x)), x.new_empty(len(x)), torch.empty_like(inputs[1])
+    _call("gradients", inputs, blocks, (ctypes.c_float(of_error), _at(blocks)), (log_prob, error, of_centre))
+    return log_prob, error, of_centre
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs)
+@gradients_in_place.register_fake
+def _(x: Tensor, centre: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape[0]), x.new_empty(x.shape[0]), centre.new_empty(centre.shape)
 
 
-native_terms.register_autograd(
-    lambda ctx, *grads: (None, *native_terms_backward(*ctx.saved_tensors, *grads)), setup_context=_save
-)
-
-
-def _call(name: str, inputs: Any, blocks: Tensor, outputs: tuple[Tensor, Tensor]) -> None:
-    """One of the library's two functions: pointers to read, N, M, P and threads, pointers to write."""
+def _call(name: str, inputs: Any, blocks: Tensor, rest: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    """One of the library's two functions: pointers to read, N, M, P and threads, the rest, and pointers to write."""
     frames, mixtures, _, pixels = blocks.shape
     sizes = [ctypes.c_long(size) for size in (frames, mixtures, pixels)]
-    read, written = ([ctypes.c_void_p(tensor.data_ptr()) for tensor in group] for group in (inputs, outputs))
-    getattr(library(_SOURCE), name)(*read, *sizes, ctypes.c_int(torch.get_num_threads()), *written)
+    threads = ctypes.c_int(torch.get_num_threads())
+    getattr(library(_SOURCE), name)(*map(_at, inputs), *sizes, threads, *rest, *map(_at, outputs))
+
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,14 +1,16 @@
 """The public functions of the mixture that are differentiated, and which form of them runs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from aime_kernels.logistic_mixture.fused import fused_terms
-from aime_kernels.logistic_mixture.native import native_obstacle, native_terms
-from aime_kernels.logistic_mixture.parameters import components
-from aime_kernels.logistic_mixture.reference import reference_terms
+from aime_kernels.logistic_mixture.fused import fused_gradients, fused_terms
+from aime_kernels.logistic_mixture.native import native_gradients, native_obstacle, native_terms
+from aime_kernels.logistic_mixture.parameters import CHANNELS_PER_COMPONENT, components
+from aime_kernels.logistic_mixture.reference import reference_gradients, reference_terms
 
 
 def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> Tensor:
@@ -18,30 +20,119 @@ def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor
     centre: [N, 3, H, W], what the locations are offsets from, differentiable once, zero where not given.
     Raises ValueError when the shapes do not fit.
     """
-    return logistic_mixture_terms(frames, parameters, centre)[0]
-
-
-def logistic_mixture_terms(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`logistic_mixture_log_prob` [N] and `logistic_mixture_mean` [N, 3, H, W]; differentiable once.
-
-    For both in one loss: parameters then get one gradient, where adding that of each up would move them thrice more.
-
-    Why an op: some 130 elementwise operators on the largest tensor of a step are one pass over it. On a CPU with AVX2
-    and a C++ compiler that is `native.cpp`, for float32; else `fused.py` inside a caller that is being compiled, and
-    `reference.py`.
-    """
     blocks = components(parameters)
     n, _, height, width = parameters.shape
     if frames.shape != (n, 3, height, width):
         raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
     x = frames.to(parameters.dtype).flatten(2)
     around = torch.zeros_like(x) if centre is None else centre.to(x.dtype).expand_as(frames).flatten(2)
-    log_prob, mean = _form(parameters)(x, around, blocks)
-    return log_prob, mean.unflatten(2, (height, width))
+    if torch.is_grad_enabled() and (blocks.requires_grad or around.requires_grad):
+        return _LogProb.apply(x, around, blocks)
+    return _forms(blocks)[0](x, around, blocks)[0]
 
 
-def _form(parameters: Tensor) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What takes x and centre [N, 3, P] and blocks [N, M, 10, P] to log p [N] and mean [N, 3, P]."""
-    if native_obstacle(parameters) is None:
-        return native_terms
-    return fused_terms if torch.compiler.is_compiling() else reference_terms
+def logistic_mixture_loss(
+    pixels: Tensor, features: Tensor, weight: Tensor, centre: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of a linear map's mixture parameters: sum_n of_nats_n * -log p(x_n) + of_error * |mean_n - x_n|^2.
+
+    Parameters are by far the largest tensor of a training step. They live within this call only: where a gradient is
+    wanted it is made in the same pass, over them, and led through the map at once; backward scales three small tensors.
+
+    Args:
+        pixels: x [N, q, 3, P] on the 256 levels of [-1, 1], q images of P pixels a frame; not differentiated.
+        features: [N, P, F], differentiable once, as are `weight` and `centre`.
+        weight: [q * 10 M, F]; parameters [N, q, 10 M, P] are its products with every pixel's features, in their dtype.
+        centre: [N, q, 3, P], what locations are offsets from.
+        of_nats: [N], what a nat of each frame counts; not differentiated.
+        of_error: what the squared error counts.
+
+    Returns:
+        The loss, 0-d; -log p in nats [N] and the squared error of the mean [N], both without a gradient.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    frames, images, _, size = pixels.shape
+    divides = weight.shape[0] % (CHANNELS_PER_COMPONENT * images) == 0
+    if not divides or features.shape != (frames, size, weight.shape[1]) or centre.shape != pixels.shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (pixels, features, weight, centre))
+        raise ValueError(f"pixels, features, weight and centre do not fit: {shapes}")
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, weight, centre)):
+        return _Loss.apply(pixels, features, weight, centre, of_nats, of_error)
+    x, around = pixels.flatten(0, 1), centre.flatten(0, 1)
+    blocks = _blocks(features, weight, images)
+    log_prob, mean = _forms(blocks)[0](x, around, blocks)
+    nats, error = -log_prob.view(-1, images).sum(1), (mean - x).square().view(frames, -1).sum(1)
+    return (nats * of_nats + of_error * error).sum(), nats, error
+
+
+class _Loss(torch.autograd.Function):
+    """`logistic_mixture_loss`, its gradients made in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pixels: Tensor, features: Tensor, weight: Tensor, centre: Tensor, of_nats: Tensor, of_error: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        images = pixels.shape[1]
+        blocks = _blocks(features, weight, images)
+        log_prob, error, of_blocks, of_centre = _forms(blocks)[1](
+            pixels.flatten(0, 1), centre.flatten(0, 1), blocks, of_nats.repeat_interleave(images), of_error
+        )
+        nats, error = -log_prob.view(-1, images).sum(1), error.view(-1, images).sum(1)
+        upstream = of_blocks.view(len(features), len(weight), features.shape[1]).to(features.dtype)
+        of_features = torch.bmm(upstream.mT, _every(weight, features))
+        of_weight = torch.bmm(upstream, features).sum(0, dtype=weight.dtype)
+        ctx.save_for_backward(of_features, of_weight, of_centre.view(centre.shape))
+        ctx.mark_non_differentiable(nats, error)
+        return (nats * of_nats + of_error * error).sum(), nats, error
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(upstream.to(of.dtype) * of for of in ctx.saved_tensors), None, None
+
+
+class _LogProb(torch.autograd.Function):
+    """x, centre [N, 3, P], blocks [N, M, 10, P] -> log p [N]; backward scales what forward leaves behind."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centre: Tensor, blocks: Tensor) -> Tensor:
+        copy = blocks.clone(memory_format=torch.contiguous_format)
+        log_prob, _, of_blocks, of_centre = _forms(blocks)[1](x, centre, copy, -x.new_ones(len(x)), 0.0)
+        ctx.save_for_backward(of_centre, of_blocks)
+        return log_prob
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        of_centre, of_blocks = ctx.saved_tensors
+        return None, of_centre * upstream[:, None, None], of_blocks * upstream[:, None, None, None]
+
+
+def _blocks(features: Tensor, weight: Tensor, images: int) -> Tensor:
+    """Parameters [N * q, M, 10, P], at least float32, of features [N, P, F] and weight [q * 10 M, F].
+
+    A product a frame: as one product of all frames the result would have to be rearranged.
+    """
+    parameters = torch.bmm(_every(weight, features), features.mT)
+    wide = torch.promote_types(parameters.dtype, torch.float32)
+    return parameters.to(wide).view(-1, len(weight) // (10 * images), CHANNELS_PER_COMPONENT, features.shape[1])
+
+
+def _every(weight: Tensor, features: Tensor) -> Tensor:
+    """The weight for each frame, in the features' dtype."""
+    return weight.to(features.dtype).expand(len(features), -1, -1)
+
+
+def _forms(blocks: Tensor) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]:
+    """What makes terms, and what makes gradients, of such blocks.
+
+    Some 130 elementwise operators are one pass: on a CPU with AVX2 and a C++ compiler `native.cpp`, for float32; else
+    `fused.py` inside a caller that is being compiled, and `reference.py`.
+    """
+    if native_obstacle(blocks) is None:
+        return native_terms, native_gradients
+    if torch.compiler.is_compiling():
+        return fused_terms, fused_gradients
+    return reference_terms, reference_gradients

@@ -14,11 +14,10 @@ This is the largest elementwise job of a CPU step (10 M values a pixel), hence i
 keeps one tensor (the gradient) where autograd through the same formula keeps some forty.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aime_kernels.logistic_mixture.parameters import (
     FAR,
@@ -30,52 +29,43 @@ from aime_kernels.logistic_mixture.parameters import (
 
 _PIECES = 4
 """Frames are worked through in so many pieces, however many there are, which keeps temporaries near the cache."""
-_NEGLIGIBLE = -80.0
-"""Nats below the best component where a component's share is no longer computed, for the same reason."""
+_NEGLIGIBLE = -60.0
+"""Nats below the best component where its share is no longer computed: a gradient of less would be denormal."""
 
 
 def reference_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; differentiable once."""
-    return _Terms.apply(x, centre, blocks)
+    """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; no gradient."""
+    pieces = zip(*(tensor.tensor_split(_PIECES) for tensor in (x, x - centre, blocks)), strict=True)
+    log_prob = torch.cat([_log_prob(value, offset, block.clone(), False) for value, offset, block in pieces])
+    return log_prob, (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1).add_(centre)
 
 
-class _Terms(torch.autograd.Function):
-    """x, centre [N, 3, P], blocks [N, M, 10, P] -> log p [N] and mean [N, 3, P].
+def reference_gradients(
+    x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `reference_terms`, and of_nats [N] -> log p, squared error of the mean [N], gradients of blocks and centre.
 
-    Forward leaves the gradient of log p behind; backward scales it and adds that of the mean.
+    The gradients are those of sum_n of_nats_n * -log p_n + of_error * error_n. Overwrites blocks by theirs.
     """
+    pieces = zip(*(tensor.tensor_split(_PIECES) for tensor in (x, centre, blocks, of_nats)), strict=True)
+    made = [_gradients(x, centre, block, of, of_error) for x, centre, block, of in pieces]
+    log_prob, error, of_centre = map(torch.cat, zip(*made, strict=True))
+    return log_prob, error, blocks, of_centre
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        wanted = any(ctx.needs_input_grad)
-        offsets = x - centre
-        # A copy of the parameters is turned into their gradient in place.
-        gradient = torch.empty_like(blocks, memory_format=torch.contiguous_format) if wanted else None
-        outs = [None] * _PIECES if gradient is None else gradient.tensor_split(_PIECES)
-        total = [
-            _log_prob(values, offset, block.clone() if out is None else out.copy_(block), wanted)
-            for values, offset, block, out in zip(
-                *(tensor.tensor_split(_PIECES) for tensor in (x, offsets, blocks)), outs, strict=True
-            )
-        ]
-        mean = (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1)
-        ctx.save_for_backward(gradient, blocks)
-        ctx.set_materialize_grads(False)
-        return torch.cat(total), mean.add_(centre)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_log_prob: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradient, blocks = ctx.saved_tensors
-        total = torch.zeros_like(gradient) if of_log_prob is None else gradient * of_log_prob[:, None, None, None]
-        if of_mean is not None:
-            weights = blocks[:, :, :1].softmax(1)
-            pull = weights * of_mean[:, None]
-            total[:, :, 1:4].add_(pull)
-            share = pull.mul_(blocks[:, :, 1:4]).sum(2)
-            total[:, :, 0].add_(share).sub_(share.sum(1, keepdim=True).mul(weights[:, :, 0]))
-        # Moving the centre moves every component.
-        return None, total[:, :, 1:4].sum(1) if ctx.needs_input_grad[1] else None, total
+def _gradients(
+    x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    weights, locations = blocks[:, :, 0].softmax(1), blocks[:, :, 1:4].clone()
+    difference = (weights[:, :, None] * locations).sum(1).add_(centre).sub_(x)
+    log_prob = _log_prob(x, x - centre, blocks, True)
+    blocks.mul_(-of_nats[:, None, None, None])
+    pull = weights[:, :, None] * (2.0 * of_error * difference)[:, None]
+    blocks[:, :, 1:4].add_(pull)
+    share = pull.mul_(locations).sum(2)
+    blocks[:, :, 0].add_(share).sub_(weights.mul_(share.sum(1, keepdim=True)))
+    # Moving the centre moves every component.
+    return log_prob, difference.square_().sum((1, 2)), blocks[:, :, 1:4].sum(1)
 
 
 class _Bins(NamedTuple):
