@@ -1,4 +1,4 @@
-"""`native.cpp` as torch operators, forward and backward: contiguous copies where needed, then one call."""
+"""`native.cpp` as torch operators, with and without gradients: contiguous copies where needed, then one call."""
 
 import ctypes
 from pathlib import Path
