@@ -3,12 +3,13 @@
     python benchmarks/step_cost.py PRESET BATCH_SIZE STEPS THREADS [COMPILE]
 
 CPU seconds a sequence, seconds a step, peak memory, the phases, operator calls, and a step's time over that of its
-convolutions and matrix products (attention and the LSTM are among these). The steps are the trainer's own
+convolutions and matrix products (attention and the LSTM are among these): of their calls as a whole, with the bias
+copied into a result or an operand laid out anew; "alone" is without these. The steps are the trainer's own
 (`TrainingStep` on the recorded sample, plain engine) after four of warm-up, COMPILE is on or off [off]. CPU seconds are
-user plus system time of the whole process. Phases and products come from profiles of every other step, so that both
-times of a ratio see one machine; operator calls (views and all) from a count of one more. Compiled steps are also timed
-against steps as written, in turn. Profiled calls are another measure, that compiled steps have too: every event of an
-operator, those that it calls itself included, and every compiled graph.
+user plus system time of the whole process. Phases and products come from profiles of every other step: a ratio is the
+median of those of two neighbours, which see one machine. Operator calls (views and all) come from a count of one more.
+Compiled steps are also timed against steps as written, in turn. Profiled calls are another measure, that compiled steps
+have too: every event of an operator, those that it calls itself included, and every compiled graph.
 """
 
 import json
@@ -55,6 +56,14 @@ class OperatorCalls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def inside_product(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
+    """Whether a product calls this operator: `convolution` is `mkldnn_convolution` underneath."""
+    caller = event.cpu_parent
+    while caller is not None and caller.name not in PRODUCT_KEYS:
+        caller = caller.cpu_parent
+    return caller is not None
+
+
 def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str = "off") -> dict[str, object]:
     """The figures of `steps` steps of a preset."""
     keep_freed_memory()
@@ -71,21 +80,21 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             trainer.step(inputs, 0.5)
             return time.perf_counter() - wall, (time.process_time() - cpu) / batch_size
 
-        def profiled_step(index: int) -> dict[str, tuple[int, float, float]]:
-            """Calls, seconds and own seconds of every operator and phase."""
+        def profiled_step(index: int) -> tuple[dict[str, tuple[int, float]], float, float]:
+            """Calls and seconds of every operator and phase; seconds of all products, whole and alone."""
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
                 step(index)
-            return {
-                event.key: (event.count, event.cpu_time_total / 1e6, event.self_cpu_time_total / 1e6)
-                for event in profile.key_averages()
-            }
+            products = [event for event in profile.events() if event.name in PRODUCT_KEYS]
+            whole = sum(event.cpu_time_total for event in products if not inside_product(event)) / 1e6
+            alone = sum(event.self_cpu_time_total for event in products) / 1e6
+            return {e.key: (e.count, e.cpu_time_total / 1e6) for e in profile.key_averages()}, whole, alone
 
         first = [step(index)[0] for index in range(4)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         pairs = [(step(index), profiled_step(index + 1)) for index in range(4, 2 * steps + 4, 2)]
         walls, costs = zip(*(times for times, _ in pairs), strict=True)
-        events = pairs[-1][1]
-        products = median(sum(own for key, (_, _, own) in seen.items() if key in PRODUCT_KEYS) for _, seen in pairs)
+        events = pairs[-1][1][0]
+        over, over_alone = (median(wall / seen[kind] for (wall, _), seen in pairs) for kind in (1, 2))
         calls = over_written = None  # the dispatcher's mode and a compiled graph exclude each other
         done = 2 * steps + 4
         if compile == "off":
@@ -106,10 +115,11 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             "first_step_seconds": round(first[0], 1),
             "cpu_seconds_a_sequence": [round(f(costs), 3) for f in (min, median, max)],
             "seconds_a_step": [round(f(walls), 3) for f in (min, median, max)],
-            "step_over_products": round(median(walls) / products, 2),
+            "step_over_products": round(over, 3),
+            "step_over_products_alone": round(over_alone, 3),
             "compiled_over_as_written": over_written,
             "operator_calls": calls,
-            "profiled_calls": sum(n for key, (n, *_) in events.items() if "::" in key or "CompiledFxGraph" in key),
+            "profiled_calls": sum(n for key, (n, _) in events.items() if "::" in key or "CompiledFxGraph" in key),
             "peak_memory_gb": round(peak / 1e9, 2),
             "phases_seconds": {name: round(events.get(name, (0, 0.0))[1], 3) for name in PHASES},
         }

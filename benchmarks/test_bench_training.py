@@ -35,7 +35,7 @@ def run(*words):
 )
 def test_cost_of_a_step(benchmark, preset, batch_size, target, choice):
     """As written and compiled; the step's time over its products' is to be at most 1.6 and 1.3, compiled no slower."""
-    words = (sys.executable, "benchmarks/step_cost.py", preset, batch_size, 12, 2, choice)
+    words = (sys.executable, "benchmarks/step_cost.py", preset, batch_size, 20, 2, choice)
     printed = benchmark.pedantic(run, words, rounds=1)
     wanted = {"off": {"step_over_products": 1.6}, "on": {"step_over_products": 1.3, "compiled_over_as_written": 1.0}}
     target = target | wanted[choice]

@@ -9,6 +9,9 @@
 #include <cstring>
 #include <vector>
 
+// Long chains of arithmetic take turns: GCC does that for x86 only when told (docs/log.md), others ignore this line.
+#pragma GCC optimize("schedule-insns", "sched-pressure", "unroll-loops")
+
 namespace {
 
 #if defined(__AVX512F__)
