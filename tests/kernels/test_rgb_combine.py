@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from test_logistic_mixture import OperatorCalls
 
-from aime_kernels import rgb_combine
+from aime_kernels import rgb_combine, rgb_gram
 from aime_kernels.rgb_gram.layout import chunk_elements
 
 CHUNK = chunk_elements(torch.device("cpu"))
@@ -97,3 +98,16 @@ def test_scratch_does_not_grow_with_the_vectors():
         rgb_combine(rows, direction, rows[0], coefficients, TRUE)
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert largest <= 4 * 6 * CHUNK
+
+
+def test_a_chunk_of_a_long_vector_takes_few_operator_calls():
+    counts = []
+    for chunks in (2, 6):
+        size = chunks * CHUNK
+        *rows, direction, update = [[torch.zeros(size)] for _ in range(5)]
+        with OperatorCalls() as calls:
+            rgb_gram([*rows, direction])
+            rgb_combine(rows, direction, update, torch.ones(2, 4, dtype=torch.float64), TRUE)
+        counts.append(calls.count)
+    # Four copies, a product, its sum, an addition and a last block; eight terms and two selections.
+    assert counts[1] - counts[0] <= 4 * 18

@@ -28,22 +28,33 @@ def rgb_combine(
     size = sum(tensor.numel() for tensor in direction if tensor is not None)
     scratch = first.new_empty(len(rows) + 3, min(chunk, size))
     zero = first.new_zeros(())
+    buffers: dict[int, Sequence[Tensor]] = {}
     for lengths, pieces in chunks(positions, chunk):
-        buffers = scratch[:, : sum(lengths)]
-        # A stretch of one tensor is read in place; short tensors are gathered first.
+        length = sum(lengths)
+        if length not in buffers:
+            buffers[length] = scratch[:, :length].unbind()
+        *gathered, new, total = buffers[length]
+        # A stretch of one tensor is read, and written, in place; short tensors are gathered first.
         inputs = [
             parts[0] if len(parts) == 1 else gather(parts, lengths, buffer)
-            for parts, buffer in zip(pieces[:-1], buffers, strict=False)
+            for parts, buffer in zip(pieces[:-1], gathered, strict=True)
         ]
-        old, (new, total) = inputs.pop(), buffers[-2:]
+        old = inputs.pop()
         assert old is not None
         _combine(inputs, old, scalars, new, total)
         # A select, not a factor of zero: zero times NaN is NaN, and asking the host would stall the device.
-        torch.where(finite, total, zero, out=total)
-        torch.where(finite, new, old, out=new)
-        for result, targets in ((new, pieces[-2]), (total, pieces[-1])):
-            torch._foreach_copy_([target for target in targets if target is not None], result.split(lengths))
+        for result, instead, targets in ((total, zero, pieces[-1]), (new, old, pieces[-2])):
+            place = _place(targets, result)
+            torch.where(finite, result, instead, out=place)
+            if place is result:
+                torch._foreach_copy_([target for target in targets if target is not None], result.split(lengths))
     copy_back(columns, positions)
+
+
+def _place(targets: Sequence[Tensor | None], result: Tensor) -> Tensor:
+    """Where a result goes: the target itself if it is one and of this dtype, else the buffer that it is in."""
+    only = targets[0]
+    return only if len(targets) == 1 and only is not None and only.dtype == result.dtype else result
 
 
 def _in_one_loop(columns: Sequence[Sequence[Tensor | None]], coefficients: Tensor, finite: Tensor) -> None:

@@ -54,19 +54,24 @@ def chunks(positions: Sequence[Flats], size: int) -> Iterator[Chunk]:
     number of chunks follows from the number of elements, however many tensors they are in.
     """
     lengths: list[int] = []
-    columns: list[list[Tensor | None]] = []
+    columns: list[Flats] = []
     for flats in positions:
         numel = next(flat.numel() for flat in flats if flat is not None)
         parts = -(-numel // size)
-        for part in range(parts):
-            start, stop = numel * part // parts, numel * (part + 1) // parts
-            if sum(lengths) + stop - start > size:
+        cuts = [numel * (part + 1) // parts - numel * part // parts for part in range(parts)]
+        stretches = [flats] if parts == 1 else zip(*(_split(flat, cuts) for flat in flats), strict=True)
+        for length, column in zip(cuts, stretches if parts else (), strict=True):
+            if sum(lengths) + length > size:
                 yield Chunk(lengths, [list(row) for row in zip(*columns, strict=True)])
                 lengths, columns = [], []
-            lengths.append(stop - start)
-            columns.append([None if flat is None else flat[start:stop] for flat in flats])
+            lengths.append(length)
+            columns.append(column)
     if lengths:
         yield Chunk(lengths, [list(row) for row in zip(*columns, strict=True)])
+
+
+def _split(flat: Tensor | None, lengths: list[int]) -> Flats:
+    return [None] * len(lengths) if flat is None else flat.split(lengths)
 
 
 def gather(pieces: Flats, lengths: Sequence[int], out: Tensor) -> Tensor:

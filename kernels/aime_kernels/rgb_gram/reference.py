@@ -1,6 +1,7 @@
 """Gram matrix of long vectors in one streaming pass, in double precision."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,17 +29,36 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
     blocks = -(-min(chunk, sum(sizes)) // _BLOCK)
     staging = torch.empty(m, blocks * _BLOCK, dtype=torch.float64, device=device)
     gram = torch.zeros(m, m, dtype=torch.float64, device=device)
+    views: dict[int, _Views] = {}
     for lengths, pieces in chunks(positions, chunk):
         total = sum(lengths)
-        # Less than a block is one short block; otherwise zeros fill the last block up.
-        block = min(total, _BLOCK)
-        padded = -(-total // block) * block
-        for row, parts in zip(staging, pieces, strict=True):
-            gather(parts, lengths, row[:total])
-        staging[:, total:padded].zero_()
-        batch = staging[:, :padded].unflatten(1, (-1, block))
-        gram += torch.bmm(batch.permute(1, 0, 2), batch.permute(1, 2, 0)).sum(0)
+        if total not in views:
+            views[total] = _views(staging, total)
+        rows, rest, left, right = views[total]
+        for row, parts in zip(rows, pieces, strict=True):
+            gather(parts, lengths, row)
+        if rest is not None:
+            rest.zero_()
+        gram += torch.bmm(left, right).sum(0)
     return (gram + gram.t()) / 2
+
+
+class _Views(NamedTuple):
+    """Of `staging` [m, size]: a row a vector of the chunk, what is left of the last block, and all blocks both ways."""
+
+    rows: Sequence[Tensor]
+    rest: Tensor | None
+    left: Tensor
+    right: Tensor
+
+
+def _views(staging: Tensor, total: int) -> _Views:
+    """For a chunk of `total` elements; less than a block is one short block."""
+    block = min(total, _BLOCK)
+    padded = -(-total // block) * block
+    batch = staging[:, :padded].unflatten(1, (-1, block))
+    rest = staging[:, total:padded] if padded > total else None
+    return _Views(staging[:, :total].unbind(), rest, batch.permute(1, 0, 2), batch.permute(1, 2, 0))
 
 
 def _products(columns: Sequence[Sequence[Tensor | None]], m: int) -> Tensor:
