@@ -28,37 +28,40 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
     chunk = chunk_elements(device)
     blocks = -(-min(chunk, sum(sizes)) // _BLOCK)
     staging = torch.empty(m, blocks * _BLOCK, dtype=torch.float64, device=device)
-    gram = torch.zeros(m, m, dtype=torch.float64, device=device)
+    sums = torch.zeros(blocks, m, m, dtype=torch.float64, device=device)
     views: dict[int, _Views] = {}
     for lengths, pieces in chunks(positions, chunk):
         total = sum(lengths)
         if total not in views:
-            views[total] = _views(staging, total)
-        rows, rest, left, right = views[total]
+            views[total] = _views(staging, sums, total)
+        rows, rest, left, right, of_blocks = views[total]
         for row, parts in zip(rows, pieces, strict=True):
             gather(parts, lengths, row)
         if rest is not None:
             rest.zero_()
-        gram += torch.bmm(left, right).sum(0)
+        of_blocks.baddbmm_(left, right)
+    gram = sums.sum(0)
     return (gram + gram.t()) / 2
 
 
 class _Views(NamedTuple):
-    """Of `staging` [m, size]: a row a vector of the chunk, what is left of the last block, and all blocks both ways."""
+    """Of `staging` [m, size]: a row a vector of a chunk, what is left of the last block, all blocks both ways; sums."""
 
     rows: Sequence[Tensor]
     rest: Tensor | None
     left: Tensor
     right: Tensor
+    sums: Tensor
 
 
-def _views(staging: Tensor, total: int) -> _Views:
+def _views(staging: Tensor, sums: Tensor, total: int) -> _Views:
     """For a chunk of `total` elements; less than a block is one short block."""
     block = min(total, _BLOCK)
     padded = -(-total // block) * block
     batch = staging[:, :padded].unflatten(1, (-1, block))
     rest = staging[:, total:padded] if padded > total else None
-    return _Views(staging[:, :total].unbind(), rest, batch.permute(1, 0, 2), batch.permute(1, 2, 0))
+    rows = staging[:, :total].unbind()
+    return _Views(rows, rest, batch.permute(1, 0, 2), batch.permute(1, 2, 0), sums[: batch.shape[1]])
 
 
 def _products(columns: Sequence[Sequence[Tensor | None]], m: int) -> Tensor:
