@@ -118,17 +118,31 @@ def test_the_loss_in_float32_against_float64(mode, compiled, monkeypatch):
         torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=1e-5 * truth.abs().max().item())
 
 
-def test_the_loss_under_autocast_keeps_the_dtypes_of_its_gradients():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_loss_under_autocast_keeps_the_dtypes_of_its_gradients(dtype):
     pixels, features, weight, centre, *rest = linear_example(3, 2, 2, 6, 4, torch.float32)
-    half = features.detach().bfloat16().requires_grad_()
+    given = features.detach().to(dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss, nats, _ = logistic_mixture_loss(pixels, half, weight, centre, *rest)
-    gradients = torch.autograd.grad(loss, (half, weight, centre))
+        loss, nats, _ = logistic_mixture_loss(pixels, given, weight, centre, *rest)
+    gradients = torch.autograd.grad(loss, (given, weight, centre))
     assert nats.dtype == loss.dtype == torch.float32
-    assert [of.dtype for of in gradients] == [torch.bfloat16, torch.float32, torch.float32]
+    assert [of.dtype for of in gradients] == [dtype, torch.float32, torch.float32]
     exact = torch.autograd.grad(textbook_loss(pixels, features, weight, centre, *rest)[0], (features, weight, centre))
     for rounded, true in zip(gradients, exact, strict=True):
         assert F.cosine_similarity(rounded.float().flatten(), true.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("position", [0, 3, 4])
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+def test_the_loss_of_mixed_dtypes_is_that_of_the_features(position, mode, monkeypatch):
+    monkeypatch.setenv("AIME_KERNELS", mode)
+    given = linear_example(3, 2, 2, 6, 4, torch.float32)
+    mixed = [x.detach().double() if i == position else x for i, x in enumerate(given)]
+    (expected, *of), (found, *also) = (
+        (logistic_mixture_loss(*arguments)[0], *torch.autograd.grad(logistic_mixture_loss(*arguments)[0], given[1]))
+        for arguments in (given, mixed)
+    )
+    assert torch.equal(found, expected) and torch.equal(also[0], of[0])
 
 
 def test_the_loss_leaves_its_arguments_alone_and_backward_what_it_kept():
@@ -247,6 +261,11 @@ def test_shapes_that_do_not_fit_are_refused():
     for wrong in ((features[:1], weight, centre), (features, weight[:50], centre), (features, weight, centre[:, :1])):
         with pytest.raises(ValueError, match="do not fit"):
             logistic_mixture_loss(pixels, *wrong, *rest)
+    for count in (0, 1, 3):
+        with pytest.raises(ValueError, match="do not fit"):
+            logistic_mixture_loss(pixels, features, weight, centre, torch.ones(count), 0.5)
+    with pytest.raises(ValueError, match="several devices: cpu, cpu, cpu, cpu, meta"):
+        logistic_mixture_loss(pixels, features, weight, centre, torch.ones(2, device="meta"), 0.5)
 
 
 def test_mean_and_samples_agree_with_the_probabilities():

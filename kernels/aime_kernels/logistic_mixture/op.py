@@ -38,10 +38,12 @@ def logistic_mixture_loss(
 
     Parameters are by far the largest tensor of a training step. They live within this call only: where a gradient is
     wanted it is made in the same pass, over them, and led through the map at once; backward scales three small tensors.
+    The density is that of Salimans et al. 2017 (arXiv:1701.05517) as `parameters.py` lays it out.
 
     Args:
         pixels: x [N, q, 3, P] on the 256 levels of [-1, 1], q images of P pixels a frame; not differentiated.
-        features: [N, P, F], differentiable once, as are `weight` and `centre`.
+        features: [N, P, F], float32, float64 or, as autocast makes them, less; differentiable once, as are `weight`
+            and `centre`. What follows the map is computed in their dtype, at least in float32.
         weight: [q * 10 M, F]; parameters [N, q, 10 M, P] are its products with every pixel's features, in their dtype.
         centre: [N, q, 3, P], what locations are offsets from.
         of_nats: [N], what a nat of each frame counts; not differentiated.
@@ -51,13 +53,20 @@ def logistic_mixture_loss(
         The loss, 0-d; -log p in nats [N] and the squared error of the mean [N], both without a gradient.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or the tensors are on several devices.
     """
+    given = (pixels, features, weight, centre, of_nats)
     frames, images, _, size = pixels.shape
     divides = weight.shape[0] % (CHANNELS_PER_COMPONENT * images) == 0
-    if not divides or features.shape != (frames, size, weight.shape[1]) or centre.shape != pixels.shape:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (pixels, features, weight, centre))
-        raise ValueError(f"pixels, features, weight and centre do not fit: {shapes}")
+    fits = features.shape == (frames, size, weight.shape[1]) and centre.shape == pixels.shape
+    if not divides or not fits or of_nats.shape != (frames,):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
+        raise ValueError(f"pixels, features, weight, centre and of_nats do not fit: {shapes}")
+    if len({tensor.device for tensor in given}) > 1:
+        devices = ", ".join(str(tensor.device) for tensor in given)
+        raise ValueError(f"pixels, features, weight, centre and of_nats are on several devices: {devices}")
+    wide = torch.promote_types(features.dtype, torch.float32)
+    pixels, centre, of_nats = pixels.to(wide), centre.to(wide), of_nats.to(wide)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, weight, centre)):
         return _Loss.apply(pixels, features, weight, centre, of_nats, of_error)
     x, around = pixels.flatten(0, 1), centre.flatten(0, 1)
