@@ -7,7 +7,7 @@ _PUBLIC = {
     "DMCVBDataset": "aime_fast.data.dataset",
     "DMCVBTrainer": "aime_fast.training.trainer",
     "DPGMMVariationalRecurrentAutoencoder": "aime_fast.model.world_model",
-    "LossAggregator": "aime_fast.objectives.aggregator",
+    "LossAggregator": "aime_fast.tasks.aggregator",
     "RGB": "aime_fast.balancing.rgb",
 }
 __all__ = ["RGB", "DMCVBDataset", "DMCVBTrainer", "DPGMMVariationalRecurrentAutoencoder", "LossAggregator"]

@@ -19,12 +19,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from aime_fast.config_cli import parse_train_args
+    from aime_fast.config.command_line import parse_train_args
 
     config = parse_train_args(argv)
     # Only now: `--help` and a misspelt option need not wait for torch.
     from aime_fast.errors import UserError
-    from aime_fast.training.host_memory import keep_freed_memory
+    from aime_fast.training.run.host_memory import keep_freed_memory
     from aime_fast.training.trainer import DMCVBTrainer
 
     keep_freed_memory()

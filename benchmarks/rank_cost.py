@@ -17,7 +17,7 @@ from statistics import median
 
 import torch.distributed as dist
 
-from aime_fast.training.host_memory import keep_freed_memory
+from aime_fast.training.run.host_memory import keep_freed_memory
 from aime_fast.training.trainer import DMCVBTrainer
 
 

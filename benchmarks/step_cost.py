@@ -22,8 +22,8 @@ from statistics import median
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aime_fast.training.compilation import uncompiled
-from aime_fast.training.host_memory import keep_freed_memory
+from aime_fast.training.compile.compilation import uncompiled
+from aime_fast.training.run.host_memory import keep_freed_memory
 from aime_fast.training.trainer import DMCVBTrainer
 
 PHASES = ("forward", "backward/elbo", "backward/perceiver", "backward/predictive", "balance", "step")

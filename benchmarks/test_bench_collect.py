@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from aime_fast.data.collect import collect
-from aime_fast.data.crew import Crew, usable_cores
-from aime_fast.data.simulation import Choices
+from aime_fast.data.collect.collect import collect
+from aime_fast.data.collect.collector_pool import CollectorPool, usable_cores
+from aime_fast.data.collect.simulation import Choices
 from aime_fast.doctor import choose_graphics
 
 EPISODES, LENGTH, ROUNDS, TARGET = 4, 60, 3, 1.8
@@ -42,7 +42,7 @@ def test_record(benchmark, tmp_path, graphics, environment):
     episodes = max(EPISODES, 2 * usable_cores())
     files = [(number, tmp_path / f"{number}.h5") for number in range(episodes)]
     seconds, cpu = {1: [], usable_cores(): []}, {1: [], usable_cores(): []}
-    with Crew(choices, graphics, 1) as one, Crew(choices, graphics, usable_cores()) as all_cores:
+    with CollectorPool(choices, graphics, 1) as one, CollectorPool(choices, graphics, usable_cores()) as all_cores:
         turns = cycle([(1, one), (usable_cores(), all_cores)])
         one.provenance(), all_cores.provenance()
 

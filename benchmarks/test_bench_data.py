@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.data.dataset import DMCVBDataset
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 from aime_fast.data.windows import WindowSampler
 

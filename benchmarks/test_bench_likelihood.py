@@ -10,8 +10,8 @@ import pytest
 import torch
 from measuring import in_turn, two_threads
 
-from aime_fast.training.compilation import FUSION
-from aime_fast.training.host_memory import keep_freed_memory
+from aime_fast.training.compile.compilation import FUSION
+from aime_fast.training.run.host_memory import keep_freed_memory
 from aime_kernels.logistic_mixture.fused import fused_gradients
 from aime_kernels.logistic_mixture.native import build_obstacle, native_gradients
 from aime_kernels.logistic_mixture.reference import reference_gradients

@@ -17,7 +17,7 @@ MAX_LINES = 500
 
 
 def module_of(path: Path) -> str:
-    """Dotted name of a source file: `aime_fast.model.codec`, `aime_kernels.frames`."""
+    """Dotted name of a source file: `aime_fast.model.parts.codec`, `aime_kernels.frames`."""
     base = ROOT / "kernels" if "kernels" in path.relative_to(ROOT).parts[:1] else ROOT
     parts = path.relative_to(base).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -60,19 +60,24 @@ def violation(module: str, name: str) -> str | None:
         light = within(name, "yaml", "jsonargparse", "aime_fast.errors") or name.startswith("aime_fast.config")
         return None if light or name.split(".")[0] in sys.stdlib_module_names else "configuration loads nothing heavy"
     if within(name, "aime_fast.training") and not within(
-        module, "aime_fast.training", "aime_fast.cli", "aime_fast.train"
+        module, "aime_fast.training", "aime_fast.commands", "aime_fast.train"
     ):
         return "only cli.py and train.py import training"
     if within(name, "aime_kernels"):
         if any(part.startswith("_") for part in name.split(".")):
             return "only the public functions of kernels are imported"
-        users = ("aime_fast.model", "aime_fast.objectives", "aime_fast.balancing", "aime_fast.training")
+        users = ("aime_fast.model", "aime_fast.tasks", "aime_fast.balancing", "aime_fast.training")
         if not within(module, *users, "aime_fast.data.backends.resident", "aime_fast.doctor"):
             return (
                 "kernels serve model, objectives, balancing, training, frames on the device, and doctor, who shows them"
             )
-    if within(module, "aime_fast.model", "aime_fast.objectives", "aime_fast.balancing") and within(
-        name, "aime_fast.data", "aime_fast.evaluation", "aime_fast.watching", "aime_fast.planning", "aime_fast.cli"
+    if within(module, "aime_fast.model", "aime_fast.tasks", "aime_fast.balancing") and within(
+        name,
+        "aime_fast.data",
+        "aime_fast.evaluation",
+        "aime_fast.reporting",
+        "aime_fast.planning",
+        "aime_fast.commands.main",
     ):
         return "the mathematics knows nothing of data, watching or the command line"
     return None
@@ -101,11 +106,11 @@ def test_files_are_short(path):
 def test_the_rules_catch_what_they_forbid():
     assert violation("aime_kernels.frames", "numpy.array")
     assert violation("aime_fast.config", "torch")
-    assert violation("aime_fast.model.codec", "aime_fast.training.step")
-    assert violation("aime_fast.model.codec", "aime_kernels.frames._impl")
-    assert violation("aime_fast.data.windows", "aime_fast.training.state")
-    assert not violation("aime_fast.cli", "aime_fast.training.trainer")
-    assert not violation("aime_fast.model.codec", "aime_kernels.frames")
+    assert violation("aime_fast.model.parts.codec", "aime_fast.training.step")
+    assert violation("aime_fast.model.parts.codec", "aime_kernels.frames._impl")
+    assert violation("aime_fast.data.windows", "aime_fast.training.checkpoint.state")
+    assert not violation("aime_fast.commands.main", "aime_fast.training.trainer")
+    assert not violation("aime_fast.model.parts.codec", "aime_kernels.frames")
 
 
 def test_the_public_names_import():
@@ -117,7 +122,7 @@ def test_the_public_names_import():
 
 def test_help_does_not_wait_for_torch():
     code = (
-        "import sys; from aime_fast import cli\n"
+        "import sys; from aime_fast.commands import main as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit as end: assert end.code in (0, None), end.code\n"
         "assert 'torch' not in sys.modules"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from aime_fast.cli import main
+from aime_fast.commands.main import main
 from aime_fast.data.backends import STREAMS
 from aime_fast.doctor import choose_graphics
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from aime_fast.cli import main
+from aime_fast.commands.main import main
 from aime_fast.errors import UserError, exit_on_user_error
-from aime_fast.watching import figures
+from aime_fast.reporting import figures
 
 
 def run(capsys, *arguments):
@@ -96,7 +96,7 @@ def test_inspect_describes_the_sample(capsys):
 
 
 def test_a_mistake_in_a_process_of_its_own_leaves_no_traceback():
-    code = "import sys; from aime_fast.cli import main; sys.exit(main(['train', '--optim.lr', 'fast']))"
+    code = "import sys; from aime_fast.commands.main import main; sys.exit(main(['train', '--optim.lr', 'fast']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --optim.lr must be a number, not 'fast'")
@@ -105,7 +105,7 @@ def test_a_mistake_in_a_process_of_its_own_leaves_no_traceback():
 
 def test_help_of_train_waits_for_nothing_heavy():
     code = (
-        "import sys; from aime_fast.cli import main\n"
+        "import sys; from aime_fast.commands.main import main\n"
         "try: main(['train', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'deepspeed', 'h5py', 'matplotlib', 'tensorboard'} & sys.modules.keys()\n"

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from aime_fast.config import PRESETS, ModelConfig, OptimConfig, TrainConfig, preset_config, to_dict
-from aime_fast.config_cli import parse_train_args
-from aime_fast.config_ranges import check_ranges
+from aime_fast.config.command_line import parse_train_args
+from aime_fast.config.ranges import check_ranges
 from aime_fast.errors import UserError
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from aime_fast.config import PRESETS, preset_config
-from aime_fast.config_cli import parse_train_args
+from aime_fast.config.command_line import parse_train_args
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -106,7 +106,7 @@ def test_presets_build_a_model(name):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("ds_configs/*.json")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_deepspeed_settings_load(path, world_size):
-    from aime_fast.training.ds_config import engine_settings
+    from aime_fast.training.engines.ds_config import engine_settings
 
     for name in (str(path), path.stem):
         config = parse_train_args(["--preset", "debug", "--ds_config", name])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.gram import ALIGNED, CANCELLED, LARGEST_ANGLE, NEGLIGIBLE, OPPOSED_ANGLE, Rescale
+from aime_fast.balancing.solvers.rotation import ALIGNED, CANCELLED, LARGEST_ANGLE, NEGLIGIBLE, OPPOSED_ANGLE, Rescale
 
 
 def direct_balance(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from aime_fast.balancing.gram import Rotation
+from aime_fast.balancing.solvers.rotation import Rotation
 from aime_fast.balancing.vectors import Vector
 
 

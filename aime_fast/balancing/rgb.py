@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.gram import MOST_STEPS, Rescale, Rotation, solve_rotation
 from aime_fast.balancing.report import BalanceReport
+from aime_fast.balancing.solvers.rotation import MOST_STEPS, Rescale, Rotation, solve_rotation
 from aime_fast.balancing.vectors import Vector, owned
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError

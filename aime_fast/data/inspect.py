@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from aime_fast.data.manifest import MANIFEST_NAME, ActionStatistics, Manifest, load_manifest, split_of_episodes
-from aime_fast.data.shard_reader import ShardReader, open_shards
+from aime_fast.data.shards.manifest import MANIFEST_NAME, ActionStatistics, Manifest, load_manifest, split_of_episodes
+from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
 from aime_fast.data.store import SAMPLE
 from aime_fast.errors import UserError
-from aime_fast.watching.figures import save_rows
+from aime_fast.reporting.figures import save_rows
 
 SHEET_ROWS, SHEET_COLUMNS = 16, 12
 

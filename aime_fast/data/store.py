@@ -12,14 +12,14 @@ import psutil
 import torch
 
 from aime_fast.data.batch import Batch
-from aime_fast.data.codecs import CODECS
 from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, Episode
-from aime_fast.data.manifest import MANIFEST_NAME, STRIP_LENGTH, split_of_episodes
-from aime_fast.data.shard_reader import Strip, open_shards
-from aime_fast.data.shards import BLOCK
+from aime_fast.data.shards.codecs import CODECS
+from aime_fast.data.shards.manifest import MANIFEST_NAME, STRIP_LENGTH, split_of_episodes
+from aime_fast.data.shards.reader import Strip, open_shards
+from aime_fast.data.shards.strips import StripTable, read_strips
+from aime_fast.data.shards.writer import BLOCK
 from aime_fast.data.sources import open_source
-from aime_fast.data.stream_reader import PIPE, Shards
-from aime_fast.data.strips import StripTable, read_strips
+from aime_fast.data.streaming.reader import PIPE, Shards
 from aime_fast.errors import UserError
 
 SAMPLE = Path(__file__).with_name("sample")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.errors import UserError
-from aime_fast.model.noise import UNIFORM_MARGIN
+from aime_fast.model.draws import UNIFORM_MARGIN
 
 if TYPE_CHECKING:
     from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder

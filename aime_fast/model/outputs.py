@@ -6,11 +6,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from aime_fast.model.attention_schema import Attention
-from aime_fast.model.dpgmm import MixturePrior
-from aime_fast.model.likelihood import Likelihood
-from aime_fast.model.noise import Noise
-from aime_fast.model.tokenizer import Tokens
+from aime_fast.model.draws import Noise
+from aime_fast.model.parts.attention_schema import Attention
+from aime_fast.model.parts.likelihood import Likelihood
+from aime_fast.model.parts.tokenizer import Tokens
+from aime_fast.model.priors.dpgmm import MixturePrior
 
 
 @dataclass

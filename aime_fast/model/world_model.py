@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError
-from aime_fast.model.attention_schema import BottomUpAttention, TopDownAttention
-from aime_fast.model.codec import Decoder, PosteriorHead, Trunk, subimages
-from aime_fast.model.dpgmm import DPGMMPrior
-from aime_fast.model.dynamics import Dynamics, SlotPredictor
+from aime_fast.model.draws import Noise, draw_noise, no_noise
 from aime_fast.model.imagination import imagine
-from aime_fast.model.layers import previous
-from aime_fast.model.likelihood import FAMILIES, Likelihood
-from aime_fast.model.noise import Noise, draw_noise, no_noise
 from aime_fast.model.outputs import SequenceOutputs
-from aime_fast.model.perceiver import CausalPerceiver
-from aime_fast.model.tokenizer import Tokenizer
+from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
+from aime_fast.model.parts.codec import Decoder, PosteriorHead, Trunk, subimages
+from aime_fast.model.parts.dynamics import Dynamics, SlotPredictor
+from aime_fast.model.parts.layers import previous
+from aime_fast.model.parts.likelihood import FAMILIES, Likelihood
+from aime_fast.model.parts.perceiver import CausalPerceiver
+from aime_fast.model.parts.tokenizer import Tokenizer
+from aime_fast.model.priors.dpgmm import DPGMMPrior
 from aime_kernels import normalise_frames
 
 CONTRAST = 4.0

@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from aime_fast.config import PRESETS, TrainConfig, preset_config
-from aime_fast.config_ranges import check_ranges
+from aime_fast.config.ranges import check_ranges
 from aime_fast.errors import UserError
 
 DEFAULT_EPOCHS = 100

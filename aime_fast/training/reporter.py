@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from aime_fast.config import TrainConfig
-from aime_fast.training.run_folder import RunFolder
-from aime_fast.training.state import Progress
+from aime_fast.training.checkpoint.state import Progress
+from aime_fast.training.run.folder import RunFolder
 from aime_fast.training.validation import Pictures
 
 SHOWN = {"elbo": "total_elbo", "perceiver": "perceiver_loss", "predictive": "total_predictive", "kl_z": "kl_z"}
@@ -23,7 +23,7 @@ class Reporter:
         self._log: Any = None
         self._progress: Any = None
         if speaks:
-            from aime_fast.watching import metrics_log, progress
+            from aime_fast.reporting import metrics_log, progress
 
             minutes = config.minutes and max(config.minutes - done.seconds / 60.0, 0.0)
             self._log = metrics_log.MetricsLog(folder.path, config.watching.tensorboard, resume_step=done.step or None)
@@ -50,7 +50,7 @@ class Reporter:
         """A grid of originals, reconstructions and attention maps, as a file and among the events."""
         if not self._log or pictures is None:
             return
-        from aime_fast.watching.figures import save_reconstruction_grid
+        from aime_fast.reporting.figures import save_reconstruction_grid
 
         path = self._figures / f"step-{step:08d}.png"
         save_reconstruction_grid(

@@ -9,9 +9,9 @@ from torch.profiler import record_function
 
 from aime_fast.config import TrainConfig
 from aime_fast.data.batch import Batch
-from aime_fast.objectives.aggregator import LossAggregator
-from aime_fast.training.feed import on_device
+from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.meters import average
+from aime_fast.training.prefetcher import on_device
 from aime_kernels import normalise_frames
 
 TASK_NAMES = ("elbo", "perceiver", "predictive")

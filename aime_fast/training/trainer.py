@@ -17,26 +17,26 @@ from aime_fast.data.backends import open_backend
 from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
-from aime_fast.objectives.aggregator import LossAggregator
-from aime_fast.training import run_folder
-from aime_fast.training.build_locks import refuse_stale_build_locks
-from aime_fast.training.checkpoint import Checkpoints, read_state
-from aime_fast.training.compilation import Compilation, cache_folder, uncompiled, wanted
-from aime_fast.training.engine import open_engine
-from aime_fast.training.feed import Feed
-from aime_fast.training.graph_capture import CapturedStep
-from aime_fast.training.interruptions import Interruptions
+from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.training.checkpoint.checkpoint import Checkpoints, read_state
+from aime_fast.training.checkpoint.settings import check_settings
+from aime_fast.training.checkpoint.state import Progress, RunState, seed_everything
+from aime_fast.training.compile.compilation import Compilation, cache_folder, uncompiled, wanted
+from aime_fast.training.compile.graph_capture import CapturedStep
+from aime_fast.training.engines.build_locks import refuse_stale_build_locks
+from aime_fast.training.engines.engine import open_engine
+from aime_fast.training.engines.host_group import HostGroup, time_limit
 from aime_fast.training.meters import Interval
 from aime_fast.training.options import configured, with_action_dim
-from aime_fast.training.peers import Peers, time_limit
+from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
-from aime_fast.training.run_lock import RunLock
+from aime_fast.training.run import folder as run_folder
+from aime_fast.training.run.interruptions import Interruptions
+from aime_fast.training.run.lock import RunLock
+from aime_fast.training.run.watchdog import Watchdog
 from aime_fast.training.schedules import Schedules, total_steps
-from aime_fast.training.settings import check_settings
-from aime_fast.training.state import Progress, RunState, seed_everything
 from aime_fast.training.step import TrainingStep
 from aime_fast.training.validation import validate
-from aime_fast.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class DMCVBTrainer:
         self._closing.callback(self.engine.close)
         with ExitStack() as undo:
             undo.callback(self.close)  # a mistake found from here on leaves no process group behind
-            self.peers = Peers(self.engine.rank, self.engine.world_size)
+            self.peers = HostGroup(self.engine.rank, self.engine.world_size)
             self._compilation = self._compiled()
             if config.cuda_graph:
                 self.step = CapturedStep(self.step)
@@ -148,7 +148,7 @@ class DMCVBTrainer:
             self._lock()
             closing.callback(self._unlock)
             closing.callback(self._notes.clear)
-            feed = Feed(self.step.fetch, self.progress.step, self.total_steps)
+            feed = Prefetcher(self.step.fetch, self.progress.step, self.total_steps)
             closing.callback(feed.close)
             reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
             closing.callback(reporter.close)
@@ -189,7 +189,7 @@ class DMCVBTrainer:
         ]
 
     def _train(
-        self, reporter: Reporter, feed: Feed, interruptions: Interruptions, watchdog: Watchdog, until: int | None
+        self, reporter: Reporter, feed: Prefetcher, interruptions: Interruptions, watchdog: Watchdog, until: int | None
     ) -> int:
         """The loop; the signal that ended it before its time, or 0.
 
@@ -239,7 +239,7 @@ class DMCVBTrainer:
     def _time_fraction(self) -> float:
         return self.progress.seconds / (60.0 * self.config.minutes) if self.config.minutes else 0.0
 
-    def _log(self, reporter: Reporter, interval: Interval, feed: Feed, lr: float, beta: float) -> None:
+    def _log(self, reporter: Reporter, interval: Interval, feed: Prefetcher, lr: float, beta: float) -> None:
         """Read the interval's values, write a row, and stop the run where nothing was finite for too long."""
         progress, loader = self.progress, self.config.loader
         with record_function("log"):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from aime_fast.data.batch import Batch
 from aime_fast.evaluation.metrics import psnr, unit_range
-from aime_fast.objectives.aggregator import LossAggregator
-from aime_fast.training.feed import on_device
+from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.meters import Meter
-from aime_fast.training.peers import Peers
+from aime_fast.training.prefetcher import on_device
 from aime_fast.training.step import noise_key
 from aime_kernels import normalise_frames
 
@@ -34,7 +34,7 @@ class Pictures:
 
 @torch.no_grad()
 def validate(
-    model: Any, aggregator: LossAggregator, batches: Iterable[Batch], beta: float, seed: int, peers: Peers
+    model: Any, aggregator: LossAggregator, batches: Iterable[Batch], beta: float, seed: int, peers: HostGroup
 ) -> tuple[dict[str, float], Pictures | None]:
     """Means over all windows of the loss terms and of PSNR, and the first windows as pictures (rank 0).
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aime_fast.balancing.direct import direct_balance
-from aime_fast.balancing.gram import ALIGNED, LARGEST_ANGLE, OPPOSED_ANGLE, solve_rotation
+from aime_fast.balancing.solvers.rotation import ALIGNED, LARGEST_ANGLE, OPPOSED_ANGLE, solve_rotation
 
 YES = torch.tensor(True)
 DEFAULTS = {"mu": 0.9, "lambd": 1.0, "steps": 3, "lr": 0.2}

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from aime_fast.balancing.flat_rows import FlatRows
-from aime_fast.balancing.partitions import WholePartition
+from aime_fast.balancing.layouts.flat import FlatRows
+from aime_fast.balancing.layouts.partitions import WholePartition
 
 
 class Parts(nn.Module):

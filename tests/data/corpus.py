@@ -27,7 +27,7 @@ from aime_fast.data.backends import open_backend
 from aime_fast.data.batch import Batch
 from aime_fast.data.dataset import DMCVBDataset
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
 SEED = 20261124

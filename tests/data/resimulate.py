@@ -23,7 +23,7 @@ for number, actions in enumerate(given["actions"]):
         rewards.append(sum(environment.step(action).reward for _ in range(given["action_repeat"])))
     environment.physics.free()
 
-from aime_fast.data.simulation import Choices, Simulation  # noqa: E402
+from aime_fast.data.collect.simulation import Choices, Simulation  # noqa: E402
 
 choices = dict(length=20, policy="random", action_repeat=100, camera=0, seed=0)
 cut = Simulation(Choices(environment="cartpole_swingup", **choices)).record(0, lambda: None)

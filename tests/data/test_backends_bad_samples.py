@@ -12,7 +12,7 @@ from made_recordings import LENGTHS, columns, write_hdf5
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend, stream
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
 EXACT, STREAMS = ("memory", "resident", "dali"), ("dali-stream", "webdataset")

@@ -12,7 +12,7 @@ from PIL import Image
 from aime_fast.config import LoaderConfig
 from aime_fast.data import backends
 from aime_fast.data.backends import open_backend
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 from aime_fast.errors import UserError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_recordings import write_hdf5
 
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from made_recordings import columns, write_hdf5
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend, stream
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
 LENGTHS = [40, 16, 33, 5, 17, 50, 20]

@@ -8,10 +8,10 @@ from made_recordings import columns, write_hdf5
 from PIL import Image
 from test_hard_inputs import forge, member
 
-from aime_fast.data.codecs import CODECS
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
-from aime_fast.data.shard_reader import open_shards
+from aime_fast.data.packing.pack import pack
+from aime_fast.data.shards.codecs import CODECS
+from aime_fast.data.shards.reader import open_shards
 from aime_fast.data.store import SAMPLE, open_store
 from aime_fast.errors import UserError
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aime_fast.cli import main
-from aime_fast.data import collect as collect_module
-from aime_fast.data.collect import collect
+from aime_fast.commands.main import main
+from aime_fast.data.collect import collect as collect_module
+from aime_fast.data.collect.collect import collect
+from aime_fast.data.collect.simulation import unknown_environment
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
-from aime_fast.data.simulation import unknown_environment
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 from aime_fast.doctor import Result, choose_graphics
 from aime_fast.doctor import graphics as graphics_module

@@ -11,7 +11,7 @@ from corpus import Case, assert_clear, isolated, outcome, watched
 from damage_of_recordings import LAYOUTS, LENGTHS, RECORDING_CASES
 
 from aime_fast.data.dataset import DMCVBDataset
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.errors import UserError
 

@@ -9,7 +9,7 @@ from damage_of_shards import SHARD_CASES
 from made_recordings import columns, write_hdf5
 
 from aime_fast.data.backends import open_backend, stream
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 
 

@@ -7,7 +7,7 @@ from made_recordings import LENGTHS, columns, write_hdf5
 from torch.utils.data import DataLoader
 
 from aime_fast import DMCVBDataset
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
 

@@ -18,7 +18,7 @@ from made_recordings import columns, write_hdf5
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.errors import UserError
 

@@ -14,7 +14,7 @@ from test_hard_inputs import forge, member, png_header, read_everything, refusal
 
 from aime_fast.data.dataset import DMCVBDataset
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.data.store import open_store
 from aime_fast.data.windows import WindowSampler, valid_starts

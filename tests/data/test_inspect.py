@@ -4,9 +4,9 @@ from made_recordings import LENGTHS
 from PIL import Image
 
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
-from aime_fast.watching.figures import GAP, LABELS, PAD, ZOOM
+from aime_fast.reporting.figures import GAP, LABELS, PAD, ZOOM
 
 
 def test_the_table_says_what_is_in_there(recording, tmp_path, data):

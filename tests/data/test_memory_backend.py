@@ -6,7 +6,7 @@ from made_recordings import LENGTHS, columns, write_hdf5
 from aime_fast.config import LoaderConfig, preset_config
 from aime_fast.data import store as store_module
 from aime_fast.data.backends import open_backend
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 from aime_fast.data.windows import WindowSampler
 from aime_fast.errors import UserError

@@ -11,8 +11,8 @@ import pytest
 from made_recordings import LENGTHS, columns, write_hdf5
 from PIL import Image
 
-from aime_fast.data import pack as pack_module
-from aime_fast.data.pack import pack
+from aime_fast.data.packing import pack as pack_module
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import SAMPLE, open_store
 from aime_fast.errors import UserError
 

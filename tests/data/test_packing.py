@@ -11,8 +11,8 @@ from made_recordings import LENGTHS, columns, write_hdf5
 from test_pack import files
 
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
-from aime_fast.data.packing import shard_spans
+from aime_fast.data.packing.jobs import shard_spans
+from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
 
@@ -55,8 +55,8 @@ def test_a_full_disk_leaves_nothing_and_keeps_what_was(recording, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from aime_fast.data import packing
-from aime_fast.data.pack import pack
+from aime_fast.data.packing import jobs as packing
+from aime_fast.data.packing.pack import pack
 
 wait = packing.wait
 def wait_and_die(*arguments, **options):

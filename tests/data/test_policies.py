@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from aime_fast.data.policies import OrnsteinUhlenbeck, act, find_policy
+from aime_fast.data.collect.policies import OrnsteinUhlenbeck, act, find_policy
 from aime_fast.errors import UserError
 
 STEPS = 200_000

@@ -10,7 +10,7 @@ from made_recordings import columns, write_hdf5
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.data.inspect import inspect
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
 SHARD, INDEX, MANIFEST = "shard-000000.tar", "shard-000000.idx", "manifest.json"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import written_layouts as layouts
 
-from aime_fast.data.pack import pack
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.errors import UserError
 

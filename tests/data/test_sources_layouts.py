@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import written_layouts as layouts
 
-from aime_fast.cli import main
-from aime_fast.data.pack import pack
+from aime_fast.commands.main import main
+from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source, source
 from aime_fast.data.store import open_store
 from aime_fast.errors import UserError

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aime_fast.data.stream_order import StreamOrder
+from aime_fast.data.streaming.order import StreamOrder
 from aime_fast.errors import UserError
 
 LENGTHS, SHARDS = [40, 16, 33, 5, 17, 64], [0, 0, 1, 1, 2, 3]

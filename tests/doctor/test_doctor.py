@@ -10,7 +10,8 @@ import psutil
 import pytest
 import torch
 
-from aime_fast import cli, doctor
+from aime_fast import doctor
+from aime_fast.commands import main as cli
 from aime_fast.doctor import CHECKS, Check, Result, can_train, checks, graphics, probes, run_check
 from aime_fast.doctor.graphics import GRAPHICS, soften
 from aime_fast.kernel_mode import WORDS

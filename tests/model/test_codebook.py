@@ -2,7 +2,7 @@
 
 import torch
 
-from aime_fast.model.tokenizer import REVIVED_SHARE, Codebook
+from aime_fast.model.parts.tokenizer import REVIVED_SHARE, Codebook
 
 CODES, DIM, DECAY = 128, 4, 0.9
 

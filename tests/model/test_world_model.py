@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
-from aime_fast.objectives.aggregator import LossAggregator
+from aime_fast.tasks.aggregator import LossAggregator
 
 CONFIG = replace(preset_config("debug").model, action_dim=3)
 B, T = 2, 6

@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 from toy import Toy, batch, run_step, toy_config
 from world import WINDOWS, World
 
+from aime_fast.balancing.layouts.layout import ParameterRows
 from aime_fast.balancing.rgb import RGB
-from aime_fast.balancing.sharded import ParameterRows
-from aime_fast.training.engine import open_engine
-from aime_fast.training.named_state import StoredState, named_state
+from aime_fast.training.checkpoint.portable_state import StoredState, named_state
+from aime_fast.training.engines.engine import open_engine
 
 STEPS = 20
 WORLD_STEPS = 5

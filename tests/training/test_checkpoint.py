@@ -14,10 +14,10 @@ from torch import nn
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
 from aime_fast.training import checkpoint as module
-from aime_fast.training.checkpoint import Checkpoints, checkpoint_folders, fault, find, pointed
-from aime_fast.training.engine import PlainEngine
-from aime_fast.training.peers import Peers
-from aime_fast.training.state import Progress, RunState
+from aime_fast.training.checkpoint.checkpoint import Checkpoints, checkpoint_folders, fault, find, pointed
+from aime_fast.training.checkpoint.state import Progress, RunState
+from aime_fast.training.engines.engine import PlainEngine
+from aime_fast.training.engines.host_group import HostGroup
 
 FILES = ["weights.safetensors", "named-0-of-1.safetensors", "state.json", "rank-0-of-1.pt", "manifest.json"]
 
@@ -67,7 +67,7 @@ def save(checkpoints, state, best=False):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    checkpoints = Checkpoints(tmp_path, Peers(), keep=2)
+    checkpoints = Checkpoints(tmp_path, HostGroup(), keep=2)
     yield checkpoints
     checkpoints.close()
 

@@ -11,7 +11,7 @@ from recording import tiny_options, write_recording
 from safetensors.torch import load_file
 
 from aime_fast.errors import UserError
-from aime_fast.training import compilation
+from aime_fast.training.compile import compilation
 from aime_fast.training.trainer import DMCVBTrainer
 
 STEPS, WARM_UP = 20, 2

@@ -8,7 +8,7 @@ import pytest
 from toy import toy_config
 
 from aime_fast.errors import UserError
-from aime_fast.training.ds_config import SHIPPED, engine_settings, find_ds_config, read_ds_config
+from aime_fast.training.engines.ds_config import SHIPPED, engine_settings, find_ds_config, read_ds_config
 
 
 def settings(content, tmp_path, world_size=2, **optim):

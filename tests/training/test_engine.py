@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import Mean, Toy, batch, run_step, toy_config
 
+from aime_fast.balancing.layouts.layout import global_norm, nonfinite_poisons_all
 from aime_fast.balancing.rgb import RGB
-from aime_fast.balancing.sharded import global_norm, nonfinite_poisons_all
 from aime_fast.errors import UserError
-from aime_fast.training.engine import ADAM_EPSILON, micro_batch_size, open_engine
-from aime_fast.training.named_state import StoredState, named_state
+from aime_fast.training.checkpoint.portable_state import StoredState, named_state
+from aime_fast.training.engines.engine import ADAM_EPSILON, micro_batch_size, open_engine
 
 torch.set_num_threads(1)
 

@@ -8,10 +8,10 @@ from recording import ACTIONS, tiny_options, write_recording
 from safetensors.torch import load_file, save_file
 
 from aime_fast import DPGMMVariationalRecurrentAutoencoder as Model
-from aime_fast.cli import main
+from aime_fast.commands.main import main
 from aime_fast.errors import UserError
-from aime_fast.training.export import export
-from aime_fast.training.loading import load_model
+from aime_fast.training.checkpoint.export import export
+from aime_fast.training.checkpoint.loading import load_model
 from aime_fast.training.trainer import DMCVBTrainer
 
 

@@ -8,8 +8,8 @@ from launching import run_ranks
 from recording import tiny_options, write_recording
 
 from aime_fast.errors import UserError
-from aime_fast.training.build_locks import refuse_stale_build_locks
-from aime_fast.training.watchdog import Watchdog
+from aime_fast.training.engines.build_locks import refuse_stale_build_locks
+from aime_fast.training.run.watchdog import Watchdog
 
 
 def faulty(tmp_path, fault):

@@ -7,7 +7,7 @@ import torch
 from recording import tiny_options, write_recording
 
 from aime_fast.errors import UserError
-from aime_fast.training.graph_capture import WARM_UP, copy_tensors
+from aime_fast.training.compile.graph_capture import WARM_UP, copy_tensors
 from aime_fast.training.trainer import DMCVBTrainer
 
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from aime_fast.training import interruptions
-from aime_fast.training.interruptions import Interruptions
+from aime_fast.training.run import interruptions
+from aime_fast.training.run.interruptions import Interruptions
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from aime_fast.errors import UserError
-from aime_fast.training import run_lock
-from aime_fast.training.run_lock import RunLock
+from aime_fast.training.run import lock as run_lock
+from aime_fast.training.run.lock import RunLock
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_second_run_is_refused_until_the_first_gives_back(tmp_path):
 
 def test_a_killed_owner_is_noticed(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from aime_fast.training.run_lock import RunLock;"
+        "import os, signal, sys; from pathlib import Path; from aime_fast.training.run.lock import RunLock;"
         "RunLock(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)

@@ -4,7 +4,7 @@ import pytest
 
 from aime_fast.config import TrainConfig, to_dict
 from aime_fast.errors import UserError
-from aime_fast.training.settings import FIXED, FIXED_GROUPS, FREE, FREE_GROUPS, changes, check_settings
+from aime_fast.training.checkpoint.settings import FIXED, FIXED_GROUPS, FREE, FREE_GROUPS, changes, check_settings
 
 
 def settings(**values):

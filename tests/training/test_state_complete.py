@@ -10,8 +10,8 @@ import pytest
 import torch
 from recording import tiny_options, write_recording
 
-from aime_fast.objectives.aggregator import LossAggregator
-from aime_fast.training.state import generators
+from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.training.checkpoint.state import generators
 from aime_fast.training.trainer import DMCVBTrainer
 
 NOT_STATE = {"seconds", "_notes", "folder", "out", "resume", "newest", "_closing", "_thread", "_writing", "path"}

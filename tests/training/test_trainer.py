@@ -11,11 +11,11 @@ from recording import ACTIONS, tiny_options, write_recording
 from safetensors.torch import load_file
 
 from aime_fast.errors import UserError
-from aime_fast.training import loading
 from aime_fast.training import trainer as module
-from aime_fast.training.checkpoint import Checkpoints, read_state
-from aime_fast.training.loading import load_model
-from aime_fast.training.run_folder import prepare
+from aime_fast.training.checkpoint import loading
+from aime_fast.training.checkpoint.checkpoint import Checkpoints, read_state
+from aime_fast.training.checkpoint.loading import load_model
+from aime_fast.training.run.folder import prepare
 from aime_fast.training.trainer import DMCVBTrainer
 
 

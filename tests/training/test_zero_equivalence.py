@@ -15,7 +15,7 @@ from world import World
 
 from aime_fast.balancing.direct import direct_balance
 from aime_fast.config import OptimConfig
-from aime_fast.training.engine import ADAM_EPSILON
+from aime_fast.training.engines.engine import ADAM_EPSILON
 
 OPTIM = OptimConfig()
 torch.set_num_threads(1)

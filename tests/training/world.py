@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aime_fast.config import preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
-from aime_fast.objectives.aggregator import LossAggregator
+from aime_fast.tasks.aggregator import LossAggregator
 
 WINDOWS, FRAMES, ACTIONS = 4, 3, 6
 

@@ -16,7 +16,7 @@ from aime_fast.data.backends.resident import ResidentBackend, free_bytes
 from aime_fast.data.backends.webdataset import WebDatasetBackend
 from aime_fast.data.batch import Batch
 from aime_fast.data.store import SAMPLE, Episodes, FrameStore, open_episodes, within_reach
-from aime_fast.data.stream_reader import PIPE, Shards
+from aime_fast.data.streaming.reader import PIPE, Shards
 from aime_fast.errors import UserError
 
 __all__ = ["Backend", "open_backend"]

@@ -10,9 +10,9 @@ from aime_fast.data.backends.dali_decoder import DaliDecoder, DecodeError, Part,
 from aime_fast.data.backends.exact import ExactBackend
 from aime_fast.data.batch import Batch
 from aime_fast.data.libraries import load_dali
-from aime_fast.data.manifest import STRIP_LENGTH
+from aime_fast.data.shards.manifest import STRIP_LENGTH
+from aime_fast.data.shards.strips import StripTable
 from aime_fast.data.store import Episodes, FrameStore
-from aime_fast.data.strips import StripTable
 from aime_fast.errors import UserError
 
 

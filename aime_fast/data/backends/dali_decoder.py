@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from aime_fast.data.codecs import Codec
 from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, IMAGE_SIZE
 from aime_fast.data.libraries import load_dali
-from aime_fast.data.manifest import STRIP_LENGTH
+from aime_fast.data.shards.codecs import Codec
+from aime_fast.data.shards.manifest import STRIP_LENGTH
 
 AHEAD = 2
 """Batches that are being decoded while one trains."""

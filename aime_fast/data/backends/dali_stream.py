@@ -7,10 +7,10 @@ from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.dali_decoder import DaliDecoder, DecodeError, Part, Request
 from aime_fast.data.backends.stream import Row, StreamBackend
 from aime_fast.data.batch import Batch
-from aime_fast.data.codecs import CODECS
 from aime_fast.data.libraries import load_dali
-from aime_fast.data.stream_block import Block
-from aime_fast.data.stream_reader import Shards
+from aime_fast.data.shards.codecs import CODECS
+from aime_fast.data.streaming.block import Block
+from aime_fast.data.streaming.reader import Shards
 from aime_fast.errors import UserError
 
 

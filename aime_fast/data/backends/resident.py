@@ -11,7 +11,7 @@ from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.exact import ExactBackend
 from aime_fast.data.batch import Batch
 from aime_fast.data.episode import FRAME_SHAPE
-from aime_fast.data.manifest import STRIP_LENGTH
+from aime_fast.data.shards.manifest import STRIP_LENGTH
 from aime_fast.data.store import Episodes
 from aime_fast.errors import UserError
 from aime_kernels import gather_windows

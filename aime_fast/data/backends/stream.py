@@ -11,11 +11,11 @@ from torch import Tensor
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.memory import MemoryBackend
 from aime_fast.data.batch import Batch
-from aime_fast.data.manifest import STRIP_LENGTH, Manifest
+from aime_fast.data.shards.manifest import STRIP_LENGTH, Manifest
 from aime_fast.data.store import check_split, open_episodes, open_store
-from aime_fast.data.stream_block import Block, FrameBlock, Piece
-from aime_fast.data.stream_order import Pass, StreamOrder
-from aime_fast.data.stream_reader import ReadMembers, Shards, StreamedStrip
+from aime_fast.data.streaming.block import Block, FrameBlock, Piece
+from aime_fast.data.streaming.order import Pass, StreamOrder
+from aime_fast.data.streaming.reader import ReadMembers, Shards, StreamedStrip
 from aime_fast.data.windows import WindowSampler, rank_part
 from aime_fast.errors import UserError
 

@@ -3,7 +3,7 @@
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.stream import StreamBackend
 from aime_fast.data.libraries import load_webdataset
-from aime_fast.data.stream_reader import Shards
+from aime_fast.data.streaming.reader import Shards
 
 
 class WebDatasetBackend(StreamBackend):

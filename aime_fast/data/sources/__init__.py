@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aime_fast.data.manifest import MANIFEST_NAME
+from aime_fast.data.shards.manifest import MANIFEST_NAME
 from aime_fast.data.sources.hdf5 import open_hdf5
 from aime_fast.data.sources.lerobot import open_lerobot
 from aime_fast.data.sources.minari_folder import open_minari

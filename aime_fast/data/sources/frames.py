@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from aime_fast.data.codecs import BOMBS
 from aime_fast.data.episode import FRAME_SHAPE, IMAGE_SIZE, Episode
+from aime_fast.data.shards.codecs import BOMBS
 from aime_fast.errors import UserError
 
 ARRIVING_NOTE = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from aime_fast.data.episode import Episode
-from aime_fast.data.shard_reader import open_shards
+from aime_fast.data.shards.reader import open_shards
 from aime_fast.data.sources.source import Source
 
 

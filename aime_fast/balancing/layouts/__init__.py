@@ -1,0 +1,1 @@
+"""Where task gradients live: flat buffers and their shards, on any number of ranks."""

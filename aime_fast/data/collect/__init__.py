@@ -1,0 +1,1 @@
+"""Recording new episodes of dm_control."""

@@ -1,0 +1,1 @@
+"""From any recording to a folder of shards."""

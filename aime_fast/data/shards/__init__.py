@@ -1,0 +1,1 @@
+"""Tar shards: codecs, manifest, writer and reader."""

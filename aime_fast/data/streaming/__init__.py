@@ -1,0 +1,1 @@
+"""Windows from shards that are only read forwards."""

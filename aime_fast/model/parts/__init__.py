@@ -1,0 +1,1 @@
+"""The networks that the world model is made of."""

@@ -1,0 +1,106 @@
+"""Attention schema: slots that bind to regions of a frame, and the top-down prior that foresees their maps."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aime_fast.config import ModelConfig
+from aime_fast.model.parts.layers import in_float32, mlp
+from aime_kernels import slot_attention
+
+
+@dataclass
+class Attention:
+    """What the schema says of [B, T] frames; P = G*G grid cells."""
+
+    slots: Tensor
+    """[B, T, S, d], normalised."""
+    maps: Tensor
+    """[B, T, S, P]: where each slot looks; sums to 1 over P."""
+    assignments: Tensor
+    """[B, T, S, P]: which slot owns each cell; sums to 1 over S."""
+    state: Tensor
+    """Attention state [B, T, N] that the LSTM reads, normalised."""
+
+
+class BottomUpAttention(nn.Module):
+    """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, cells = config.slot_dim, config.grid**2
+        self.iterations, self.num_slots = config.slot_iterations, config.num_slots
+        self.position = nn.Parameter(torch.randn(cells, dim) * 0.5)
+        self.inputs = nn.Linear(2 * config.encoder_width, dim)
+        self.input_norm = nn.LayerNorm(dim)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.seed = nn.Linear(config.context_dim, self.num_slots * dim)
+        nn.init.normal_(self.seed.bias)
+        self.query_norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.update = nn.GRUCell(dim, dim)
+        self.refine = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+        self.slot_norm = nn.LayerNorm(dim)
+        self.state = mlp(self.num_slots * (dim + 2), config.attention_state_dim, config.attention_state_dim)
+        self.state_norm = nn.LayerNorm(config.attention_state_dim)
+
+    def forward(self, features: Tensor, context: Tensor) -> Attention:
+        """Features [B*T, F, G, G] and context [B, T, C] -> slots, maps and state; all frames at once."""
+        inputs = self.input_norm(self.inputs(features.flatten(2).transpose(1, 2)) + self.position)
+        keys, values = self.key_value(inputs).chunk(2, dim=-1)
+        slots = self.seed(context.flatten(0, 1)).float().unflatten(-1, (self.num_slots, -1))
+        for _ in range(self.iterations):
+            updates, assignments, maps = in_float32(slot_attention)(self.query(self.query_norm(slots)), keys, values)
+            slots = self.update(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+            slots = slots + self.refine(slots)
+        slots = self.slot_norm(slots.float())
+        batch = context.shape[:2]
+        centres = in_float32(centre_of_mass)(maps)
+        state = self.state_norm(self.state(torch.cat([slots, centres], dim=-1).flatten(1)).float())
+        return Attention(
+            slots=slots.unflatten(0, batch),
+            maps=maps.unflatten(0, batch),
+            assignments=assignments.unflatten(0, batch),
+            state=state.unflatten(0, batch),
+        )
+
+
+class TopDownAttention(nn.Module):
+    """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}) and the motion that a_{t-1} is expected to cause."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.grid, width = config.grid, 2 * config.slot_dim
+        self.maps = nn.Conv2d(config.num_slots, width, 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(width, config.grid, config.grid))
+        self.state = mlp(config.hidden_dim + config.latent_dim, width, width)
+        self.action = nn.Linear(config.action_dim, width, bias=False)
+        self.logits = nn.Conv2d(width, config.num_slots, 3, padding=1)
+        self.motion = nn.Conv2d(width, 2, 3, padding=1)
+
+    def forward(self, maps: Tensor, hidden: Tensor, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """From frames t-1 to frames t, for t = 1 .. T-1.
+
+        Args:
+            maps: [B, T-1, S, P], hidden: [B, T-1, H], latent: [B, T-1, D], actions: [B, T-1, A], all of frames t-1.
+
+        Returns:
+            Log of the predicted maps [B, T-1, S, P], and the motion field [B, T-1, 2, P] in grid widths a frame.
+        """
+        shape = maps.shape[:2]
+        grid = (maps * self.grid**2).flatten(0, 1).unflatten(-1, (self.grid, self.grid))
+        state = self.state(torch.cat([hidden, latent], dim=-1)).flatten(0, 1)[..., None, None]
+        seen = self.maps(grid) + self.position + state
+        log_maps = self.logits(F.silu(seen)).float().flatten(2).log_softmax(-1)
+        action = self.action(actions).flatten(0, 1)[..., None, None]
+        motion = self.motion(F.silu(seen + action)).float().flatten(2)
+        return log_maps.unflatten(0, shape), motion.unflatten(0, shape)
+
+
+def centre_of_mass(maps: Tensor) -> Tensor:
+    """Centres [..., S, 2] as (x, y) in [-1, 1] of maps [..., S, P] that sum to 1 over the P = G*G cells."""
+    grid = round(maps.shape[-1] ** 0.5)
+    line = torch.linspace(-1, 1, grid, device=maps.device, dtype=maps.dtype)
+    return maps @ torch.stack([line.repeat(grid), line.repeat_interleave(grid)], dim=-1)

@@ -1,0 +1,1 @@
+"""One training step on one process or on many: the plain engine and DeepSpeed."""

@@ -1,0 +1,195 @@
+"""The engine over DeepSpeed: ZeRO 0 to 3 at any number of processes."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from aime_fast.balancing.layouts.flat import FlatRows, LocalRows
+from aime_fast.balancing.layouts.layout import Cut, Rows
+from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, whole_group
+from aime_fast.config import TrainConfig
+from aime_fast.errors import UserError
+from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
+from aime_fast.training.engines.engine import Engine, make_optimizer, micro_batch_size, trainable
+from aime_fast.training.engines.host_group import time_limit
+
+
+class DeepSpeedEngine(Engine):
+    """DeepSpeed's partitions and optimiser step under gradients that are reduced a task at a time.
+
+    The forward pass goes to the module and the gradients come from `torch.autograd.grad`, so DeepSpeed's own backward,
+    accumulation and clipping stay out of the way; `balancing/sharded.py` says why. ZeRO-1 adds whole gradients up over
+    micro-batches and reduces once; ZeRO-2 keeps shards only and reduces each micro-batch. ZeRO-3 also cuts the
+    parameters: they are gathered at a step's first forward pass and dropped after its last backward pass.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        rank, local_rank, world_size = (int(os.environ.get(key, default)) for key, default in _ENVIRONMENT.items())
+        settings = engine_settings(config, world_size)
+        micro_batch_size(config, world_size)
+        device = _device(local_rank)
+        self._opened = _join(rank, world_size, device)
+        if device.type == "cpu" and not config.threads and "OMP_NUM_THREADS" not in os.environ:
+            local_size = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
+        module.to(device)
+        optimizer = make_optimizer(module, config.optim, device)
+        self._stage = settings.stage
+        self._deepspeed, partition = _partitioned(module, optimizer, settings, rank, world_size)
+        self._cut = partition if isinstance(partition, ParameterPartition) else None
+        self._open: AbstractContextManager[None] | None = None
+        rows = _rows(trainable(module), partition, settings, config, world_size)
+        super().__init__(module, optimizer, rows, config, device, rank, world_size, settings.bf16)
+
+    def _fetch(self) -> None:
+        if self._cut is not None and self._open is None:
+            with record_function("gather"):
+                self._open = self._cut.gathered()
+                self._open.__enter__()
+
+    def _release(self) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None
+
+    def whole(self, changed: bool = False) -> AbstractContextManager[None]:
+        """The module's parameters are whole while this is open; see `Engine.whole`."""
+        return super().whole(changed) if self._cut is None else self._cut.gathered(changed)
+
+    def _step(self, finite: Tensor) -> None:
+        if self._deepspeed is None:
+            super()._step(finite)
+            return
+        # ZeRO steps this very optimiser on its partitions and gathers the parameters, the same ones after a skip.
+        self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+        self._deepspeed.step()
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over the module's weights, and let ZeRO's copies of them see it; collective."""
+        super().load_weights(weights)
+        if self._stage in (1, 2):
+            self._deepspeed.optimizer.refresh_fp32_params()
+
+    def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
+        """One flat partition a group under ZeRO, cut as the shared rows are; without it each parameter by itself."""
+        stepped = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
+        if self._stage:
+            shared = self._rows.shared if isinstance(self._rows, LocalRows) else self._rows
+            return list(zip(stepped, shared.cuts(), strict=True))
+        position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        return [(parameter, Cut.whole(position[id(parameter)], parameter)) for parameter in stepped]
+
+    @property
+    def sharded(self) -> bool:
+        """True from ZeRO-1 on."""
+        return self._stage > 0 and self.world_size > 1
+
+    def barrier(self) -> None:
+        """Wait until every rank is here, at most `peers.time_limit()`."""
+        if self.device.type == "cuda":
+            dist.barrier(device_ids=[self.device.index])
+        else:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Remove DeepSpeed's hooks, and leave the process group if this engine opened it."""
+        import deepspeed.comm
+
+        if self._deepspeed is not None:
+            self._deepspeed.destroy()
+        if self._opened and dist.is_initialized():
+            deepspeed.comm.destroy_process_group()
+
+
+_ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU of its own: there are {count}; use --num_gpus {count}"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _join(rank: int, world_size: int, device: torch.device) -> bool:
+    """Join the process group with a time limit; True if this call opened it."""
+    # Set before DeepSpeed is imported: it chooses by what it finds installed, and wants these of a lone process too.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    # DeepSpeed 0.19 still calls collectives by the names that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    if dist.is_initialized():
+        return False
+    options: dict[str, Any] = {"timeout": time_limit()}
+    if device.type == "cuda":
+        options["device_id"] = device
+    if world_size == 1 and "MASTER_PORT" not in os.environ:
+        # A lone process needs no port, so that any number of them run on one machine.
+        options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **options)
+    except dist.DistNetworkError as error:
+        port = os.environ.get("MASTER_PORT")
+        if rank == 0 and "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {port} is in use by another job; pass `deepspeed --master_port FREE_PORT ...`"
+            ) from error
+        raise
+    return True
+
+
+def _partitioned(
+    module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings, rank: int, world_size: int
+) -> tuple[Any, Partition | None]:
+    """DeepSpeed's engine (none for ZeRO-3, where it only keeps the parameters) and its shards (none for ZeRO-0)."""
+    with _starting():
+        import deepspeed
+
+        if settings.stage == 3:
+            return None, ParameterPartition(module, optimizer, rank, world_size)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
+        return engine, OptimizerPartition(engine.optimizer, trainable(module)) if settings.stage else None
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Let DeepSpeed start without compiling anything, and without its notes."""
+    import deepspeed.ops
+
+    if os.environ["DS_ACCELERATOR"] == "cpu":
+        # Else DeepSpeed compiles a shared-memory collective when it first starts on a CPU: minutes, a compiler, and a
+        # lock file that hangs every later run if the build is killed. Nothing here uses it.
+        deepspeed.ops.__compatible_ops__ = {}
+    # It warns of every optimiser that it has not tested itself; the equality tests here do.
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _rows(
+    parameters: list[nn.Parameter],
+    partition: Partition | None,
+    settings: EngineSettings,
+    config: TrainConfig,
+    world_size: int,
+) -> Rows:
+    groups = [whole_group(parameters)] if partition is None else partition.groups
+    flat = FlatRows(parameters, groups, world_size, partition, settings.stage >= 2, settings.overlap)
+    return LocalRows(flat) if config.balancing.mode == "local" and world_size > 1 else flat

@@ -1,0 +1,189 @@
+"""DeepSpeed configurations: found by path or name, checked against what this trainer does, completed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aime_fast.config import TrainConfig
+from aime_fast.errors import UserError
+
+_PACKAGE = Path(__file__).parents[2]
+SHIPPED = next((path for path in (_PACKAGE / "ds_configs", _PACKAGE.parent / "ds_configs") if path.is_dir()), _PACKAGE)
+"""Folder of the configurations that come with the project: inside an installed wheel, or beside the sources."""
+
+_ZERO_KEYS = {
+    "stage",
+    "overlap_comm",
+    "contiguous_gradients",
+    "reduce_scatter",
+    "reduce_bucket_size",
+    "allgather_partitions",
+    "allgather_bucket_size",
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_gather_16bit_weights_on_model_save",
+}
+_ON_DEVICE = "task gradients are balanced on the device; remove it and use a higher stage or more processes"
+_ZERO_REFUSED = {
+    "offload_optimizer": _ON_DEVICE,
+    "offload_param": _ON_DEVICE,
+    "cpu_offload": _ON_DEVICE,
+    "zenflow": _ON_DEVICE,
+    "round_robin_gradients": "each task's gradient is reduced in one piece, so there is no order to choose; remove it",
+    "compute_grad_norm": "the balanced gradient is clipped by the trainer; remove it and set --optim.clip",
+    "elastic_checkpoint": "checkpoints are the trainer's; remove it",
+}
+_BF16 = 'one switch chooses the precision: write "bf16": {"enabled": true} instead'
+_REFUSED = {
+    "optimizer": "the optimiser belongs to the trainer; remove it and use --optim.name and --optim.lr",
+    "scheduler": "the schedule belongs to the trainer; remove it and use --optim.warmup_steps",
+    "fp16": 'loss scaling does not suit gradients balanced between tasks; write "bf16": {"enabled": true} instead',
+    "bfloat16": _BF16,
+    "amp": _BF16,
+    "torch_autocast": _BF16,
+    "data_types": "task gradients are always kept and accumulated in float32, at every stage; remove it",
+    "communication_data_type": "task gradients are always reduced in float32; remove it",
+    "wall_clock_breakdown": "DeepSpeed's timers would wait for the device each step; remove it",
+    "flops_profiler": "it hooks passes that this trainer does not make; remove it",
+}
+_PASSED = {"steps_per_print", "zero_allow_untested_optimizer"}
+_OURS = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the engine needs to know, and what `deepspeed.initialize` gets."""
+
+    stage: int
+    """ZeRO stage: 0, 1, 2 or 3."""
+    bf16: bool
+    """Compute in bfloat16 where `--optim.precision` describes it; DeepSpeed sees float32 parameters either way."""
+    overlap: bool
+    """Reduce one task's gradient while the next task's backward pass runs."""
+    deepspeed: dict[str, Any]
+    """The completed configuration."""
+
+
+def find_ds_config(name: str) -> Path:
+    """The file that `--ds_config NAME` means: a path, or one of the shipped ones with or without `.json`."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = SHIPPED / f"{name.removesuffix('.json')}.json"
+    if Path(name).name == name and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.json")))
+    raise UserError(f"--ds_config {name}: no such file; give a path or one of the shipped names: {names}")
+
+
+def read_ds_config(name: str) -> dict[str, Any]:
+    """The parsed configuration that `name` means; `UserError` where it is missing or not a JSON object."""
+    path = find_ds_config(name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--ds_config {path}: cannot be read ({error}); give a readable JSON file") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise UserError(f"--ds_config {path}: not valid JSON at {where}; correct it") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"--ds_config {path}: holds a {type(content).__name__}, not an object; see ds_configs/README.md"
+        )
+    return content
+
+
+def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
+    """Check `config.ds_config` against the run and complete it for `world_size` processes.
+
+    Batch sizes, accumulation and clipping may be "auto", absent or equal to the run's own; an option that is switched
+    off is accepted whatever it is. `UserError` names the option, the reason and the alternative.
+    """
+    name = config.ds_config or ""
+    content = read_ds_config(name)
+    for key, value in content.items():
+        if key in _REFUSED and not _off(value):
+            _refuse(name, key, _REFUSED[key])
+        if key not in _OURS | _PASSED | _REFUSED.keys() | {"zero_optimization", "bf16"} and not _off(value):
+            _refuse(name, key, "not an option of this trainer; remove it (ds_configs/README.md lists what is used)")
+    _check_sizes(name, content, config, world_size)
+    zero = content.get("zero_optimization", {})
+    stage = _stage(name, zero)
+    overlap = zero.get("overlap_comm")
+    micro_batch = config.loader.batch_size // (world_size * config.optim.accumulation)
+    bf16 = _bf16(name, content.get("bf16"), config.optim.precision)
+    return EngineSettings(stage, bf16, overlap is None or bool(overlap), _complete(content, stage, micro_batch))
+
+
+def _stage(name: str, zero: Any) -> int:
+    if not isinstance(zero, dict):
+        _refuse(name, "zero_optimization", 'must be an object such as {"stage": 2}')
+    for key, value in zero.items():
+        if key in _ZERO_KEYS or _off(value):
+            continue
+        reason = "not an option of this trainer; remove it (ds_configs/README.md lists what is used)"
+        _refuse(name, f"zero_optimization.{key}", _ZERO_REFUSED.get(key, reason))
+    stage = zero.get("stage", 0)
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1, 2 or 3")
+    return stage
+
+
+def _bf16(name: str, section: Any, precision: str) -> bool:
+    """Whether to compute in bfloat16: `enabled` of the section "bf16", or the run's flag where that says nothing."""
+    if section is None:
+        return precision == "bf16"
+    if not isinstance(section, dict) or section.get("enabled", False) not in (True, False, "auto"):
+        _refuse(name, "bf16", 'must be {"enabled": true}, false or "auto"')
+    for key, value in section.items():
+        if key != "enabled" and not _off(value):
+            _refuse(name, f"bf16.{key}", "weights, gradients and optimiser state are always float32; remove it")
+    enabled = section.get("enabled", False)
+    if enabled == "auto":
+        return precision == "bf16"
+    if precision not in ("auto", "bf16" if enabled else "fp32"):
+        reason = f"the run has --optim.precision {precision}; remove one of the two"
+        _refuse(name, f"bf16.enabled={str(enabled).lower()}", reason)
+    return enabled
+
+
+def _check_sizes(name: str, content: dict[str, Any], config: TrainConfig, world_size: int) -> None:
+    batch, accumulation = config.loader.batch_size, config.optim.accumulation
+    expected = {
+        "train_batch_size": (batch, "--loader.batch_size"),
+        "train_micro_batch_size_per_gpu": (batch / (world_size * accumulation), "--loader.batch_size"),
+        "gradient_accumulation_steps": (accumulation, "--optim.accumulation"),
+        "gradient_clipping": (config.optim.clip, "--optim.clip"),
+    }
+    for key, (want, flag) in expected.items():
+        have = content.get(key, "auto")
+        if have != "auto" and have != want:
+            reason = f'the run has {want:g} ({world_size} processes); write "auto" there and set {flag}'
+            _refuse(name, f"{key}={have}", reason)
+
+
+def _complete(content: dict[str, Any], stage: int, micro_batch: int) -> dict[str, Any]:
+    zero = {key: value for key, value in content.get("zero_optimization", {}).items() if key in _ZERO_KEYS}
+    zero["stage"] = stage
+    if stage:
+        # The trainer has clipped already: without this ZeRO reads a norm on the host each step.
+        zero["compute_grad_norm"] = False
+    complete = {key: value for key, value in content.items() if key in _PASSED}
+    # Accumulation is the engine's own, so that DeepSpeed steps whenever it is called.
+    complete |= {"train_micro_batch_size_per_gpu": micro_batch, "gradient_accumulation_steps": 1}
+    complete |= {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "gradient_clipping": 0.0}
+    complete.setdefault("steps_per_print", None)
+    return complete
+
+
+def _off(value: Any) -> bool:
+    if isinstance(value, dict):
+        return value.get("enabled") is False or value.get("device") == "none" or not value
+    return value is None or value is False
+
+
+def _refuse(name: str, option: str, reason: str) -> None:
+    raise UserError(f"--ds_config {name}: {option}: {reason}")

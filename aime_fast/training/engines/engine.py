@@ -1,0 +1,271 @@
+"""One protocol for the training step, with or without DeepSpeed: backward per task, balance, clip, step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from aime_fast.balancing.layouts.flat import FlatRows
+from aime_fast.balancing.layouts.layout import Cut, Rows, global_norm
+from aime_fast.balancing.layouts.partitions import WholePartition, stored
+from aime_fast.balancing.vectors import Vector
+from aime_fast.config import OptimConfig, TrainConfig
+from aime_fast.errors import UserError
+
+ADAM_EPSILON = 1e-12
+"""A balanced gradient has at most unit norm over all parameters, so its entries lie far below AdamW's usual 1e-8."""
+
+
+class Balancer(Protocol):
+    """What the engines ask of gradient balancing (`aime_fast.balancing.rgb.RGB`)."""
+
+    def balance(
+        self,
+        rows: Sequence[Sequence[Tensor | None]],
+        reduce: Callable[[Tensor], Tensor] | None = None,
+        max_norm: float | None = None,
+    ) -> Any:
+        """Combine the rows and clip the result to `max_norm`.
+
+        The report has `.update` (a row), `.update_norm` (0-d, before clipping) and `.finite` (0-d bool).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step did; every tensor stays on the device."""
+
+    balance: Any
+    """The balancer's own report."""
+    grad_norm: Tensor
+    """0-d float32: norm of the balanced update before clipping."""
+    finite: Tensor
+    """0-d bool: False where a gradient was not finite on any rank and the step was skipped on all."""
+
+
+class Engine:
+    """A module, its optimiser and the layout of its task gradients.
+
+    One optimiser step is: for each micro-batch `engine(...)` and `engine.backward(task_losses)`, then
+    `engine.balance_and_step(rgb)`. No call waits for the device.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rows: Rows,
+        config: TrainConfig,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        bf16: bool = False,
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.device = device
+        self.rank = rank
+        self.world_size = world_size
+        self.accumulation = config.optim.accumulation
+        self.micro_batch = micro_batch_size(config, world_size)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+        self._clip = config.optim.clip
+        self._rows = rows
+        self._parameters = trainable(module)
+        self._micro_step = 0
+        # A local row joins its average over ranks and micro-batches by this factor, applied inside the backward pass.
+        shares = self.accumulation * (1 if config.balancing.mode == "local" else world_size)
+        self._share = torch.tensor(1.0 / shares, device=device)
+
+    def __call__(self, observations: Tensor, actions: Tensor, noise: Any) -> Any:
+        """The module's outputs for this rank's micro-batch."""
+        self._fetch()
+        # Parameters stay float32: autocast hands bfloat16 copies of them to the operators that may have those, and
+        # their gradients come back in float32.
+        with self._autocast:
+            return self.module(observations, actions, noise=noise)
+
+    def _fetch(self) -> None:
+        """Make the parameters whole until `_release`, where they are not; any number of times a step."""
+
+    def _release(self) -> None:
+        """Keep only this rank's part of the parameters, where they are cut."""
+
+    def backward(self, task_losses: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
+        """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's row; frees the graph.
+
+        A parameter that a task does not reach costs nothing: autograd visits only what lies below the loss.
+        `names` label the profiler's ranges. Must be called `accumulation` times before each step.
+        """
+        if self._micro_step == self.accumulation:
+            raise RuntimeError(f"backward called more than accumulation={self.accumulation} times before the step")
+        self._micro_step += 1
+        last = self._micro_step == self.accumulation
+        for task, loss in enumerate(task_losses):
+            with record_function(f"backward/{names[task] if names else task}"):
+                self._rows.add(task, self._gradients(loss, keep_graph=task + 1 < len(task_losses)), last)
+
+    def _gradients(self, loss: Tensor, keep_graph: bool) -> Sequence[Tensor | None]:
+        if not loss.requires_grad:
+            return [None] * len(self._parameters)
+        # A copy: a scalar parameter that is added to a loss gets this very tensor as its gradient.
+        share = self._share.to(loss.dtype, copy=True)
+        return torch.autograd.grad(loss, self._parameters, share, retain_graph=keep_graph, allow_unused=True)
+
+    def balance_and_step(self, balancer: Balancer) -> StepReport:
+        """Balance the rows, clip the update to `optim.clip`, step the optimiser and forget the gradients.
+
+        With a non-finite gradient in any task on any rank, parameters and optimiser state keep their values everywhere.
+        """
+        if self._micro_step != self.accumulation:
+            raise RuntimeError(f"step after {self._micro_step} of {self.accumulation} backward calls")
+        self._micro_step = 0
+        self._release()
+        with record_function("balance"), torch.no_grad():
+            rows = self._rows
+            report = balancer.balance(rows.rows(), reduce=rows.reduce, max_norm=None if rows.averages else self._clip)
+            update = rows.merge(report.update)
+            norm = self._clipped(update) if rows.averages else report.update_norm.float()
+            finite = report.finite & torch.isfinite(norm)
+        with record_function("step"):
+            self._rows.place(update)
+            self._step(finite)
+            self._rows.clear()
+        return StepReport(report, norm, finite)
+
+    def _clipped(self, update: Vector) -> Tensor:
+        """Scale an averaged update in place to norm at most `optim.clip`; the norm before."""
+        norm = global_norm(update, self._rows.norm_reduce, self.device)
+        present = [tensor for tensor in update if tensor is not None]
+        if present:
+            torch._foreach_mul_(present, (self._clip / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def _step(self, finite: Tensor) -> None:
+        # The fused optimisers skip the whole step on the device where `found_inf` is 1: what torch's GradScaler uses.
+        self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+        self.optimizer.step()
+
+    def whole(self, changed: bool = False) -> AbstractContextManager[None]:
+        """The module's parameters are whole while this is open, for evaluation; collective, and not within a step.
+
+        `changed` keeps what is written to them, the same on all ranks; without it they must not be written to.
+        """
+        return nullcontext()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The module's parameters and buffers on the CPU, whole; collective."""
+        with self.whole():
+            return {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over `weights()` of a module of the same shapes; collective."""
+        with self.whole(changed=True):
+            self.module.load_state_dict(weights)
+
+    @staticmethod
+    def stored(parameter: nn.Parameter) -> Tensor:
+        """The memory that holds this process's part of a parameter, within a step or not."""
+        return stored(parameter)
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of every parameter group, without a host sync."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(lr)
+
+    def row_cuts(self) -> list[Cut]:
+        """How each tensor of a task's row, and of RGB's direction with it, is made of parameters."""
+        return self._rows.cuts()
+
+    def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
+        """Each tensor the optimiser steps, and how it is made of parameters: flat buffers, cut as the rows are."""
+        stepped = [flat for group in self.optimizer.param_groups for flat in group["params"]]
+        return list(zip(stepped, self._rows.cuts(), strict=True))
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds other entries of the optimiser's state; else rank 0 has all of it."""
+        return False
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of the trainable parameters, in the order that a `Cut` counts in."""
+        return [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def close(self) -> None:
+        """Leave the process group, where this engine opened one."""
+
+
+class PlainEngine(Engine):
+    """One process, no DeepSpeed, the same code path."""
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(device)
+        optimizer = make_optimizer(module, config.optim, device)
+        partition = WholePartition(module, optimizer)
+        rows = FlatRows(trainable(module), partition.groups, 1, partition)
+        super().__init__(module, optimizer, rows, config, device, bf16=config.optim.precision == "bf16")
+
+
+def open_engine(model: nn.Module, config: TrainConfig) -> Engine:
+    """The engine that `config.ds_config` asks for: DeepSpeed's, or the plain one where it is None.
+
+    Args:
+        model: the module with its initial weights; moved to this process's device.
+        config: the run's configuration.
+
+    Raises:
+        UserError: a configuration that does not fit, in one line.
+    """
+    if config.ds_config is None:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes > 1:
+            raise UserError(f"{processes} processes without --ds_config would train apart; add --ds_config zero2")
+        return PlainEngine(model, config)
+    from aime_fast.training.engines.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(model, config)
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The module's parameters that want a gradient, in definition order."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Fused AdamW or SGD with a tensor learning rate, fit for capture; only matrices and filters (ndim >= 2) decay."""
+    parameters = trainable(module)
+    wide = [parameter for parameter in parameters if parameter.ndim >= 2]
+    rest = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [
+        {"params": chosen, "weight_decay": decay, "lr": torch.tensor(optim.lr, device=device)}
+        for chosen, decay in ((wide, optim.weight_decay), (rest, 0.0))
+        if chosen
+    ]
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=optim.lr, fused=True)
+    betas, on_gpu = (optim.beta1, optim.beta2), device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=ADAM_EPSILON, fused=True, capturable=on_gpu)
+
+
+def micro_batch_size(config: TrainConfig, world_size: int) -> int:
+    """Windows in one micro-batch of one rank; `UserError` where the global batch does not divide."""
+    batch, accumulation = config.loader.batch_size, config.optim.accumulation
+    if batch % (world_size * accumulation):
+        raise UserError(
+            f"loader.batch_size={batch} does not divide by {world_size} processes x optim.accumulation={accumulation}; "
+            f"use a multiple of {world_size * accumulation}"
+        )
+    return batch // (world_size * accumulation)

@@ -1,0 +1,74 @@
+"""What the processes of one run tell each other besides gradients: small host-side values, over gloo."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from aime_fast.errors import UserError
+
+T = TypeVar("T")
+TIMEOUT_MINUTES = 10
+"""A rank that waits longer than this for the others stops with an error; DEEPSPEED_TIMEOUT overrides."""
+
+
+def time_limit() -> timedelta:
+    """How long a rank may wait for the others, or a step may take; `UserError` where the environment is wrong."""
+    minutes = os.environ.get("DEEPSPEED_TIMEOUT", str(TIMEOUT_MINUTES))
+    if not minutes.isdecimal() or int(minutes) == 0:
+        raise UserError(f"DEEPSPEED_TIMEOUT={minutes} in the environment: give whole minutes, at least 1")
+    return timedelta(minutes=int(minutes))
+
+
+class HostGroup:
+    """Rank, world size and the few agreements the loop needs; free at world size 1.
+
+    Built after the engine, which starts the process group. The group is gloo on every device, so that an agreement
+    neither waits for a GPU nor makes one wait.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._group = dist.new_group(backend="gloo", timeout=time_limit()) if world_size > 1 else None
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's `value` (any picklable object), in rank order, on every rank."""
+        if self._group is None:
+            return [value]
+        values: list[T | None] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._group)
+        return values  # type: ignore[return-value]
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make()` gives on rank 0, on every rank; an exception there is raised on every rank."""
+        outcome: tuple[T | None, Exception | None] = (None, None)
+        if self.rank == 0:
+            try:
+                outcome = (make(), None)
+            except Exception as error:
+                outcome = (None, error)
+        value, failure = self.gather(outcome)[0]
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[return-value]
+
+    def agree(self, read: Callable[[], tuple[float, int]]) -> Callable[[], tuple[float, int]]:
+        """Begin to agree on (seconds, signal): the largest of each over the ranks. Call the result to have it.
+
+        The agreement travels while the step computes; one process alone reads its values when it asks.
+        """
+        if self._group is None:
+            return read
+        values = torch.tensor(read(), dtype=torch.float64)
+        work = dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+        def wait() -> tuple[float, int]:
+            work.wait()
+            seconds, signal = values.tolist()
+            return seconds, int(signal)
+
+        return wait

@@ -1,0 +1,1 @@
+"""What surrounds the loop: the run's folder, its lock, signals and hangs."""

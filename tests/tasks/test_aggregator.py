@@ -1,0 +1,71 @@
+"""The tasks are the weighted terms, each counted once."""
+
+from dataclasses import replace
+
+import torch
+
+from aime_fast.config import ObjectiveConfig, preset_config
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.tasks import elbo
+from aime_fast.tasks.aggregator import LossAggregator
+from aime_kernels import logistic_mixture_log_prob
+
+
+def outputs():
+    torch.manual_seed(0)
+    model = DPGMMVariationalRecurrentAutoencoder.from_config(replace(preset_config("debug").model, action_dim=2))
+    frames = torch.randint(0, 256, (2, 4, 3, 64, 64), dtype=torch.uint8)
+    return model(frames, torch.randn(2, 4, 2), model.draw_noise(1, 2, 4))
+
+
+def test_the_tasks_are_the_sum_of_the_weighted_terms():
+    weights = dict(beta=0.3, entropy_weight=0.7, lambda_recon=1.1, lambda_att_dyn=0.4, lambda_gram=0.2)
+    losses, tasks = LossAggregator().compute_losses(outputs(), **weights)
+    per_dimension = 1 / (3 * 64 * 64)
+    terms = {
+        "recon_loss": 1.1,
+        "mean_error": ObjectiveConfig().lambda_mean,
+        "kl_z": 0.3 * per_dimension,
+        "stick_kl": 0.3 * per_dimension,
+        "alpha_kl": 0.3 * per_dimension,
+        "cluster_entropy": -0.7 * per_dimension,
+        "gram_enc_loss": 0.2,
+        "perceiver_recon_loss": 1.0,
+        "vq_loss": 1.0,
+        "perceiver_ce_loss": 1.0,
+        "attention_kl": 0.3,
+        "attention_dynamics_loss": 0.4,
+        "attention_diversity": 1.0,
+        "self_prediction_loss": 1.0,
+    }
+    torch.testing.assert_close(sum(tasks), sum(weight * losses[name] for name, weight in terms.items()))
+    torch.testing.assert_close(losses["hierarchical_kl"], losses["stick_kl"] + losses["alpha_kl"])
+    assert all(loss.ndim == 0 for loss in losses.values())
+
+
+def test_the_pixel_terms_reach_the_task_with_their_weights():
+    made = outputs()
+    likelihood = made.likelihood
+    only_pixels = dict(lambda_recon=1.1, lambda_gram=0.0, beta=0.0, entropy_weight=0.0)
+    losses, tasks = LossAggregator().compute_losses(made, **only_pixels)
+    assert not losses["recon_loss"].requires_grad and not losses["mean_error"].requires_grad
+    (found,) = torch.autograd.grad(tasks[0], likelihood.features, retain_graph=True)
+    parameters = likelihood.parameters()
+    log_prob = logistic_mixture_log_prob(
+        made.pixels.flatten(0, 1), parameters.flatten(0, 1), likelihood.centre.flatten(0, 1)
+    )
+    error = (likelihood.expectation() - made.pixels).square()
+    loss = -1.1 * log_prob.sum() / error.numel() + ObjectiveConfig().lambda_mean * error.mean()
+    (expected,) = torch.autograd.grad(loss, likelihood.features)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_gram_loss_is_zero_for_equal_features_and_ignores_scale():
+    features = torch.randn(3, 5, 4, 4)
+    assert elbo.gram_loss(features, 7 * features) < 1e-12
+    assert elbo.gram_loss(features, torch.randn(3, 5, 4, 4)) > 1e-3
+
+
+def test_cluster_entropy_lies_between_zero_and_log_k():
+    losses, _ = LossAggregator().compute_losses(outputs())
+    assert -1e-5 <= losses["cluster_entropy"] <= torch.log(torch.tensor(5.0))
