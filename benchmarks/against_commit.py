@@ -25,8 +25,8 @@ import sys, tempfile, time
 from aime_fast import DMCVBTrainer
 preset, batch_size, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with tempfile.TemporaryDirectory() as folder:
-    loader = {"batch_size": batch_size}
-    trainer = DMCVBTrainer(preset=preset, steps=10**6, out=folder + "/run", threads=threads, loader=loader, compile="off")
+    options = {"loader": {"batch_size": batch_size}, "threads": threads, "compile": "off"}
+    trainer = DMCVBTrainer(preset=preset, steps=10**6, out=folder + "/run", **options)
     print("ready", flush=True)
     for step, _ in enumerate(sys.stdin):
         inputs = trainer.step.fetch(step)
