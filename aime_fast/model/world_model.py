@@ -73,6 +73,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         self.attention_prior = TopDownAttention(config)
         self.dynamics = Dynamics(config)
         self.predictor = SlotPredictor(config)
+        self.heads = nn.ModuleDict()
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":
