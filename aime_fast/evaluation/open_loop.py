@@ -88,8 +88,12 @@ def _judge(model: Any, batch: Batch, others: Tensor, context: int, futures: int)
     """The fields of `OpenLoop` for each window, [B, horizon]."""
     frames = batch.observations.movedim(-1, 2)
     seen, truth = frames[:, :context], frames[:, context:].float() / 255
+    state = model.observe(seen, batch.actions[:, : context - 1])
     imagined, elsewhere = (
-        unit_range(model.imagine(seen, actions[:, :-1], samples=futures)) for actions in (batch.actions, others)
+        unit_range(model.decode(model.imagine(state, actions[:, context - 1 : -1], samples=futures)).mean()).unflatten(
+            0, (len(seen), futures)
+        )
+        for actions in (batch.actions, others)
     )
     return {
         "expected": psnr(imagined.mean(1), truth),

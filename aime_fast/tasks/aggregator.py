@@ -55,12 +55,11 @@ class LossAggregator:
 
         dimensions = outputs.observations[0, 0].numel()
         weights = elbo.frame_weights(outputs, config.precision_weight)
-        losses, nats, latent = self.elbo_terms(outputs, lambda_recon / len(weights) * weights)
+        losses, nats, latent = self.elbo_terms(outputs, lambda_recon / weights.numel() * weights)
         losses = losses | self.perceiver_terms(outputs) | self.predictive_terms(outputs)
         losses["recon_loss"] = (nats * weights).mean()
         latent = latent.over_ranks(config.free_bits)
         losses["kl_z"], losses["cluster_entropy"] = latent.kl_z, latent.cluster_entropy
-        losses["hierarchical_kl"] = losses["stick_kl"] + losses["alpha_kl"]
         divergence = beta * (losses["kl_z"] + losses["hierarchical_kl"]) - entropy_weight * losses["cluster_entropy"]
         losses["total_elbo"] = losses["decoder_loss"] + divergence / dimensions + lambda_gram * losses["gram_enc_loss"]
         losses["perceiver_loss"] = losses["perceiver_recon_loss"] + losses["vq_loss"] + losses["perceiver_ce_loss"]
@@ -78,14 +77,15 @@ class LossAggregator:
     ) -> tuple[dict[str, Tensor], Tensor, elbo.LatentTerms]:
         """What the first task needs of this rank's batch: terms, nats a frame, latent terms.
 
-        The decoder's loss is weighted, nats by `of_nats` [B*T]; the other terms are not yet.
+        The decoder's loss is weighted, nats by `of_nats` [B, T]; the other terms are not yet.
         """
         decoder_loss, nats, mean_error = elbo.pixel_terms(outputs, of_nats, self.config.lambda_mean)
-        terms = {
+        divergences = {name: kl.mean() for name, kl in outputs.prior.kl_terms().items()}
+        first, *others = divergences.values() or (decoder_loss.new_zeros(()),)
+        terms = divergences | {
             "decoder_loss": decoder_loss,
             "mean_error": mean_error,
-            "stick_kl": outputs.stick_kl.mean(),
-            "alpha_kl": outputs.alpha_kl.mean(),
+            "hierarchical_kl": sum(others, first),
             "gram_enc_loss": elbo.gram_loss(outputs.features, outputs.teacher_features),
         }
         return terms, nats, elbo.latent_terms(outputs)

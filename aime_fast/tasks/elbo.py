@@ -7,7 +7,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from aime_fast.model.outputs import SequenceOutputs
-from aime_kernels import gaussian_log_density, mixture_log_density
+from aime_kernels import gaussian_log_density
 
 
 @dataclass
@@ -46,19 +46,13 @@ def latent_terms(outputs: SequenceOutputs) -> LatentTerms:
     kl_z = E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))]; all of this rank's batch.
     """
     mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
-    log_q = gaussian_log_density(outputs.samples, mean, log_var).flatten(0, 1)
-    prior = outputs.prior
-    log_p, log_r = mixture_log_density(
-        outputs.samples.flatten(0, 1),
-        prior.log_weights.flatten(0, 1),
-        prior.means.flatten(0, 1),
-        prior.log_vars.flatten(0, 1),
-    )
+    log_q = gaussian_log_density(outputs.samples, mean, log_var)
+    log_p, log_r = outputs.prior.log_prob_and_responsibilities(outputs.samples)
     kl = (log_q - log_p).mean()
     responsibilities = log_r.exp()
     return LatentTerms(
         kl_z=kl,
-        usage=responsibilities.flatten(0, -2).mean(0),
+        usage=responsibilities.mean((0, 1, 2)),
         responsibility_entropy=-(responsibilities * log_r).sum(-1).mean(),
     )
 
@@ -80,34 +74,35 @@ def global_mean(local: Tensor) -> Tensor:
 
 
 def pixel_terms(outputs: SequenceOutputs, of_nats: Tensor, lambda_mean: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The decoder's loss, 0-d; without a gradient -log p(x | z, slots) of each frame [B*T] and the mean's error, 0-d.
+    """The decoder's loss, 0-d; without a gradient -log p(x | z, slots) of each frame [B, T] and the mean's error, 0-d.
 
     sum_n of_nats_n * nats_n + lambda_mean * error, with nats a data dimension and the error's mean over them. A
     logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; the
     squared error of the decoder's expectation, frames in [-1, 1], gives them the weight of their error (docs/log.md).
     """
-    frames, dimensions = len(outputs.pixels), outputs.pixels[0].numel()
-    of_error = lambda_mean / (frames * dimensions)
+    dimensions = outputs.pixels[0, 0].numel()
+    of_error = lambda_mean / outputs.pixels.numel()
     loss, nats, error = outputs.likelihood.loss(outputs.pixels, of_nats / dimensions, of_error)
     return loss, nats / dimensions, error.mean() / dimensions
 
 
 def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
-    """What each frame's nats count, [B*T], of mean 1.
+    """What each frame's nats count, [B, T], of mean 1.
 
     With `precision_weight` w a frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
     [0, 1] is the total variation between the attention that was predicted and the one that came: errors weigh more
     where the schema was wrong.
     """
     if precision_weight <= 0:
-        return outputs.pixels.new_ones(len(outputs.pixels))
+        return outputs.pixels.new_ones(outputs.pixels.shape[:2])
     seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
     surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
-    return (weight / global_mean(weight.mean())).flatten()
+    return weight / global_mean(weight.mean())
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the cosine similarity matrices of two feature maps [N, F, G, G], 0-d."""
-    live, target = (F.normalize(x.flatten(2), dim=1) for x in (features, teacher))
+    """Mean squared difference of the cosine similarity matrices of two feature maps [B, T, F, G, G], 0-d."""
+    frames = (x.reshape(-1, x.shape[2], x.shape[3] * x.shape[4]) for x in (features, teacher))
+    live, target = (F.normalize(x, dim=1) for x in frames)
     return F.mse_loss(live.transpose(1, 2) @ live, target.transpose(1, 2) @ target)

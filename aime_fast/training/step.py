@@ -49,9 +49,7 @@ class TrainingStep:
         engine = self.engine
         with record_function("data"):
             batch = on_device(self.backend.batch(step, engine.rank, engine.world_size), engine.device)
-            noise = engine.module.draw_noise(
-                noise_key(self.seed, step), self.loader.batch_size, self.loader.sequence_length
-            )
+            noise = engine.module.draws(noise_key(self.seed, step), self.loader.batch_size, self.loader.sequence_length)
             first = engine.rank * len(batch)
             return Inputs(batch, noise.rows(first, first + len(batch)).to(engine.device))
 

@@ -51,8 +51,8 @@ def validate(
             continue
         batch = on_device(batch, device)
         frames = normalise_frames(batch.observations)
-        noise = model.draw_noise(noise_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
-        outputs = model(frames, batch.actions, noise=noise)
+        draws = model.draws(noise_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
+        outputs = model(frames, batch.actions, draws=draws)
         losses, _ = aggregator.compute_losses(outputs, beta=beta)
         shown = (frames, model.reconstruct(outputs), outputs.perceiver_reconstructions)
         losses["psnr"] = psnr(unit_range(shown[1]), unit_range(frames)).mean()

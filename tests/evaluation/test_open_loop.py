@@ -1,5 +1,7 @@
 """The open loop's figures on models that know the answer, or nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ T = CONTEXT + HORIZON
 
 
 class World(nn.Module):
-    """Frames of one grey level, which each action raises by as many levels of 256; `imagine` knows that.
+    """Frames of one grey level, which each action raises by as many levels of 256; its state is the last frame's level.
 
     Future number i is too bright by `errors[i]` levels.
     """
@@ -23,13 +25,19 @@ class World(nn.Module):
         self.errors, self.heeds_actions = errors, heeds_actions
         self.register_buffer("mean_frame", torch.full((3, 8, 8), 100 / 127.5 - 1))
 
-    def imagine(self, observations, actions, samples=1, key=0):
+    def observe(self, observations, actions):
         assert observations.shape[1:] == (CONTEXT, 3, 8, 8)
-        assert actions.shape[1] == T - 1
-        raised = actions[:, None, CONTEXT - 1 :, 0].cumsum(2) * self.heeds_actions
+        assert actions.shape[1] == CONTEXT - 1
+        return observations[:, None, -1:].float()
+
+    def imagine(self, state, actions, samples=1, key=0):
+        assert actions.shape[1] == HORIZON
+        raised = actions[:, None, :, 0].cumsum(2) * self.heeds_actions
         raised = raised + torch.tensor(self.errors)[:samples, None]
-        levels = observations[:, None, -1:].float() + raised[..., None, None, None]
-        return levels / 127.5 - 1
+        return (state + raised[..., None, None, None]).flatten(0, 1)
+
+    def decode(self, state):
+        return SimpleNamespace(mean=lambda: state / 127.5 - 1)
 
 
 def windows(starts, actions):

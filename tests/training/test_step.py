@@ -142,7 +142,7 @@ def test_ranks_take_consecutive_rows_of_one_global_batch(data, tmp_path):
     for name in ("observations", "actions", "rewards", "dones"):
         joined = torch.cat([getattr(part.batch, name) for part in parts])
         assert torch.equal(joined, getattr(whole.batch, name))
-    assert torch.equal(torch.cat([part.noise.latent for part in parts]), whole.noise.latent)
+    assert torch.equal(torch.cat([part.noise["latent"] for part in parts]), whole.noise["latent"])
     assert [part.noise.first_row for part in parts] == [0, 2]
 
 
