@@ -13,7 +13,7 @@ from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.meters import Meter
 from aime_fast.training.prefetcher import on_device
-from aime_fast.training.step import noise_key
+from aime_fast.training.step import draw_key
 
 VALIDATION_KEYS = 2**31
 """The draws of validation batch i have the key (seed, this + i), which no training step uses."""
@@ -48,8 +48,8 @@ def validate(
                 continue
             batch = on_device(batch, device)
             frames = batch.frames()
-            noise = model.draw_noise(noise_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
-            outputs = model(frames, batch.actions, noise)
+            draws = model.draws(draw_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
+            outputs = model(frames, batch.actions, draws)
             losses, _ = aggregator.compute_losses(outputs, beta=beta, batch=batch)
             shown = frames, model.reconstruct(outputs), outputs.perceiver_reconstructions
             losses["psnr"] = psnr(shown[1], frames).mean()

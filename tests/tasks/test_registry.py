@@ -10,7 +10,7 @@ from aime_fast.data.batch import Batch
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
-from aime_fast.tasks.registry import TASKS, add_heads, check_data, make_tasks
+from aime_fast.tasks.registry import TASKS, check_data, make_tasks
 
 CONFIG = replace(preset_config("debug").model, action_dim=2)
 
@@ -21,7 +21,7 @@ def made():
     torch.manual_seed(0)
     tasks = make_tasks(list(TASKS))
     model = DPGMMVariationalRecurrentAutoencoder.from_config(CONFIG)
-    add_heads(model, CONFIG, tasks)
+    model.add_heads(tasks)
     batch = Batch(
         torch.randint(0, 256, (2, 4, 64, 64, 3), dtype=torch.uint8),
         torch.randn(2, 4, 2),
@@ -64,7 +64,7 @@ def test_heads_come_after_all_other_parts():
     for names in (["elbo"], list(TASKS)):
         torch.manual_seed(0)
         models.append(DPGMMVariationalRecurrentAutoencoder.from_config(CONFIG))
-        add_heads(models[-1], CONFIG, make_tasks(names))
+        models[-1].add_heads(make_tasks(names))
     plain, with_heads = (model.state_dict() for model in models)
     assert all(torch.equal(with_heads[name], value) for name, value in plain.items())
     assert all(name.startswith("heads.") for name in with_heads.keys() - plain.keys())

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_fast.config import preset_config
 from aime_fast.tasks.registry import TASKS
-from aime_fast.training.step import noise_key
+from aime_fast.training.step import draw_key
 from aime_fast.training.trainer import DMCVBTrainer
 
 
@@ -144,12 +144,12 @@ def test_ranks_take_consecutive_rows_of_one_global_batch(data, tmp_path):
     for name in ("observations", "actions", "rewards", "dones"):
         joined = torch.cat([getattr(part.batch, name) for part in parts])
         assert torch.equal(joined, getattr(whole.batch, name))
-    assert torch.equal(torch.cat([part.noise.latent for part in parts]), whole.noise.latent)
-    assert [part.noise.first_row for part in parts] == [0, 2]
+    assert torch.equal(torch.cat([part.draws["latent"] for part in parts]), whole.draws["latent"])
+    assert [part.draws.first_row for part in parts] == [0, 2]
 
 
 def test_draws_differ_between_steps_and_seeds():
-    keys = {noise_key(seed, step) for seed in range(20) for step in (0, 1, 2**31, 2**32 - 1)}
+    keys = {draw_key(seed, step) for seed in range(20) for step in (0, 1, 2**31, 2**32 - 1)}
     assert len(keys) == 80
 
 
