@@ -76,7 +76,7 @@ class Engine(Generic[M]):
         # Parameters stay float32: autocast gives bfloat16 copies of them to the operators that accept those, and
         # their gradients are float32.
         with self._autocast:
-            return self.module(observations, actions, noise=noise)
+            return self.module(observations, actions, noise)
 
     def _fetch(self) -> None:
         """Make the parameters whole until `_release`, where they are not; any number of times a step."""
