@@ -202,7 +202,7 @@ def test_bad_rows_and_options_are_refused():
     with pytest.raises(UserError, match="task_num is 2"):
         rgb.balance([row])
     rgb.balance([row, row])
-    with pytest.raises(UserError, match="another model or another sharding"):
+    with pytest.raises(UserError, match="with other shapes; use one RGB object"):
         rgb.balance([[torch.ones(4)], [torch.ones(4)]])
     with pytest.raises(UserError, match="one RGB object"):
         rgb.balance([[*row, None], [*row, None]])
