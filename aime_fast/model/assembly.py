@@ -21,7 +21,10 @@ CONTRAST = 4.0
 
 
 class Assembly(nn.Module):
-    """The parts by name; `UserError` for sizes that do not fit together and for an unknown prior."""
+    """The parts by name; `UserError` for sizes that do not fit together and for an unknown prior.
+
+    `heads` are the modules that tasks add: each maps a `LatentState` to a tensor [B, T, ...].
+    """
 
     mean_frame: Tensor
     """[3, H, W] in [-1, 1]: networks read and predict differences to it; zero until the trainer sets it."""
@@ -43,6 +46,7 @@ class Assembly(nn.Module):
         self.attention_prior = TopDownAttention(config)
         self.dynamics = Dynamics(config)
         self.predictor = SlotPredictor(config)
+        self.heads = nn.ModuleDict()
 
     @property
     def declared_draws(self) -> list[Draw]:

@@ -118,13 +118,15 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         prior_log_maps, motion = self.attention_prior(
             attention.maps[:, :-1].detach(), hidden[:, :-1].detach(), latents[:, :-1].detach(), actions[:, :-1]
         )
+        state = LatentState(latents, context, attention.slots, attention.state, before)
         return SequenceOutputs(
             observations=frames,
             pixels=pixels,
             posterior_mean=mean,
             posterior_log_var=log_var,
             samples=samples,
-            state=LatentState(latents, context, attention.slots, attention.state, before),
+            state=state,
+            heads={name: head(state) for name, head in self.heads.items()},
             prior=prior,
             attention=attention,
             prior_log_maps=prior_log_maps,

@@ -18,6 +18,7 @@ from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.tasks.registry import add_heads, check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints, read_state
 from aime_fast.training.checkpoint.settings import check_settings
 from aime_fast.training.checkpoint.state import Progress, RunState, seed_everything
@@ -82,22 +83,26 @@ class DMCVBTrainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._notes: list[str] = []
+        tasks = make_tasks(config.tasks)
         self.backend, self.validation_backend = (
             open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
             for split in ("train", "val")
         )
         self.config = config = with_action_dim(config, self.backend.action_dim, config.data or "the sample")
+        check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
         self.total_steps = total_steps(config, self.backend.steps_per_epoch)
         self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch, self.total_steps)
 
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        self.model = model
+        add_heads(model, config.model, tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.ds_config is not None:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
-        self.aggregator = LossAggregator(config.objectives)
+        self.aggregator = LossAggregator(config.objectives, tasks)
         self.rgb = RGB.from_config(config.balancing)
         self.step: TrainingStep | CapturedStep = TrainingStep(
             self.engine, self.rgb, self.aggregator, self.backend, config
@@ -150,7 +155,9 @@ class DMCVBTrainer:
             closing.callback(self._notes.clear)
             feed = Prefetcher(self.step.fetch, self.progress.step, self.total_steps)
             closing.callback(feed.close)
-            reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
+            reporter = Reporter(
+                self.folder, self.config, self.aggregator.tasks, self.total_steps, self.progress, self.peers.rank == 0
+            )
             closing.callback(reporter.close)
             closing.callback(self.checkpoints.settle)
             for line in [*self._opening(), *self._notes]:
@@ -268,9 +275,7 @@ class DMCVBTrainer:
         with record_function("validation"), self.engine.whole(), uncompiled():
             batches = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
             windows = watchdog.beating(batches, "a validation batch")
-            values, pictures = validate(
-                self.engine.module, self.aggregator, windows, beta, self.config.seed, self.peers
-            )
+            values, pictures = validate(self.model, self.aggregator, windows, beta, self.config.seed, self.peers)
         reporter.validation(progress.step, values)
         reporter.pictures(progress.step, pictures)
         if not values["psnr"] > (-math.inf if progress.best_psnr is None else progress.best_psnr):
@@ -282,7 +287,7 @@ class DMCVBTrainer:
         """Draw the first held-out windows, without a validation."""
         first = islice(self.validation_backend.evaluation_windows(self.config.loader.sequence_length), 1)
         with self.engine.whole(), uncompiled():
-            _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
+            _, pictures = validate(self.model, self.aggregator, first, beta, self.config.seed, self.peers)
         reporter.pictures(self.progress.step, pictures)
 
     def _save(self, best: bool) -> None:

@@ -14,7 +14,7 @@ T = CONTEXT + HORIZON
 
 
 class World(nn.Module):
-    """Frames of one grey level, which each action raises by as many levels of 256; its state is the last frame's level.
+    """Frames of one grey level, which each action raises by as many levels of 256; `imagine` knows that.
 
     Future number i is too bright by `errors[i]` levels.
     """
@@ -28,16 +28,16 @@ class World(nn.Module):
     def observe(self, observations, actions):
         assert observations.shape[1:] == (CONTEXT, 3, 8, 8)
         assert actions.shape[1] == CONTEXT - 1
-        return observations[:, None, -1:].float()
+        return observations[:, None, -1:]
 
     def imagine(self, state, actions, samples=1, key=0):
         assert actions.shape[1] == HORIZON
         raised = actions[:, None, :, 0].cumsum(2) * self.heeds_actions
         raised = raised + torch.tensor(self.errors)[:samples, None]
-        return (state + raised[..., None, None, None]).flatten(0, 1)
+        return state + (raised / 127.5)[..., None, None, None]
 
     def decode(self, state):
-        return SimpleNamespace(mean=lambda: state / 127.5 - 1)
+        return SimpleNamespace(mean=lambda: state.flatten(0, 1))
 
 
 def windows(starts, actions):
@@ -61,7 +61,7 @@ def close(values, expected):
 
 
 def test_each_row_is_the_error_that_is_known():
-    seen = open_loop_psnr(World(errors=(3, -1)), [windows([50, 60, 70, 80], [2, 4, 6, 9])], CONTEXT, futures=2)
+    seen = open_loop_psnr(World(errors=(3, -1)), [windows([51, 61, 71, 81], [2, 4, 6, 9])], CONTEXT, futures=2)
     assert seen.windows == 4
     close(seen.expected, decibels(1))
     close(seen.future, (decibels(3) + decibels(1)) / 2)
@@ -71,7 +71,7 @@ def test_each_row_is_the_error_that_is_known():
         torch.stack([decibels((sign * gap * AHEAD + 1).abs()) for sign in (1, -1) for gap in (4, 5)]).mean(0),
     )
     close(seen.last_frame, torch.stack([decibels(step * AHEAD) for step in (2, 4, 6, 9)]).mean(0))
-    first = torch.tensor([50, 60, 70, 80])[:, None] + torch.tensor([2, 4, 6, 9])[:, None] * (CONTEXT - 1 + AHEAD)
+    first = torch.tensor([51, 61, 71, 81])[:, None] + torch.tensor([2, 4, 6, 9])[:, None] * (CONTEXT - 1 + AHEAD)
     close(seen.mean_frame, decibels((first - 100).abs()).mean(0))
 
 

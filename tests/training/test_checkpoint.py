@@ -13,7 +13,7 @@ from torch import nn
 
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
-from aime_fast.training import checkpoint as module
+from aime_fast.training.checkpoint import checkpoint as module
 from aime_fast.training.checkpoint.checkpoint import Checkpoints, checkpoint_folders, fault, find, pointed
 from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.engines.engine import PlainEngine

@@ -38,12 +38,8 @@ PARTS = {
     "decoder": ("forward",),
 }
 """Regions of the model: a submodule's name (none for the model itself), and which of its methods."""
-OBJECTIVES = ("elbo_terms", "perceiver_terms", "predictive_terms")
-"""Regions of the aggregator, a task each."""
 BALANCING = ("_gram", "_rotation", "_combine")
 """Regions of RGB: the two passes over the gradients, and the small problem between them."""
-FUSION = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
-"""Inductor options for the pixel likelihood: by default its work on a pixel is cut into more loops."""
 
 
 class Compilation:
@@ -72,8 +68,8 @@ class Compilation:
         for name, methods in PARTS.items():
             for method in methods:
                 compile_method(model.get_submodule(name), method)
-        for method in OBJECTIVES:
-            compile_method(aggregator, method, options=FUSION if method == "elbo_terms" else None)
+        for task in aggregator.tasks:
+            compile_method(task, "terms", options=task.compile_options)
         for method in BALANCING:
             compile_method(rgb, method)
 

@@ -1,0 +1,109 @@
+"""Compare the time of a training step with that of another commit; prints one line of JSON.
+
+    python benchmarks/against_commit.py COMMIT PRESET BATCH_SIZE STEPS THREADS
+
+Each commit runs in its own process. The two take steps in turn, so that both run under the same load, and which one
+goes first alternates. Each pair of neighbouring steps gives one ratio: the time of this checkout over that of COMMIT.
+The output has the median seconds of both, the median ratio and its quartiles.
+
+COMMIT is checked out into a temporary git worktree and runs in this environment. Steps run as written (not compiled) on
+the recorded sample. The first four steps warm up and are not counted.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+
+ROOT = Path(__file__).parents[1]
+WARM_UP = 4
+
+WORKER = """
+import sys, tempfile, time
+from aime_fast import DMCVBTrainer
+preset, batch_size, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with tempfile.TemporaryDirectory() as folder:
+    options = {"loader": {"batch_size": batch_size}, "threads": threads, "compile": "off"}
+    trainer = DMCVBTrainer(preset=preset, steps=10**6, out=folder + "/run", **options)
+    print("ready", flush=True)
+    for step, _ in enumerate(sys.stdin):
+        inputs = trainer.step.fetch(step)
+        started = time.perf_counter()
+        trainer.step(inputs, 0.5)
+        print(time.perf_counter() - started, flush=True)
+"""
+
+
+@contextmanager
+def stepper(checkout, words):
+    """A process that trains with the code in `checkout`; yields a call that takes one step and returns its seconds."""
+    environment = {**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'kernels'}"}
+    command = [sys.executable, "-c", WORKER, *words]
+    process = subprocess.Popen(
+        command, cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def read():
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: the process of {checkout} ended; its message stands above")
+        return line
+
+    def step():
+        process.stdin.write("step\n")
+        process.stdin.flush()
+        return float(read())
+
+    try:
+        read()
+        yield step
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+@contextmanager
+def worktree(commit):
+    """A temporary checkout of `commit`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "commit"
+        subprocess.run(["git", "worktree", "add", "--detach", "--quiet", path, commit], cwd=ROOT, check=True)
+        try:
+            yield path
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", path], cwd=ROOT, check=True)
+
+
+def compare(commit, preset, batch_size, steps, threads):
+    """Seconds a step of both, and the ratios of neighbouring steps."""
+    words = [preset, batch_size, threads]
+    with worktree(commit) as other, stepper(ROOT, words) as here, stepper(other, words) as there:
+        for _ in range(WARM_UP):
+            here(), there()
+        pairs = []
+        for turn in range(int(steps)):
+            if turn % 2:
+                before, now = there(), here()
+            else:
+                now, before = here(), there()
+            pairs.append((now, before))
+    ratios = [now / before for now, before in pairs]
+    quarter, _, three_quarters = quantiles(ratios, n=4)
+    return {
+        "preset": preset,
+        "batch_size": int(batch_size),
+        "threads": int(threads),
+        "commit": commit,
+        "seconds_here": round(median(now for now, _ in pairs), 4),
+        "seconds_there": round(median(before for _, before in pairs), 4),
+        "ratio": round(median(ratios), 4),
+        "ratio_quartiles": [round(quarter, 4), round(three_quarters, 4)],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(compare(*sys.argv[1:6])))
