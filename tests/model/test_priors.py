@@ -24,6 +24,7 @@ def mixture(p):
 
 TRUTH = {
     "dpgmm": mixture,
+    "gaussian": lambda p: D.Independent(D.Normal(p.mean, (0.5 * p.log_var).exp()), 1),
 }
 """The distribution of torch for a distribution of each prior."""
 

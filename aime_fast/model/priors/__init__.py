@@ -3,10 +3,12 @@
 from aime_fast.config import ModelConfig
 from aime_fast.errors import unknown_name
 from aime_fast.model.priors.dpgmm import DPGMMPrior
+from aime_fast.model.priors.gaussian import GaussianPrior
 from aime_fast.model.priors.prior import Prior
 
 PRIORS: dict[str, type[Prior]] = {
     "dpgmm": DPGMMPrior,
+    "gaussian": GaussianPrior,
 }
 """Priors by the name that `ModelConfig.prior` gives."""
 
