@@ -1,5 +1,8 @@
 """The parts of the world model, built from one configuration, and what every pass over them shares."""
 
+from collections.abc import Iterable
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +23,19 @@ CONTRAST = 4.0
 """Networks read (x - mean frame) * CONTRAST, which has about unit size."""
 
 
-class Assembly(nn.Module):
-    """The parts by name; `UserError` for sizes that do not fit together and for an unknown prior.
+class HeadMaker(Protocol):
+    """What may add a head: a module that maps a `LatentState` to a tensor [B, T, ...]."""
 
-    `heads` are the modules that tasks add: each maps a `LatentState` to a tensor [B, T, ...].
-    """
+    @property
+    def name(self) -> str:
+        """Name of the head."""
+
+    def head(self, config: ModelConfig) -> nn.Module | None:
+        """Make the head; None for no head."""
+
+
+class Assembly(nn.Module):
+    """The parts by name; `UserError` for sizes that do not fit together and for an unknown prior."""
 
     mean_frame: Tensor
     """[3, H, W] in [-1, 1]: networks read and predict differences to it; zero until the trainer sets it."""
@@ -47,6 +58,12 @@ class Assembly(nn.Module):
         self.dynamics = Dynamics(config)
         self.predictor = SlotPredictor(config)
         self.heads = nn.ModuleDict()
+
+    def add_heads(self, makers: Iterable[HeadMaker]) -> None:
+        """Register heads as `self.heads[name]`, after all other parts: theirs are the last initial weights drawn."""
+        for maker in makers:
+            if head := maker.head(self.config):
+                self.heads[maker.name] = head
 
     @property
     def declared_draws(self) -> list[Draw]:

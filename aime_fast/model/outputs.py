@@ -33,8 +33,6 @@ class SequenceOutputs:
     """Monte Carlo samples of q(z), [B, T, n, D]."""
     state: LatentState
     """The state of every frame; its `latent` is the first sample, and it has neither `cell` nor `memory`."""
-    heads: dict[str, Tensor]
-    """What the tasks' heads read from the state, [B, T, ...] by the name of the task."""
     prior: PriorDistribution
     """p(z_t | h_{t-1}, c_{t-1}, z_{t-1}) of every frame."""
     attention: Attention
@@ -57,6 +55,8 @@ class SequenceOutputs:
     """Tokens, codes and the tokenizer's reconstruction."""
     next_token_logits: Tensor
     """Logits of the tokens of frames 1 .. T-1, [B, T-1, P, num_codes]."""
+    heads: dict[str, Tensor]
+    """What the tasks' heads read from the state, [B, T, ...] by task name."""
     draws: Draws
     """The random numbers of this pass."""
 

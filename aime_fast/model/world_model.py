@@ -1,7 +1,7 @@
 """The world model: its parts joined so that each processes all T frames at once."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError
-from aime_fast.model.assembly import Assembly
+from aime_fast.model.assembly import Assembly, HeadMaker
 from aime_fast.model.draws import Draws, draws_at_rest, sample_draws
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import previous
@@ -55,15 +55,21 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         return cls(**{f.name: getattr(config, f.name) for f in fields(config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "DPGMMVariationalRecurrentAutoencoder":
+    def from_pretrained(
+        cls, folder: str | Path, tasks: Iterable[HeadMaker] = ()
+    ) -> "DPGMMVariationalRecurrentAutoencoder":
         """The model that `aime-fast export` wrote to `folder`, on the CPU and in evaluation mode; no code is loaded.
 
+        `tasks` are those whose heads are wanted; other heads in the file are left out.
         Raises `UserError` where the files are missing, damaged or of another version's model.
         """
         try:
             sizes = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["model"]
             model = cls(**sizes)
-            model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+            model.add_heads(tasks)
+            own = model.state_dict().keys()
+            weights = load_file(Path(folder) / WEIGHTS)
+            model.load_state_dict({k: x for k, x in weights.items() if k in own or not k.startswith("heads.")})
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder} holds no exported model ({error}); write one with `aime-fast export`") from error
         except RuntimeError as error:  # load_state_dict: other names or shapes
@@ -126,7 +132,6 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
             posterior_log_var=log_var,
             samples=samples,
             state=state,
-            heads={name: head(state) for name, head in self.heads.items()},
             prior=prior,
             attention=attention,
             prior_log_maps=prior_log_maps,
@@ -138,6 +143,7 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
             teacher_features=teacher_features.unflatten(0, shape),
             token_info=tokens,
             next_token_logits=self.perceiver.next_frame_logits(context[:, :-1]),
+            heads={name: head(state) for name, head in self.heads.items()},
             draws=draws,
         )
 
@@ -222,26 +228,23 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
     @torch.no_grad()
     def after_step(
         self,
-        outputs: list[SequenceOutputs],
+        ids: Tensor,
+        encodings: Tensor,
+        draws: Draws,
         finite: Tensor | None = None,
         stored: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.data,
     ) -> None:
         """Update the moving averages, codebook and teacher, once a step. Collective: every rank calls it.
 
         Args:
-            outputs: of the step's micro-batches.
+            ids, encodings: `token_info.ids` [b, T, P] and `token_info.encodings` [b, T, P, d] of this rank's windows.
+            draws: the random numbers of these windows.
             finite: 0-d bool, equal on all ranks; where it is false nothing changes.
             stored: gives the memory that holds this process's part of a parameter.
         """
         kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
-        cells = self.config.grid**2
-        first = outputs[0].draws.first_row * outputs[0].context.shape[1] * cells
-        self.tokenizer.codebook.update(
-            torch.cat([o.token_info.ids.flatten() for o in outputs]),
-            torch.cat([o.token_info.encodings.flatten(0, 2) for o in outputs]).float(),
-            outputs[0].draws["code_candidates"],
-            first,
-        )
+        first = draws.first_row * ids.shape[1] * ids.shape[2]
+        self.tokenizer.codebook.update(ids.flatten(), encodings.flatten(0, 2).float(), draws["code_candidates"], first)
         if finite is not None:
             for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))

@@ -1,8 +1,6 @@
 """The ELBO task: the evidence lower bound, and terms that shape the latent space."""
 
 import math
-from functools import reduce
-from operator import add
 from typing import ClassVar
 
 import torch
@@ -42,18 +40,19 @@ class Elbo(Task):
     def terms(
         self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Terms of this rank's batch; `nats` is [B, T] and `usage` [K].
+        """Terms of this rank's batch; `nats` [B, T] and `usage` [K] are vectors.
 
         `decoder_loss` is weighted, by the frames' weights in `targets` too; the other terms are not.
         """
         of_nats = weights.lambda_recon / targets["frames"].numel() * targets["frames"]
         decoder_loss, nats, mean_error = pixel_terms(outputs, of_nats, weights.lambda_mean)
         divergences = {name: kl.mean() for name, kl in outputs.prior.kl_terms().items()}
+        first, *others = divergences.values() or (decoder_loss.new_zeros(()),)
         return {
             "decoder_loss": decoder_loss,
             "mean_error": mean_error,
             **divergences,
-            "hierarchical_kl": reduce(add, divergences.values()) if divergences else decoder_loss.new_zeros(()),
+            "hierarchical_kl": sum(others, first),
             "gram_enc_loss": gram_loss(outputs.features, outputs.teacher_features),
             "nats": nats,
             **latent_terms(outputs),
@@ -158,6 +157,5 @@ def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference between the cosine similarity matrices of two feature maps [B, T, F, G, G], 0-d."""
-    frames = (x.reshape(-1, x.shape[2], x.shape[3] * x.shape[4]) for x in (features, teacher))
-    live, target = (F.normalize(x, dim=1) for x in frames)
+    live, target = (F.normalize(x.flatten(3).flatten(0, 1), dim=1) for x in (features, teacher))
     return F.mse_loss(live.transpose(1, 2) @ live, target.transpose(1, 2) @ target)

@@ -172,9 +172,9 @@ def test_a_step_that_is_not_finite_leaves_codebook_and_teacher(model):
             parameter += 0.1
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     outputs.token_info.encodings[0, 0] = float("nan")
-    model.after_step([outputs], torch.tensor(False))
+    model.after_step(outputs.token_info.ids, outputs.token_info.encodings, outputs.draws, torch.tensor(False))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    model.after_step([model(*window(), model.draws(0, B, T))], torch.tensor(True))
+    model.after_step(outputs.token_info.ids, outputs.token_info.encodings, outputs.draws, torch.tensor(True))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
     assert "tokenizer.codebook.codes" in changed
     assert {name for name, _ in model.named_parameters() if name.startswith("teacher.")} <= changed
