@@ -244,9 +244,7 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         """
         kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
         first = draws.first_row * ids.shape[1] * ids.shape[2]
-        self.tokenizer.codebook.update(
-            ids.flatten(), encodings.flatten(0, 2).float(), draws["code_candidates"], first
-        )
+        self.tokenizer.codebook.update(ids.flatten(), encodings.flatten(0, 2).float(), draws["code_candidates"], first)
         if finite is not None:
             for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))
