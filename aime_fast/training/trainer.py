@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.profiler import record_function
 
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.errors import UserError
@@ -25,8 +25,8 @@ from aime_fast.training.checkpoint.state import Progress, RunState, seed_everyth
 from aime_fast.training.compile.compilation import Compilation, cache_folder, uncompiled, wanted
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.build_locks import refuse_stale_build_locks
-from aime_fast.training.engines.engine import open_engine
 from aime_fast.training.engines.host_group import HostGroup, time_limit
+from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.meters import Interval
 from aime_fast.training.options import configured, with_action_dim
 from aime_fast.training.prefetcher import Prefetcher
@@ -95,7 +95,6 @@ class DMCVBTrainer:
 
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
-        self.model = model
         model.add_heads(tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -103,12 +102,12 @@ class DMCVBTrainer:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.objectives, tasks)
-        self.rgb = RGB.from_config(config.balancing)
+        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         self.step: TrainingStep | CapturedStep = TrainingStep(
-            self.engine, self.rgb, self.aggregator, self.backend, config
+            self.engine, self.balancer, self.aggregator, self.backend, config
         )
         self.progress = Progress()
-        self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self.state = RunState(config, self.engine, self.balancer, self.progress)
         self._held: RunLock | None = None
         self._closing = ExitStack()
         self._closing.callback(self.engine.close)
@@ -129,7 +128,7 @@ class DMCVBTrainer:
         """Compile the step where that is wanted; compiling itself waits for the first step."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(self.engine.module, self.aggregator, self.rgb, self.engine.device)
+        compilation = Compilation(self.engine.module, self.aggregator, self.balancer, self.engine.device)
         self._closing.callback(compilation.close)
         self._notes.append(f"compiling the step first: minutes, or seconds where {cache_folder()} has it")
         return compilation
@@ -275,7 +274,9 @@ class DMCVBTrainer:
         with record_function("validation"), self.engine.whole(), uncompiled():
             batches = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
             windows = watchdog.beating(batches, "a validation batch")
-            values, pictures = validate(self.model, self.aggregator, windows, beta, self.config.seed, self.peers)
+            values, pictures = validate(
+                self.engine.module, self.aggregator, windows, beta, self.config.seed, self.peers
+            )
         reporter.validation(progress.step, values)
         reporter.pictures(progress.step, pictures)
         if not values["psnr"] > (-math.inf if progress.best_psnr is None else progress.best_psnr):
@@ -287,7 +288,7 @@ class DMCVBTrainer:
         """Draw the first held-out windows, without a validation."""
         first = islice(self.validation_backend.evaluation_windows(self.config.loader.sequence_length), 1)
         with self.engine.whole(), uncompiled():
-            _, pictures = validate(self.model, self.aggregator, first, beta, self.config.seed, self.peers)
+            _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
         reporter.pictures(self.progress.step, pictures)
 
     def _save(self, best: bool) -> None:
