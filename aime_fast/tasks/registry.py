@@ -37,3 +37,8 @@ def check_data(tasks: Iterable[Task], has_rewards: bool, where: str) -> None:
     for task in tasks:
         if task.needs_rewards and not has_rewards:
             raise UserError(f"{where} has no rewards, which task {task.name!r} needs; drop it from --tasks")
+
+
+def evaluable(names: Iterable[str], has_rewards: bool) -> list[Task]:
+    """The named tasks that data with or without rewards can evaluate."""
+    return [TASKS[name]() for name in names if has_rewards or not TASKS[name].needs_rewards]
