@@ -43,16 +43,12 @@ class TrainingStep:
     """One optimiser step. `fetch` and `__call__` never wait for the device."""
 
     def __init__(
-<<<<<<< HEAD
         self,
         engine: Engine[WorldModel],
         balancer: Balancer,
         aggregator: LossAggregator,
         backend: Backend,
         config: TrainConfig,
-=======
-        self, engine: Engine, balancer: Balancer, aggregator: LossAggregator, backend: Backend, config: TrainConfig
->>>>>>> main
     ) -> None:
         self.engine, self.balancer, self.aggregator, self.backend = engine, balancer, aggregator, backend
         self.names = [task.name for task in aggregator.tasks]

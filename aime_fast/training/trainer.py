@@ -102,12 +102,7 @@ class DMCVBTrainer:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.objectives, tasks)
-<<<<<<< HEAD
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
-=======
-        names = [task.name for task in tasks]
-        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, names)
->>>>>>> main
         self.step: TrainingStep | CapturedStep = TrainingStep(
             self.engine, self.balancer, self.aggregator, self.backend, config
         )
