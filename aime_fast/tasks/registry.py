@@ -6,12 +6,14 @@ from aime_fast.errors import UserError, unknown_name
 from aime_fast.tasks.elbo import Elbo
 from aime_fast.tasks.perceiver import Perceiver
 from aime_fast.tasks.predictive import Predictive
+from aime_fast.tasks.reward import Reward
 from aime_fast.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "elbo": Elbo,
     "perceiver": Perceiver,
     "predictive": Predictive,
+    "reward": Reward,
 }
 DEFAULT = ("elbo", "perceiver", "predictive")
 
