@@ -45,7 +45,7 @@ def draw_noise(config: ModelConfig, key: int, batch: int, frames: int) -> Noise:
     return Noise(
         latent=torch.randn(batch, frames, config.kl_samples, config.latent_dim, generator=generator),
         sticks=uniform.clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN),
-        substitute=torch.rand(batch, frames, generator=generator) < config.prediction_probability,
+        substitute=torch.rand(batch, frames, generator=generator) < config.imagination_dropout,
         candidates=torch.randint(batch * frames * cells, (config.num_codes,), generator=generator),
         carried=torch.randn(batch, frames, config.latent_dim, generator=generator),
     )

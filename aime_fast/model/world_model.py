@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
+from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.errors import UserError
 from aime_fast.model.draws import Noise, draw_noise, no_noise
 from aime_fast.model.imagination import imagine
@@ -56,6 +57,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         known = {f.name for f in fields(ModelConfig)}
         if unknown := sorted(set(sizes) - known):
             raise UserError(f"the model has no size named {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        sizes["image_size"] = sizes.get("image_size") or DEFAULT_IMAGE_SIZE
         self.config = config = ModelConfig(
             max_components=max_components, latent_dim=latent_dim, hidden_dim=hidden_dim, action_dim=action_dim, **sizes
         )
@@ -131,7 +133,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         imagined = noise.substitute[..., None]
         used_slots = torch.where(imagined[..., None], predicted, attention.slots)
         used_context, used_state = context.masked_fill(imagined, 0.0), attention.state.masked_fill(imagined, 0.0)
-        carried = latents + self.config.carry_noise * noise.carried
+        carried = latents + self.config.latent_noise * noise.carried
         start = self.dynamics.start_state(batch)
         hidden, _ = self.dynamics(carried, used_context, used_state, actions, start)
         prior = self.prior(

@@ -105,7 +105,7 @@ def test_where_a_frame_counts_as_imagined_dynamics_get_neither_context_nor_atten
     for given, true in ((context, outputs.context), (attention, outputs.attention.state)):
         assert not given[noise.substitute].any()
         assert torch.equal(given[~noise.substitute], true[~noise.substitute])
-    torch.testing.assert_close(carried, outputs.latents + CONFIG.carry_noise * noise.carried)
+    torch.testing.assert_close(carried, outputs.latents + CONFIG.latent_noise * noise.carried)
 
 
 def test_components_lie_alike_around_the_point_that_is_foreseen(model):
