@@ -20,7 +20,7 @@ from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
-from aime_fast.tasks.registry import add_heads, check_data, make_tasks
+from aime_fast.tasks.registry import check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints, read_state
 from aime_fast.training.checkpoint.settings import check_settings
 from aime_fast.training.checkpoint.state import Progress, RunState, seed_everything
@@ -98,7 +98,7 @@ class DMCVBTrainer:
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         self.model = model
-        add_heads(model, config.model, tasks)
+        model.add_heads(tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.ds_config is not None:

@@ -33,7 +33,7 @@ PARTS = {
     "posterior": ("forward",),
     "attention": ("forward",),
     "predictor": ("forward",),
-    "prior": ("forward", "divergences"),
+    "prior": ("forward",),
     "attention_prior": ("forward",),
     "decoder": ("forward",),
 }
