@@ -153,8 +153,6 @@ class BalancingConfig:
     """Step size of the search for the angles (rotation)."""
     update_interval: Size = 1
     """Steps between two rotations. The steps between use the mean of the unit gradients (rotation)."""
-    mode: Literal["global", "local"] = "global"
-    """`global` balances the whole batch; `local` balances each process alone."""
     rescale: Literal["none", "mean", "rms"] = "none"
     """Multiply the update by the mean or the root mean square of the task gradients' norms."""
 

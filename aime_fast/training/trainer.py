@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.profiler import record_function
 
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import configured, with_data_sizes
 from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
@@ -27,8 +27,8 @@ from aime_fast.training.checkpoint.state import Progress, RunState, seed_everyth
 from aime_fast.training.compile.compilation import Compilation, cache_folder, uncompiled, wanted
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.build_locks import refuse_stale_build_locks
-from aime_fast.training.engines.engine import open_engine
 from aime_fast.training.engines.host_group import HostGroup, time_limit
+from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.meters import Interval
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
@@ -105,12 +105,13 @@ class DMCVBTrainer:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.losses, tasks)
-        self.rgb = RGB.from_config(config.balancing)
+        names = [task.name for task in tasks]
+        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, names)
         self.step: TrainingStep | CapturedStep = TrainingStep(
-            self.engine, self.rgb, self.aggregator, self.backend, config
+            self.engine, self.balancer, self.aggregator, self.backend, config
         )
         self.progress = Progress()
-        self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self.state = RunState(config, self.engine, self.balancer, self.progress)
         self._held: RunLock | None = None
         self._closing = ExitStack()
         self._closing.callback(self.engine.close)
@@ -131,7 +132,7 @@ class DMCVBTrainer:
         """Compile the step where that is wanted; compiling itself waits for the first step."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(self.engine.module, self.aggregator, self.rgb, self.engine.device)
+        compilation = Compilation(self.engine.module, self.aggregator, self.balancer, self.engine.device)
         self._closing.callback(compilation.close)
         self._notes.append(f"compiling the step first: minutes, or seconds where {cache_folder()} has it")
         return compilation

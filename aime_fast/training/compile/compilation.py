@@ -19,7 +19,7 @@ from torch._dynamo.callback import callback_handler
 from torch._functorch import config as functorch_config
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.errors import UserError
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_kernels.native import compiler
@@ -38,12 +38,12 @@ PARTS = {
     "decoder": ("forward",),
 }
 """Regions of the model: a submodule's name (none for the model itself), and which of its methods."""
-BALANCING = ("_gram", "_rotation", "_combine")
-"""Regions of RGB: the two passes over the gradients, and the small problem between them."""
+PASSES, DECISION = ("_gram", "_combine"), "_decide"
+"""Regions of the layout (the two passes over the gradients) and of the balancer (the small problem between them)."""
 
 
 class Compilation:
-    """The compiled regions of a model, an aggregator and RGB, and what compiling them costs.
+    """The compiled regions of a model, an aggregator and a balancer, and what compiling them costs.
 
     Replaces the methods on the objects given; their classes, parameters and state stay as they are.
 
@@ -51,7 +51,7 @@ class Compilation:
         UserError: no C++ compiler, which a CPU's code needs.
     """
 
-    def __init__(self, model: nn.Module, aggregator: LossAggregator, rgb: RGB, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, aggregator: LossAggregator, balancer: Balancer, device: torch.device) -> None:
         if device.type == "cpu" and compiler() is None:
             looked_for = os.environ.get("CXX") or "g++ or clang++"
             raise UserError(f"--compile on needs a C++ compiler ({looked_for}); install g++, or leave it")
@@ -70,8 +70,9 @@ class Compilation:
                 compile_method(model.get_submodule(name), method)
         for task in aggregator.tasks:
             compile_method(task, "terms", options=task.compile_options)
-        for method in BALANCING:
-            compile_method(rgb, method)
+        for method in PASSES:
+            compile_method(balancer.layout, method)
+        compile_method(balancer, DECISION)
 
     def _start(self, _: Any) -> None:
         self._started = time.perf_counter()
