@@ -76,7 +76,7 @@ def test_no_verb_prints_the_verbs(capsys):
         (["evaluate", "--checkpoint", "/nowhere"], "/nowhere: no checkpoint there"),
         (["imagine", "--checkpoint", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
         (["export", "/nowhere", "--out", "model"], "/nowhere: no checkpoint there"),
-        (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "a whole number from 1, not '0'"),
+        (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "an integer of at least 1, not '0'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(capsys, tmp_path, monkeypatch, arguments, message):
