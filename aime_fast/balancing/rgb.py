@@ -1,6 +1,5 @@
 """Rotation-based gradient balancing for a training loop of one's own: `rgb.backward(task_losses)`."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -13,11 +12,11 @@ from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.rotation import Rotation
 from aime_fast.balancing.vectors import Vector, owned
-from aime_fast.config import BalancingConfig
+from aime_fast.config import BalancingConfig, TrainConfig
+from aime_fast.config.options import updated
 from aime_fast.errors import UserError
 
 Rescale = Literal["none", "mean", "rms"]
-_OPTIONS = ("mu", "lambd", "alpha_steps", "lr_inner", "update_interval")
 
 
 class RGB:
@@ -121,19 +120,10 @@ class RGB:
         return np.ones(len(losses))
 
     def _settings(self, overrides: dict[str, Any]) -> BalancingConfig:
-        """The numbers with this call's overrides, checked."""
-        if unknown := sorted(set(overrides) - set(_OPTIONS)):
-            raise UserError(f"RGB: unknown option {unknown[0]!r}; use one of {', '.join(_OPTIONS)}")
-        values: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS} | overrides
-        positive = all(0 <= values[name] < math.inf for name in ("lambd", "alpha_steps", "lr_inner"))
-        if not (0 <= values["mu"] <= 1 and positive and values["update_interval"] >= 1):
-            raise UserError(
-                f"RGB: {values}: mu must lie in [0, 1], lambd, alpha_steps and lr_inner be finite and at least 0, "
-                "update_interval at least 1"
-            )
-        if self.rescale not in ("none", "mean", "rms"):
-            raise UserError(f"RGB: rescale is {self.rescale!r}; use 'none', 'mean' or 'rms'")
-        return BalancingConfig(**values, rescale=self.rescale)
+        """The attributes with this call's overrides, checked."""
+        names = ("mu", "lambd", "alpha_steps", "lr_inner", "update_interval", "rescale")
+        values = {name: getattr(self, name) for name in names} | overrides
+        return updated(TrainConfig(), {"balancing": values}, source="RGB").balancing
 
     def _check(self, vectors: Sequence[Sequence[Tensor | None]]) -> None:
         """Whether the vectors fit each other, the number of tasks and the state."""
@@ -149,7 +139,7 @@ class RGB:
         shapes = all(a is None or b is None or a.shape == b.shape for a, b in pairs)
         if state["angles"].shape[1] != n or len(known) != lengths[0] or not shapes:
             raise UserError(
-                f"RGB: the state has {state["angles"].shape[1]} tasks of {len(known)} tensors, these are {n} tasks of "
+                f"RGB: the state has {state['angles'].shape[1]} tasks of {len(known)} tensors, these are {n} tasks of "
                 f"{lengths[0]}{'' if shapes else ' with other shapes'}; use one RGB object for each set of tasks, "
                 "parameters and shards"
             )

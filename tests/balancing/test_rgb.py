@@ -191,7 +191,7 @@ def test_bad_rows_and_options_are_refused():
     for call, words in [
         (lambda rgb: rgb.balance([]), "0 task gradients"),
         (lambda rgb: rgb.balance([row, [*row, None]]), "mark a missing gradient"),
-        (lambda rgb: rgb.balance([row], momentum=1), "unknown option 'momentum'"),
+        (lambda rgb: rgb.balance([row], momentum=1), "unknown option 'balancing.momentum'"),
         (lambda rgb: rgb.balance([row], alpha_steps=-1), "alpha_steps"),
         (lambda rgb: rgb.backward([torch.ones(())]), "get_share_params"),
         (lambda rgb: rgb.load_state_dict({"weights": torch.ones(1)}), "use that solver"),
