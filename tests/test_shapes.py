@@ -100,7 +100,10 @@ def test_reconstruction_and_imagination(likelihood, window):
         future = model.decode(model.imagine(state, actions[:, :horizon], samples=samples)).mean()
         assert_is(future, (B * samples, horizon, 3, 64, 64))
         assert future.abs().max() <= 1
-    assert_is(model.decode(outputs.state).nats(outputs.pixels), (B, T))
+    loss, nats, error = model.decode(outputs.state).loss(outputs.pixels, torch.ones(B, T), 0.0)
+    assert_is(loss, ())
+    assert_is(nats, (B, T))
+    assert_is(error, (B, T))
 
 
 def test_losses_are_scalars(outputs):

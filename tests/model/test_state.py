@@ -1,6 +1,6 @@
 """Filtering frame by frame, observing a window, and imagining share one state; imagination is differentiable."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,12 +173,6 @@ def test_every_image_size_is_trained_filtered_imagined_and_decoded(size):
     assert outputs.perceiver_reconstructions.shape == observations.shape
 
 
-def test_detached_states_keep_their_numbers(model):
-    state = model.train()(*window(1, 2)).state
-    assert state.latent.requires_grad and not state.detach().latent.requires_grad
-    assert {f.name for f in fields(state)} == {*NAMES, "memory"}
-
-
 def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
     observations, actions = window(2, 2)
     state = model.observe(observations, actions)
@@ -191,9 +185,18 @@ def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
     with pytest.raises(UserError, match="horizon"):
         model.imagine(state, lambda current: actions[:, 0])
     for wrong in (actions[:1], actions[..., :2], actions[:, 0]):
-        with pytest.raises(UserError, match=r"actions are \("):
+        with pytest.raises(UserError, match="actions"):
             model.imagine(state, wrong)
-    with pytest.raises(UserError, match="actions are"):
-        model.imagine(state, actions, horizon=3)
+    for horizon in (0, 3):
+        with pytest.raises(UserError, match=f"2 actions and horizon {horizon}"):
+            model.imagine(state, actions, horizon=horizon)
+    with pytest.raises(UserError, match=r"actions of one frame are \(1, 3\)"):
+        model.imagine(state, lambda current: actions[:1, 0], horizon=1)
+    with pytest.raises(UserError, match="needs previous_action"):
+        model.filter(state, observations[:, 0])
+    with pytest.raises(UserError, match="1 sequences and the state 2"):
+        model.filter(state, observations[:1, 0], actions[:1, 0])
+    with pytest.raises(UserError, match="observe reads"):
+        model.observe(observations, actions[:, :0])
     with pytest.raises(UserError, match="observations are"):
         model.filter(state, observations[:, 0, :, :16], actions[:, 0])
