@@ -16,7 +16,7 @@ from aime_fast.data.backends import open_backend
 from aime_fast.evaluation.metrics import psnr, unit_range
 
 PAGE = (Path(__file__).parents[1] / "docs" / "shapes.md").read_text()
-CONFIG = replace(preset_config("debug").model, action_dim=6)
+CONFIG = replace(preset_config("debug").model, action_dim=6, image_size=64)
 B, T = 2, 3
 Q = CONFIG.image_size // (4 * CONFIG.grid)
 SIZES = {
