@@ -73,7 +73,7 @@ def test_heads_come_after_all_other_parts():
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "no task.*choose --tasks from elbo, perceiver"),
+        ([""], "no task.*choose --tasks from elbo, perceiver"),
         (["elbo", "percever"], "unknown task 'percever'; did you mean 'perceiver'.*elbo, perceiver, predictive"),
         (["dreams"], "unknown task 'dreams'; choose from elbo"),
         (["elbo", "elbo"], "'elbo' is named twice"),
@@ -96,3 +96,10 @@ def test_rewards_that_a_recording_lacks():
 def test_an_aggregator_has_three_tasks_by_default():
     assert [task.name for task in LossAggregator().tasks] == ["elbo", "perceiver", "predictive"]
     assert [task.name for task in LossAggregator(tasks=make_tasks(["perceiver"])).tasks] == ["perceiver"]
+
+
+def test_a_task_with_targets_wants_the_batch(made):
+    task = make_tasks(["perceiver"])[0]
+    task.needs_rewards = True
+    with pytest.raises(ValueError, match=r"'perceiver' has targets.*batch=batch"):
+        task.losses(None, 1.0, LossConfig(), None)
