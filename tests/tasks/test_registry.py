@@ -1,9 +1,11 @@
 """The registry of tasks: names, mistakes, and terms that belong to one task each."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aime_fast.config import LossConfig, preset_config
 from aime_fast.data.batch import Batch
@@ -103,3 +105,14 @@ def test_a_task_with_targets_wants_the_batch(made):
     task.needs_rewards = True
     with pytest.raises(ValueError, match=r"'perceiver' has targets.*batch=batch"):
         task.losses(None, 1.0, LossConfig(), None)
+
+
+def test_exported_heads_are_read_for_the_tasks_that_want_them(made, tmp_path):
+    _, tasks, model = made
+    save_file({k: x.contiguous() for k, x in model.state_dict().items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model": asdict(model.config)}))
+    read = DPGMMVariationalRecurrentAutoencoder.from_pretrained
+    assert not read(tmp_path).heads
+    whole = read(tmp_path, tasks).state_dict()
+    assert whole.keys() == model.state_dict().keys()
+    assert all(torch.equal(whole[name], value) for name, value in model.state_dict().items())
