@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from aime_fast.doctor.finding import Finding
+from aime_fast.doctor.checks import Finding
 
 
 def well():
