@@ -19,44 +19,30 @@ MARK = "finding "
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a probe found; a `fix` means a problem."""
-
-    found: str
-    """One line: a version, a size, or what is wrong."""
-    fix: str = ""
-    """What to do about it; empty if all is well."""
-    limits: bool = False
-    """With a fix: training still works, but not as well as it could."""
-
-
-@dataclass(frozen=True)
 class Check:
-    """One question to the machine."""
+    """One question to the machine.
+
+    `probe` is `module:function`; it returns a `Result` without a name. `fix` is what to do if it raises, crashes or
+    takes longer than `seconds`. `environment` is added to the environment variables of its process.
+    """
 
     name: str
     probe: str
-    """`module:function`; it returns a `Finding` and runs in a process of its own."""
     fix: str
-    """What to do if the probe raises, crashes or hangs."""
     required: bool = False
     """Training cannot work without it."""
     seconds: float = 120.0
-    """Longest wait for the answer."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of that process, added to those of this one."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table."""
+    """One row of the table. `failed` means that training cannot work; `fix` says what to do, and is empty if ok."""
 
     name: str
     status: Literal["ok", "warning", "failed"]
-    """`failed` only if training cannot work."""
     found: str
-    fix: str
-    """Empty if the status is ok."""
+    fix: str = ""
 
     @property
     def line(self) -> str:
@@ -64,29 +50,39 @@ class Result:
         return f"{self.name}: {self.found}" + (f"; {self.fix}" if self.fix else "")
 
 
+def ok(found: str) -> Result:
+    """The result of a probe that found no problem."""
+    return Result("", "ok", found)
+
+
+def warning(found: str, fix: str) -> Result:
+    """The result of a probe that found a problem with which training still works."""
+    return Result("", "warning", found, fix)
+
+
 def run_check(check: Check) -> Result:
     """Run one probe. A probe that raises, crashes, hangs or prints no answer counts as a problem."""
-    finding = _ask(check)
-    if not finding.fix:
-        return Result(check.name, "ok", finding.found, "")
-    status: Literal["warning", "failed"] = "failed" if check.required and not finding.limits else "warning"
-    return Result(check.name, status, finding.found, finding.fix)
+    found, problem = _ask(check)
+    if found is None:
+        return Result(check.name, "failed" if check.required else "warning", problem, check.fix)
+    return Result(**{**json.loads(found), "name": check.name})
 
 
 def answer(probe: str) -> None:
-    """Run `module:function`, print its `Finding` as one line, and end this process at once.
+    """Run `module:function`, print its `Result` as one line, and end this process at once.
 
     It ends abruptly because graphics and device libraries may crash at exit, after the check has passed.
     """
     module, _, function = probe.partition(":")
     with contextlib.redirect_stdout(sys.stderr):
-        finding = getattr(importlib.import_module(module), function)()
-    sys.stdout.write(f"\n{MARK}{json.dumps(asdict(finding))}\n")
+        result = getattr(importlib.import_module(module), function)()
+    sys.stdout.write(f"\n{MARK}{json.dumps(asdict(result))}\n")
     sys.stdout.flush()
     os._exit(0)
 
 
-def _ask(check: Check) -> Finding:
+def _ask(check: Check) -> tuple[str | None, str]:
+    """The answer of a probe as JSON, or None and the problem."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import answer; answer({check.probe!r})"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -101,15 +97,15 @@ def _ask(check: Check) -> Finding:
     try:
         out, err = process.communicate(timeout=check.seconds)
     except subprocess.TimeoutExpired:
-        return Finding(f"no answer in {check.seconds:.0f} s", check.fix)
+        return None, f"no answer in {check.seconds:.0f} s"
     finally:
         if process.poll() is None:  # also ends child processes, which would hold the pipes open
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     answers = [line for line in out.splitlines() if line.startswith(MARK)]
     if answers:
-        return Finding(**json.loads(answers[-1].removeprefix(MARK)))
+        return answers[-1].removeprefix(MARK), ""
     if process.returncode < 0:
-        return Finding(f"crashed ({signal.Signals(-process.returncode).name})", check.fix)
+        return None, f"crashed ({signal.Signals(-process.returncode).name})"
     last = err.strip().splitlines()[-1:] or [f"ended with exit code {process.returncode} and no answer"]
-    return Finding(last[0], check.fix)
+    return None, last[0]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from aime_fast.doctor.checks import Check, Finding, Result, run_check
+from aime_fast.doctor.checks import Check, Result, ok, run_check, warning
 
 INSTALL = "pip install 'aime-fast[dm_control]'"
 PACKAGES = {
@@ -21,7 +21,7 @@ GRAPHICS = tuple(
 SCENE = "<mujoco><worldbody><light pos='0 0 3'/><geom size='1' rgba='1 0 0 1'/></worldbody></mujoco>"
 
 
-def render() -> Finding:
+def render() -> Result:
     """Draw a red ball with the back-end that `MUJOCO_GL` names, in this process."""
     name = os.environ["MUJOCO_GL"].lower()
     try:
@@ -32,7 +32,7 @@ def render() -> Finding:
     except ModuleNotFoundError as error:
         if error.name != "mujoco":
             raise
-        return Finding("mujoco is not installed", INSTALL)
+        return warning("mujoco is not installed", INSTALL)
     except AttributeError as error:  # PyOpenGL uses None for a library that it does not find
         raise RuntimeError(f"no {name} library is installed ({error})") from error
     renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string(SCENE), 64, 64)
@@ -42,7 +42,7 @@ def render() -> Finding:
     red, green, _ = renderer.render()[32, 32].tolist()
     if red < 50 or red < 2 * green:
         raise RuntimeError(f"a red ball was drawn in red {red} and green {green}")
-    return Finding(f"renders, mujoco {mujoco.__version__}")
+    return ok(f"renders, mujoco {mujoco.__version__}")
 
 
 def soften(results: Sequence[Result]) -> list[Result]:

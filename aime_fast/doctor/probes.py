@@ -1,6 +1,6 @@
 """The probes, one function per check. Each runs alone in a process, and imports what it needs inside.
 
-A probe returns a `Finding` or raises.
+A probe returns a `Result` or raises.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
-from aime_fast.doctor.checks import Finding
+from aime_fast.doctor.checks import Result, ok, warning
 
 GB = 1e9
 CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -19,7 +19,7 @@ RUNS_GB, SHM_GB, MEMORY_GB = (1.0, 10.0), (0.0, 1.0), (1.0, 4.0)
 """Sizes below which training cannot start, and below which there is a warning."""
 
 
-def torch() -> Finding:
+def torch() -> Result:
     """A product and its gradient on the CPU and on every GPU that torch lists."""
     import torch
 
@@ -32,25 +32,25 @@ def torch() -> Finding:
     found = f"{torch.__version__}, {build}, {torch.get_num_threads()} threads"
     if torch.version.cuda is None and _driver_version():
         fix = "install torch with CUDA: make clean train"
-        return Finding(f"{found}, but there is an NVIDIA driver", fix, limits=True)
-    return Finding(found)
+        return warning(f"{found}, but there is an NVIDIA driver", fix)
+    return ok(found)
 
 
-def cuda() -> Finding:
+def cuda() -> Result:
     """The NVIDIA driver and the cards that torch can use."""
     driver = _driver_version()
     if driver is None:
-        return Finding("no NVIDIA driver", "none needed to train on the CPU", limits=True)
+        return warning("no NVIDIA driver", "none needed to train on the CPU")
     import torch
 
     if torch.version.cuda is None:
-        return Finding(f"driver for CUDA {driver}, torch without CUDA", "make clean train", limits=True)
+        return warning(f"driver for CUDA {driver}, torch without CUDA", "make clean train")
     if not torch.cuda.is_available():
         fix = f"update the driver to one for CUDA {torch.version.cuda}, or check CUDA_VISIBLE_DEVICES"
-        return Finding(f"driver for CUDA {driver}, but torch finds no card", fix, limits=True)
+        return warning(f"driver for CUDA {driver}, but torch finds no card", fix)
     cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     names = ", ".join(f"{card.name} ({card.total_memory / GB:.0f} GB)" for card in cards)
-    return Finding(f"driver for CUDA {driver}: {names}")
+    return ok(f"driver for CUDA {driver}: {names}")
 
 
 def _driver_version() -> str | None:
@@ -65,43 +65,43 @@ def _driver_version() -> str | None:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
-def triton() -> Finding:
+def triton() -> Result:
     """Triton, and whether there is a GPU to compile for."""
     import triton
 
     active = any(backend.driver.is_active() for backend in triton.backends.backends.values())
-    return Finding(f"{triton.__version__}, {'compiles for the GPU here' if active else 'no GPU to compile for'}")
+    return ok(f"{triton.__version__}, {'compiles for the GPU here' if active else 'no GPU to compile for'}")
 
 
-def kernels() -> Finding:
+def kernels() -> Result:
     """The mode of `AIME_KERNELS`, and the implementation of each operator on this machine."""
     from aime_kernels.dispatch import report
 
-    return Finding("; ".join(report()))
+    return ok("; ".join(report()))
 
 
-def native() -> Finding:
+def native() -> Result:
     """Whether the C++ pixel likelihood runs on this CPU. The first call builds it."""
     from aime_kernels.dispatch import kernel_mode
     from aime_kernels.logistic_mixture.native import build_obstacle
 
     if kernel_mode() == "reference":
-        return Finding("AIME_KERNELS=reference: the pixel likelihood runs as torch operators")
+        return ok("AIME_KERNELS=reference: the pixel likelihood runs as torch operators")
     reason = build_obstacle()
     if reason is None:
-        return Finding("the pixel likelihood runs as C++")
-    return Finding("on a CPU the pixel likelihood runs as torch operators, in four times the time", reason)
+        return ok("the pixel likelihood runs as C++")
+    return warning("on a CPU the pixel likelihood runs as torch operators, in four times the time", reason)
 
 
-def deepspeed() -> Finding:
+def deepspeed() -> Result:
     """DeepSpeed and its accelerator."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    return Finding(f"{deepspeed.__version__}, accelerator {get_accelerator().device_name()}")
+    return ok(f"{deepspeed.__version__}, accelerator {get_accelerator().device_name()}")
 
 
-def extension_locks() -> Finding:
+def extension_locks() -> Result:
     """Locks left by dead builds of DeepSpeed's extensions; the next build would wait for them forever."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch_extensions"
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", default))
@@ -110,11 +110,11 @@ def extension_locks() -> Finding:
     stale = [lock for lock in locks if time.time() - lock.stat().st_mtime > STALE_SECONDS]
     if stale:
         rest = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
-        return Finding(f"stale lock {stale[0]}{rest}", f"rm {' '.join(map(str, stale))}", limits=True)
-    return Finding(f"{len(locks)} running in {folder}" if locks else f"no stale lock in {folder}")
+        return warning(f"stale lock {stale[0]}{rest}", f"rm {' '.join(map(str, stale))}")
+    return ok(f"{len(locks)} running in {folder}" if locks else f"no stale lock in {folder}")
 
 
-def dali() -> Finding:
+def dali() -> Result:
     """A pipeline of one operator on the CPU."""
     import numpy as np
     from nvidia import dali
@@ -129,24 +129,24 @@ def dali() -> Finding:
     (values,) = pipeline.run()
     if not np.array_equal(values.as_array(), [[7, 7, 7]] * 2):
         raise RuntimeError(f"DALI {dali.__version__} returns wrong numbers")
-    return Finding(f"{dali.__version__}, a pipeline runs on the CPU")
+    return ok(f"{dali.__version__}, a pipeline runs on the CPU")
 
 
-def runs_folder() -> Finding:
+def runs_folder() -> Result:
     """Whether `runs/`, the default place of runs, is writable, and its free space."""
     folder = next(path for path in (Path.cwd() / "runs", Path.cwd()) if path.is_dir())
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding(f"{folder} cannot be written", "start in another folder or name one with --out")
+        return Result("", "failed", f"{folder} cannot be written", "start in another folder or name one with --out")
     free = shutil.disk_usage(folder).free / GB
     return _judge(free, RUNS_GB, "free space, or name another disk with --out", f" in {folder}")
 
 
-def shared_memory() -> Finding:
+def shared_memory() -> Result:
     """Free space in /dev/shm, which loader processes and NCCL use to pass data."""
     return _judge(shutil.disk_usage("/dev/shm").free / GB, SHM_GB, "in a container: docker run --shm-size=8g")
 
 
-def memory() -> Finding:
+def memory() -> Result:
     """Free memory of the machine, or of this control group if that is less."""
     import psutil
 
@@ -159,7 +159,10 @@ def memory() -> Finding:
     return _judge(free / GB, MEMORY_GB, "end other programs, or train with --preset debug")
 
 
-def _judge(free: float, needed: tuple[float, float], fix: str, where: str = "") -> Finding:
+def _judge(free: float, needed: tuple[float, float], fix: str, where: str = "") -> Result:
     """`free` GB, with `fix` below the second of the sizes `needed`; below the first one training cannot work."""
     least, comfortable = needed
-    return Finding(f"{free:.1f} GB free{where}", fix if free < comfortable else "", limits=free >= least)
+    found = f"{free:.1f} GB free{where}"
+    if free >= comfortable:
+        return ok(found)
+    return Result("", "warning" if free >= least else "failed", found, fix)
