@@ -17,14 +17,14 @@ def run(checkpoint: str, data: str | None, context: int, horizon: int) -> int:
     from aime_fast.data.backends import open_backend
     from aime_fast.evaluation.open_loop import OPEN_LOOP_STRIDE, PARTNERS, open_loop_psnr
     from aime_fast.evaluation.reconstruction import PROTOCOL_STRIDE, reconstruction_psnr
-    from aime_fast.tasks.registry import make_tasks
+    from aime_fast.tasks.registry import evaluable
 
     model, backend = open_run(checkpoint, data, LoaderConfig())
     longer = LoaderConfig(batch_size=PARTNERS, sequence_length=context + horizon)
     episodes = open_backend("auto", data, longer, "val", 0)  # first, because the horizon may be too long
     value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
     print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
-    tasks = make_tasks(list(model.heads)) if model.heads and getattr(backend, "has_rewards", True) else []
+    tasks = evaluable(model.heads, getattr(episodes, "has_rewards", True))
     result = open_loop_psnr(model, episodes.evaluation_windows(OPEN_LOOP_STRIDE), context, tasks=tasks)
     print(
         f"open loop from {context} frames, {result.windows} held-out windows at stride {OPEN_LOOP_STRIDE}, PSNR in dB"

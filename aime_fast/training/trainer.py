@@ -97,7 +97,6 @@ class DMCVBTrainer:
 
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
-        self.model = model
         model.add_heads(tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -105,8 +104,7 @@ class DMCVBTrainer:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.losses, tasks)
-        names = [task.name for task in tasks]
-        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, names)
+        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         self.step: TrainingStep | CapturedStep = TrainingStep(
             self.engine, self.balancer, self.aggregator, self.backend, config
         )
@@ -278,7 +276,9 @@ class DMCVBTrainer:
         with record_function("validation"), self.engine.whole(), uncompiled():
             batches = self.validation_backend.evaluation_windows(self.config.loader.sequence_length)
             windows = watchdog.beating(batches, "a validation batch")
-            values, pictures = validate(self.model, self.aggregator, windows, beta, self.config.seed, self.peers)
+            values, pictures = validate(
+                self.engine.module, self.aggregator, windows, beta, self.config.seed, self.peers
+            )
         reporter.validation(progress.step, values)
         reporter.pictures(progress.step, pictures)
         if not values["psnr"] > (-math.inf if progress.best_psnr is None else progress.best_psnr):
@@ -290,7 +290,7 @@ class DMCVBTrainer:
         """Draw the first held-out windows, without a validation."""
         first = islice(self.validation_backend.evaluation_windows(self.config.loader.sequence_length), 1)
         with self.engine.whole(), uncompiled():
-            _, pictures = validate(self.model, self.aggregator, first, beta, self.config.seed, self.peers)
+            _, pictures = validate(self.engine.module, self.aggregator, first, beta, self.config.seed, self.peers)
         reporter.pictures(self.progress.step, pictures)
 
     def _save(self, best: bool) -> None:
