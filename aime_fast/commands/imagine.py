@@ -1,10 +1,8 @@
-"""`aime-fast imagine`: draw imagined frames above the recorded ones."""
+"""Draw the frames that a run imagines after a few context frames, above the recorded ones."""
 
 from aime_fast.commands.shared import add_run_arguments, open_run
 from aime_fast.config import LoaderConfig
 from aime_fast.errors import PlainParser, UserError
-
-HELP = "draw the frames that a run imagines after a few context frames, above the recorded ones"
 
 
 def add_arguments(parser: PlainParser) -> None:
