@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from aime_fast.config import ObjectiveConfig, preset_config
+from aime_fast.config import LossConfig, preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo
 from aime_fast.tasks.aggregator import LossAggregator
@@ -15,7 +15,7 @@ def outputs():
     torch.manual_seed(0)
     model = DPGMMVariationalRecurrentAutoencoder.from_config(replace(preset_config("debug").model, action_dim=2))
     frames = torch.randint(0, 256, (2, 4, 3, 64, 64), dtype=torch.uint8)
-    return model(frames, torch.randn(2, 4, 2), model.draw_noise(1, 2, 4))
+    return model(frames, torch.randn(2, 4, 2), model.draws(1, 2, 4))
 
 
 def test_the_tasks_are_the_sum_of_the_weighted_terms():
@@ -24,7 +24,7 @@ def test_the_tasks_are_the_sum_of_the_weighted_terms():
     per_dimension = 1 / (3 * 64 * 64)
     terms = {
         "recon_loss": 1.1,
-        "mean_error": ObjectiveConfig().lambda_mean,
+        "mean_error": LossConfig().lambda_mean,
         "kl_z": 0.3 * per_dimension,
         "stick_kl": 0.3 * per_dimension,
         "alpha_kl": 0.3 * per_dimension,
@@ -51,18 +51,18 @@ def test_the_pixel_terms_reach_the_task_with_their_weights():
     assert not losses["recon_loss"].requires_grad and not losses["mean_error"].requires_grad
     (found,) = torch.autograd.grad(tasks[0], likelihood.features, retain_graph=True)
     parameters = likelihood.parameters()
-    x, centre, blocks = (part.flatten(0, 1).flatten(2) for part in (made.pixels, likelihood.centre, parameters))
+    x, centre, blocks = (part.flatten(0, 2).flatten(2) for part in (made.pixels, likelihood.centre, parameters))
     log_prob, _ = fused_terms(x, centre, blocks.unflatten(1, (-1, 10)))
     error = (likelihood.expectation() - made.pixels).square()
-    loss = -1.1 * log_prob.sum() / error.numel() + ObjectiveConfig().lambda_mean * error.mean()
+    loss = -1.1 * log_prob.sum() / error.numel() + LossConfig().lambda_mean * error.mean()
     (expected,) = torch.autograd.grad(loss, likelihood.features)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 def test_gram_loss_is_zero_for_equal_features_and_ignores_scale():
-    features = torch.randn(3, 5, 4, 4)
+    features = torch.randn(3, 2, 5, 4, 4)
     assert elbo.gram_loss(features, 7 * features) < 1e-12
-    assert elbo.gram_loss(features, torch.randn(3, 5, 4, 4)) > 1e-3
+    assert elbo.gram_loss(features, torch.randn(3, 2, 5, 4, 4)) > 1e-3
 
 
 def test_cluster_entropy_lies_between_zero_and_log_k():
