@@ -126,7 +126,7 @@ def _pack(workers: int | None, **options: object) -> int:
 
 
 def _inspect(path: str | None, deep: bool, contact_sheet: str | None) -> int:
-    from aime_fast.data.inspect import inspect
+    from aime_fast.data.packing.inspection import inspect
 
     print(inspect(path, deep=deep, contact_sheet=contact_sheet))
     return 0

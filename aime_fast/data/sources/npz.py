@@ -2,7 +2,6 @@
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +10,20 @@ import numpy as np
 from numpy.lib import format as npy
 
 from aime_fast.data.sources.columns import columns_source
-from aime_fast.data.sources.source import Source
-from aime_fast.errors import UserError
+from aime_fast.data.sources.source import Pictures, Source, readable
 
 
-def open_npz(where: Path, paths: Sequence[Path], camera: str | None = None) -> Source:
-    """Open files with arrays under the names and shapes of `open_hdf5`; Dreamer's are `image`, `action`, `reward`.
+def open_npz(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
+    """Open files with arrays of the names and shapes of `open_hdf5`; Dreamer's are `image`, `action`, `reward`.
 
     In a file with `is_first`, `step_type` or `discount`, action and reward led to their frame, and are shifted.
-    Arrays of Python objects, which would run code, are refused. `UserError` for what is no such file.
+    Arrays of Python objects, which would run code, are refused. `UserError` for any other file.
     """
-    return columns_source("npz", where, paths, _open, camera)
+    return columns_source("npz", where, paths, _open, pictures)
 
 
 class _Array:
-    """One array of an archive: shape and type are known at once, the values are read when it is sliced."""
+    """One array of an archive. Shape and dtype are read at once, the values when it is sliced."""
 
     def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
         self._archive, self._member = archive, member
@@ -47,11 +45,7 @@ class _Array:
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[Mapping[str, _Array], None]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.endswith(".npy")]
-            arrays = {name.removesuffix(".npy"): _Array(archive, name) for name in members}
-            yield {name: array for name, array in arrays.items() if array.ndim}, None
-    # What a damaged archive leads to, by place: its directory, its compressed data, an array's header.
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path}: cannot be read as npz ({error}); record or copy it again") from error
+    with readable(path, "npz"), zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
+        arrays = {name.removesuffix(".npy"): _Array(archive, name) for name in members}
+        yield {name: array for name, array in arrays.items() if array.ndim}, None

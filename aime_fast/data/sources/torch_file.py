@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.sources.columns import columns_source
-from aime_fast.data.sources.source import Source
+from aime_fast.data.sources.source import Pictures, Source
 from aime_fast.errors import UserError
 
 
-def open_torch(where: Path, paths: Sequence[Path], camera: str | None = None) -> Source:
-    """Open dicts of tensors under the names and shapes of `open_hdf5`; the string `env` names the task.
+def open_torch(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
+    """Open dicts of tensors with the names and shapes of `open_hdf5`; the string `env` names the task.
 
-    Files are loaded with `weights_only=True`, which never runs code from them, and mapped rather than read where torch
-    can. `UserError` when one holds anything but tensors and strings, or lacks a column, or its lengths disagree.
+    `weights_only=True` never runs code from a file. Files are mapped, not read, where torch can. `UserError` if a
+    file holds anything but tensors and strings, a column is missing, or lengths differ.
     """
-    return columns_source("torch", where, paths, _open, camera)
+    return columns_source("torch", where, paths, _open, pictures)
 
 
 @contextmanager
@@ -35,23 +35,23 @@ def _open(path: Path) -> Iterator[tuple[Mapping[str, np.ndarray], str | None]]:
 
 @functools.lru_cache(maxsize=1)
 def _load(path: Path, change: int) -> tuple[dict[str, np.ndarray], str | None]:
-    """Arrays and task of the file as it was at `change`; kept, as an episode at a time is asked for."""
+    """Arrays and task of the file as of the time `change`. Cached, because episodes are read one by one."""
     import torch
 
     try:
         mapped = zipfile.is_zipfile(path)
-        # A mapped file is not checked by torch, so its checksums are compared here.
+        # Torch does not check a mapped file, so its checksums are compared here.
         if mapped and (member := zipfile.ZipFile(path).testzip()) is not None:
             raise UserError(f"{path}: damaged (wrong crc32 of {member}); copy it again")
         with warnings.catch_warnings():
-            # Of a pickle too new or too old torch first warns and then refuses; one message is enough.
+            # Torch first warns of an unknown pickle version and then refuses it; one message is enough.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
-    # A damaged pickle leads the unpickler anywhere: KeyError, IndexError, AssertionError, struct.error were all seen.
+    # A damaged pickle can raise anything: KeyError, IndexError, AssertionError, struct.error were all observed.
     except Exception as error:
-        # Of an UnpicklingError only the kind is told: its text advises turning the protection off.
+        # The text of an UnpicklingError advises to turn the protection off, so only its kind is shown.
         reason = str(error) if isinstance(error, OSError) else type(error).__name__
         raise UserError(
             f"{path}: damaged, or not a torch file of plain tensors ({reason}); save a dict of tensors"
@@ -59,12 +59,9 @@ def _load(path: Path, change: int) -> tuple[dict[str, np.ndarray], str | None]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
-    arrays = {key: _array(value, path) for key, value in tensors.items()}
+    arrays = {key: _array(value, path) for key, value in tensors.items() if value.ndim}
     environment = content.get("env")
-    return (
-        {key: array for key, array in arrays.items() if array.ndim},
-        environment if isinstance(environment, str) else None,
-    )
+    return arrays, environment if isinstance(environment, str) else None
 
 
 def _array(tensor: Any, path: Path) -> np.ndarray:
