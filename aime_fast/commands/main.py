@@ -147,13 +147,15 @@ def _evaluate(checkpoint: str, data: str | None, context: int, horizon: int) -> 
     from aime_fast.data.backends import open_backend
     from aime_fast.evaluation.open_loop import OPEN_LOOP_STRIDE, PARTNERS, open_loop_psnr
     from aime_fast.evaluation.reconstruction import PROTOCOL_STRIDE, reconstruction_psnr
+    from aime_fast.tasks.registry import evaluable
 
     model, backend = _open(checkpoint, data, LoaderConfig())
     longer = LoaderConfig(batch_size=PARTNERS, sequence_length=context + horizon)
     ahead_of = open_backend("auto", data, longer, "val", 0)  # before anything is computed: it may be too long
     value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
     print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
-    ahead = open_loop_psnr(model, ahead_of.evaluation_windows(OPEN_LOOP_STRIDE), context)
+    tasks = evaluable(model.heads, getattr(ahead_of, "has_rewards", True))
+    ahead = open_loop_psnr(model, ahead_of.evaluation_windows(OPEN_LOOP_STRIDE), context, tasks=tasks)
     print(f"open loop from {context} frames, {ahead.windows} held-out windows at stride {OPEN_LOOP_STRIDE}, PSNR in dB")
     print(ahead)
     return 0
@@ -170,9 +172,10 @@ def _imagine(checkpoint: str, out: str, data: str | None, context: int, horizon:
     truth = batch.observations.movedim(-1, 2)
     with torch.no_grad():
         seen = model.reconstruct(model(truth[:, :context], batch.actions[:, :context]))
-        future = model.imagine(truth[:, :context], batch.actions[:, :-1], key=seed)
+        state = model.observe(truth[:, :context], batch.actions[:, : context - 1])
+        future = model.decode(model.imagine(state, batch.actions[:, context - 1 : -1], key=seed)).mean()
     # One future, not the mean of many: a mean blurs where futures part.
-    imagined = torch.cat([seen[0], future[0, 0]])
+    imagined = torch.cat([seen[0], future[0]])
     title = f"the first {context} frames seen, the next {horizon} imagined from actions alone"
     try:
         save_rollout_grid(out, truth[0].float() / 127.5 - 1, imagined, context, title)

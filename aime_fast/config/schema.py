@@ -60,11 +60,13 @@ class ModelConfig:
     """b0 of that prior."""
     kl_samples: int = 4
     """Monte Carlo samples of kl_z; the first is the one used downstream."""
-    prediction_probability: float = 0.5
-    """Chance that a training position does with what an imagined frame has: slots predicted from z_t alone, and
-    neither context nor attention state."""
-    carry_noise: float = 0.3
-    """Standard deviation of what is added in training to the z that dynamics and prior carry into the next frame."""
+    prior: str = "dpgmm"
+    """Prior of the latent z, by name: dpgmm is the Dirichlet-process Gaussian mixture."""
+    imagination_dropout: float = 0.5
+    """Probability that a frame is treated as imagined in training: its slots are predicted from z_t alone, and its
+    context and attention state are zero."""
+    latent_noise: float = 0.3
+    """Standard deviation of the noise added in training to the z that dynamics and prior read for the next frame."""
     teacher_decay: float = 0.995
     """EMA decay of the Gram loss's teacher."""
     codebook_decay: float = 0.99
@@ -121,8 +123,10 @@ class BalancingConfig:
     """Step size of the angle search."""
     update_interval: int = 1
     """Rotate every so many steps; on the others average the unit gradients."""
-    mode: Literal["global", "local"] = "global"
-    """`global` equals one process with the whole batch; `local` balances each rank alone (different mathematics)."""
+    solver: str = "rotation"
+    """How task gradients become one update: rotation, sum, mgda, upgrad, uncertainty or pcgrad."""
+    groups: Literal["all", "shared", "module"] = "all"
+    """What is balanced as one: all parameters, those that several tasks reach, or each module by itself."""
     rescale: Literal["none", "mean", "rms"] = "none"
     """Multiply the update by the mean or root mean square of the task gradients' norms."""
 
@@ -198,6 +202,8 @@ class TrainConfig:
     """`auto` for the newest checkpoint in `out`, or a run folder or checkpoint."""
     override: bool = False
     """Let a resumed run change settings such as the learning rate or when to stop."""
+    tasks: list[str] = field(default_factory=lambda: ["elbo", "perceiver", "predictive"])
+    """Training tasks, in order."""
     seed: int = 0
     """Decides the weights, the order of the data and every draw."""
     threads: int = 0

@@ -11,21 +11,22 @@ from typing import Any
 import torch
 from torch.profiler import record_function
 
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.tasks.registry import check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints, read_state
 from aime_fast.training.checkpoint.settings import check_settings
 from aime_fast.training.checkpoint.state import Progress, RunState, seed_everything
 from aime_fast.training.compile.compilation import Compilation, cache_folder, uncompiled, wanted
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.build_locks import refuse_stale_build_locks
-from aime_fast.training.engines.engine import open_engine
 from aime_fast.training.engines.host_group import HostGroup, time_limit
+from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.meters import Interval
 from aime_fast.training.options import configured, with_action_dim
 from aime_fast.training.prefetcher import Prefetcher
@@ -82,28 +83,31 @@ class DMCVBTrainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._notes: list[str] = []
+        tasks = make_tasks(config.tasks)
         self.backend, self.validation_backend = (
             open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
             for split in ("train", "val")
         )
         self.config = config = with_action_dim(config, self.backend.action_dim, config.data or "the sample")
+        check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
         self.total_steps = total_steps(config, self.backend.steps_per_epoch)
         self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch, self.total_steps)
 
         seed_everything(config.seed)
         model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        model.add_heads(tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.ds_config is not None:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
-        self.aggregator = LossAggregator(config.objectives)
-        self.rgb = RGB.from_config(config.balancing)
+        self.aggregator = LossAggregator(config.objectives, tasks)
+        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         self.step: TrainingStep | CapturedStep = TrainingStep(
-            self.engine, self.rgb, self.aggregator, self.backend, config
+            self.engine, self.balancer, self.aggregator, self.backend, config
         )
         self.progress = Progress()
-        self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self.state = RunState(config, self.engine, self.balancer, self.progress)
         self._held: RunLock | None = None
         self._closing = ExitStack()
         self._closing.callback(self.engine.close)
@@ -124,7 +128,7 @@ class DMCVBTrainer:
         """Compile the step where that is wanted; compiling itself waits for the first step."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(self.engine.module, self.aggregator, self.rgb, self.engine.device)
+        compilation = Compilation(self.engine.module, self.aggregator, self.balancer, self.engine.device)
         self._closing.callback(compilation.close)
         self._notes.append(f"compiling the step first: minutes, or seconds where {cache_folder()} has it")
         return compilation
@@ -150,7 +154,9 @@ class DMCVBTrainer:
             closing.callback(self._notes.clear)
             feed = Prefetcher(self.step.fetch, self.progress.step, self.total_steps)
             closing.callback(feed.close)
-            reporter = Reporter(self.folder, self.config, self.total_steps, self.progress, self.peers.rank == 0)
+            reporter = Reporter(
+                self.folder, self.config, self.aggregator.tasks, self.total_steps, self.progress, self.peers.rank == 0
+            )
             closing.callback(reporter.close)
             closing.callback(self.checkpoints.settle)
             for line in [*self._opening(), *self._notes]:

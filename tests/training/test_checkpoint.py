@@ -3,9 +3,7 @@
 import json
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,15 +233,6 @@ def test_weights_of_another_version_are_refused_by_name_before_anything_changes(
     with pytest.raises(UserError, match=rf"another model: {told[change]}; use the version that wrote it \("):
         checkpoints.load(path, state)
     assert state.rgb.value == 2
-
-
-def test_another_world_size_is_refused_where_each_rank_balances_alone(checkpoints):
-    config = preset_config("debug")
-    config = replace(config, balancing=replace(config.balancing, mode="local"))
-    path = save(checkpoints, run_state(config=config))
-    checkpoints.peers = SimpleNamespace(rank=0, world_size=2)
-    with pytest.raises(UserError, match=r"of 1 process\(es\) that each balance alone"):
-        checkpoints.load(path, run_state(config=config))
 
 
 def test_another_format_is_refused(checkpoints):

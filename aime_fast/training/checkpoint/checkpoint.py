@@ -138,17 +138,12 @@ class Checkpoints:
     def load(self, path: Path, state: RunState) -> None:
         """Restore `state` from a verified checkpoint, whatever engine and world size wrote it; collective.
 
-        `UserError` for another model, and for another world size where each rank balances alone.
+        `UserError` for another model.
         """
         shared = read_state(path)
         if difference := changes(shared["config"]["model"], state.shared()["config"]["model"]):
             raise UserError(f"{path} is of another model: {difference}; give the sizes it was trained with")
         count = json.loads((path / MANIFEST).read_text())["world_size"]
-        if count != self.peers.world_size and shared["config"]["balancing"]["mode"] == "local":
-            raise UserError(
-                f"{path} is of {count} process(es) that each balance alone (balancing.mode=local) and cannot be shared "
-                f"out among {self.peers.world_size}; start {count}"
-            )
         weights = fitting_weights(path, state.weights())
         own = path / f"rank-{self.peers.rank % count}-of-{count}.pt"
         stored = StoredState(sorted(path.glob("named-*.safetensors")))

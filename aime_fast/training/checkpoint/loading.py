@@ -7,6 +7,7 @@ from pathlib import Path
 from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.tasks.registry import DEFAULT, make_tasks
 from aime_fast.training.checkpoint.checkpoint import fault, find, fitting_weights, pointed, read_state
 
 
@@ -29,5 +30,6 @@ def load_model(
         version = state["versions"]["aime-fast"]
         raise UserError(f"{path}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
     model = DPGMMVariationalRecurrentAutoencoder.from_config(ModelConfig(**sizes))
+    model.add_heads(make_tasks(state["config"].get("tasks", DEFAULT)))
     model.load_state_dict(fitting_weights(path, model.state_dict()))
     return model.eval()

@@ -51,17 +51,12 @@ class RunState:
 
     def named(self) -> dict[str, Tensor]:
         """This rank's share of the optimiser's state and of RGB's d, by parameter name."""
-        return named_state(self.engine, self.rgb.state_dict().get("direction") if self._one_direction else None)
+        return named_state(self.engine, self.rgb.state_dict().get("direction"))
 
     def own(self) -> dict[str, Any]:
         """What only this rank needs: generators, RGB's angles and counters. Loadable with `weights_only=True`."""
-        balance = {k: v for k, v in self.rgb.state_dict().items() if k != "direction" or not self._one_direction}
+        balance = {k: v for k, v in self.rgb.state_dict().items() if k != "direction"}
         return {"rgb": balance, "generators": generators()}
-
-    @property
-    def _one_direction(self) -> bool:
-        """Whether the ranks hold parts or copies of one d; under `local` balancing each has its own, whole."""
-        return self.config.balancing.mode == "global"
 
     def restore(
         self, weights: dict[str, Tensor], shared: dict[str, Any], stored: StoredState, own: dict[str, Any]

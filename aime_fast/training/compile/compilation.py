@@ -19,7 +19,7 @@ from torch._dynamo.callback import callback_handler
 from torch._functorch import config as functorch_config
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.errors import UserError
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_kernels.native import compiler
@@ -33,21 +33,17 @@ PARTS = {
     "posterior": ("forward",),
     "attention": ("forward",),
     "predictor": ("forward",),
-    "prior": ("forward", "divergences"),
+    "prior": ("forward",),
     "attention_prior": ("forward",),
     "decoder": ("forward",),
 }
 """Regions of the model: a submodule's name (none for the model itself), and which of its methods."""
-OBJECTIVES = ("elbo_terms", "perceiver_terms", "predictive_terms")
-"""Regions of the aggregator, a task each."""
-BALANCING = ("_gram", "_rotation", "_combine")
-"""Regions of RGB: the two passes over the gradients, and the small problem between them."""
-FUSION = {"realize_opcount_threshold": 10**6, "realize_reads_threshold": 10**6, "max_fusion_size": 10**5}
-"""Inductor options for the pixel likelihood: by default its work on a pixel is cut into more loops."""
+PASSES, DECISION = ("_gram", "_combine"), "_decide"
+"""Regions of the layout (the two passes over the gradients) and of the balancer (the small problem between them)."""
 
 
 class Compilation:
-    """The compiled regions of a model, an aggregator and RGB, and what compiling them costs.
+    """The compiled regions of a model, an aggregator and a balancer, and what compiling them costs.
 
     Replaces the methods on the objects given; their classes, parameters and state stay as they are.
 
@@ -55,7 +51,7 @@ class Compilation:
         UserError: no C++ compiler, which a CPU's code needs.
     """
 
-    def __init__(self, model: nn.Module, aggregator: LossAggregator, rgb: RGB, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, aggregator: LossAggregator, balancer: Balancer, device: torch.device) -> None:
         if device.type == "cpu" and compiler() is None:
             looked_for = os.environ.get("CXX") or "g++ or clang++"
             raise UserError(f"--compile on needs a C++ compiler ({looked_for}); install g++, or leave it")
@@ -72,10 +68,11 @@ class Compilation:
         for name, methods in PARTS.items():
             for method in methods:
                 compile_method(model.get_submodule(name), method)
-        for method in OBJECTIVES:
-            compile_method(aggregator, method, options=FUSION if method == "elbo_terms" else None)
-        for method in BALANCING:
-            compile_method(rgb, method)
+        for task in aggregator.tasks:
+            compile_method(task, "terms", options=task.compile_options)
+        for method in PASSES:
+            compile_method(balancer.layout, method)
+        compile_method(balancer, DECISION)
 
     def _start(self, _: Any) -> None:
         self._started = time.perf_counter()

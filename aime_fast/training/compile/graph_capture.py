@@ -87,5 +87,8 @@ def copy_tensors(source: Any, target: Any) -> None:
             old.copy_(new, non_blocking=True)
         elif is_dataclass(new):
             copy_tensors(new, old)
+        elif isinstance(new, dict):
+            for name, value in new.items():
+                old[name].copy_(value, non_blocking=True)
         elif new != old:
             raise ValueError(f"{item.name} is {new}, in the captured step it was {old}")
