@@ -34,12 +34,7 @@ class Backend(ABC):
         self.sequence_length = config.sequence_length
         """T, the number of frames of a window."""
         self.sampler = WindowSampler(
-            lengths,
-            config.sequence_length,
-            config.batch_size,
-            seed,
-            config.window_stride,
-            config.windows_per_epoch,
+            lengths, config.sequence_length, config.batch_size, seed, config.window_stride, config.windows_per_epoch
         )
         self.steps_per_epoch = self.sampler.steps_per_epoch
         """Number of batches in an epoch."""

@@ -19,13 +19,7 @@ class DaliBackend(ExactBackend):
     """The same batches as `memory`, bit for bit if DALI's decoder agrees with Pillow's (it does for all codecs)."""
 
     def __init__(
-        self,
-        episodes: Episodes,
-        config: LoaderConfig,
-        seed: int,
-        description: str,
-        device: torch.device,
-        threads: int,
+        self, episodes: Episodes, config: LoaderConfig, seed: int, description: str, device: torch.device, threads: int
     ) -> None:
         """`UserError` for a recording or a pipe, without DALI, or if no episode is as long as a window."""
         if episodes.chunks is None or episodes.held is not None:

@@ -101,12 +101,7 @@ def chunk_place(shard: Path | str, episode: EpisodeEntry, number: int) -> str:
 
 
 def chunk_of_members(
-    parts: dict[str, bytes],
-    pixels: tuple[int, int],
-    manifest: Manifest,
-    episode: EpisodeEntry,
-    number: int,
-    where: str,
+    parts: dict[str, bytes], pixels: tuple[int, int], manifest: Manifest, episode: EpisodeEntry, number: int, where: str
 ) -> Chunk:
     """Chunk `number` of `episode` from its members. `parts` has all but the pixels, which lie at (offset, size).
 

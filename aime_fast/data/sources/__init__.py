@@ -33,11 +33,7 @@ OF_FOLDERS: dict[str, Callable[[Path, Pictures], Source]] = {
     "shards": open_shard_folder,
 }
 FORMATS = (*OF_FOLDERS, *OF_FILES)
-SIGNS = {
-    "shards": (MANIFEST_NAME,),
-    "lerobot": ("meta/info.json",),
-    "minari": ("metadata.json", "data/metadata.json"),
-}
+SIGNS = {"shards": (MANIFEST_NAME,), "lerobot": ("meta/info.json",), "minari": ("metadata.json", "data/metadata.json")}
 """Files by which a folder of a format is recognised."""
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".pt": "torch", ".pth": "torch", ".npz": "npz"}
 

@@ -174,7 +174,7 @@ def test_a_folder_in_use_is_left_alone(recording, tmp_path, one):
 
 
 def test_a_process_that_is_killed_is_one_line(recording, tmp_path):
-    with pytest.raises(UserError, match="a recording process was killed by SIGKILL; run the same command again"):
+    with pytest.raises(UserError, match="a worker process was killed by SIGKILL; run the same command again"):
         recording("cartpole_swingup", tmp_path / "out", policy="made_policies:killed", episodes=1, processes=1)
 
 
