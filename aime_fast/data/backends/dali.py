@@ -7,7 +7,7 @@ import torch
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.backend import ExactBackend
-from aime_fast.data.backends.dali_decoder import DaliDecoder, Part, Request
+from aime_fast.data.backends.dali_decoder import DaliDecoder, Request
 from aime_fast.data.batch import Batch
 from aime_fast.data.libraries import load_dali
 from aime_fast.data.shards.chunks import ChunkTable, window_parts
@@ -68,7 +68,7 @@ class DaliBackend(ExactBackend):
 
     def _request(self, windows: np.ndarray) -> Request[np.ndarray]:
         stored, touched = self._chunks.stored, self._touched(windows)
-        return Request([[Part(stored(chunk), first, n) for chunk, first, n in parts] for parts in touched], windows)
+        return [[(stored(chunk), first, count) for chunk, first, count in parts] for parts in touched], windows
 
     def _touched(self, windows: np.ndarray) -> Iterator[list[tuple[int, int, int]]]:
         """Of each window (chunk, first frame in it, number of frames), in order."""
@@ -79,8 +79,8 @@ class DaliBackend(ExactBackend):
     def _find_damaged(self, requests: list[Request[np.ndarray]]) -> bool:
         """Decode the chunks of requests one by one without DALI; whether new damage was found."""
         known = int(self._chunks.damaged.sum())
-        for request in requests:
-            for touched in self._touched(request.windows):
+        for _, windows in requests:
+            for touched in self._touched(windows):
                 for chunk, _, _ in touched:
                     self._chunks.decode(chunk)
         return int(self._chunks.damaged.sum()) > known

@@ -3,7 +3,6 @@
 import io
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -23,24 +22,10 @@ AHEAD = 2
 Windows = TypeVar("Windows")
 
 
-@dataclass(frozen=True)
-class Part:
-    """Frames `first` to `first + count` (exclusive) of one chunk."""
-
-    stored: np.ndarray
-    """uint8 [bytes], the pixels as stored."""
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Request(Generic[Windows]):
-    """One batch to decode."""
-
-    parts: list[list[Part]]
-    """The parts of each window, in order."""
-    windows: Windows
-    """Returned with the frames."""
+Part = tuple[np.ndarray, int, int]
+"""Part of a window: (stored pixels of a chunk uint8 [bytes], first frame in it, number of frames)."""
+Request = tuple[list[list[Part]], Windows]
+"""One batch to decode: the parts of each window, in order, and the windows, which are returned with the frames."""
 
 
 class DaliDecoder(Generic[Windows]):
@@ -76,7 +61,7 @@ class DaliDecoder(Generic[Windows]):
         self._pipeline: Any = None
 
     def take(self, number: int) -> tuple[Tensor, Windows]:
-        """Frames uint8 [b,T,S,S,3] of `request(number)` on the device, and its `windows`.
+        """Frames uint8 [b,T,S,S,3] of `request(number)` on the device, and its windows.
 
         `UserError` if a batch cannot be decoded and no chunk of it is damaged.
         """
@@ -96,7 +81,7 @@ class DaliDecoder(Generic[Windows]):
                 continue
             found, request = self._pending.popleft()
             if found == number:
-                return self._frames(outputs[0]), request.windows
+                return self._frames(outputs[0]), request[1]
 
     def reset(self) -> None:
         """Drop the batches decoded ahead."""
@@ -117,19 +102,16 @@ class DaliDecoder(Generic[Windows]):
         self._pending.append((number, request))
         columns: list[list[np.ndarray]] = []
         for place in range(self._most_parts):
-            parts = [window[place] if place < len(window) else Part(self._blank, 0, 0) for window in request.parts]
+            parts = [window[place] if place < len(window) else (self._blank, 0, 0) for window in request[0]]
             if self._codec.name == "raw":
                 frame = self._size**2 * 3
-                columns.append([part.stored[part.first * frame : (part.first + part.count) * frame] for part in parts])
+                columns.append([stored[first * frame : (first + count) * frame] for stored, first, count in parts])
             else:
-                columns.append([part.stored for part in parts])
-                columns.append([self._cut(part) for part in parts])
+                columns.append([stored for stored, _, _ in parts])
+                # First row, rows to decode, rows to keep: the decoder returns at least one row.
+                rows = self._size * np.array([(first, count, count) for _, first, count in parts], np.int32)
+                columns.append(list(np.maximum(rows, np.array([0, 1, 0], np.int32))))
         return tuple(columns)
-
-    def _cut(self, part: Part) -> np.ndarray:
-        """First row, rows to decode and rows to keep of a part's picture."""
-        rows = part.count * self._size
-        return np.array([part.first * self._size, max(rows, 1), rows], np.int32)
 
     def _build(self) -> Any:
         """The pipeline: encoded parts in, windows out."""
@@ -158,7 +140,6 @@ class DaliDecoder(Generic[Windows]):
                     rows = fn.decoders.image_slice(
                         stored, cut[0:1], cut[1:2], axes=[0], output_type=types.RGB, device="mixed" if gpu else "cpu"
                     )
-                    # The decoder returns at least one row; a missing part keeps none.
                     pieces.append(fn.slice(rows, 0, cut[2:3], axes=[0]))
             frames = fn.cat(*pieces, axis=0) if len(pieces) > 1 else pieces[0]
             frames = fn.reshape(frames, shape=[self._length * self._size, self._size, 3])

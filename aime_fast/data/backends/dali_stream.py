@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from aime_fast.config import LoaderConfig
-from aime_fast.data.backends.dali_decoder import DaliDecoder, Part, Request
+from aime_fast.data.backends.dali_decoder import DaliDecoder, Request
 from aime_fast.data.backends.stream import Row, StreamBackend
 from aime_fast.data.batch import Batch
 from aime_fast.data.libraries import load_dali
@@ -53,7 +53,7 @@ class DaliStreamBackend(StreamBackend):
 
     def _find_damaged(self, requests: list[Request[list[Row]]]) -> bool:
         """Decode the chunks of requests one by one without DALI; whether any is damaged."""
-        rows = [row for request in requests for row in request.windows]
+        rows = [row for _, windows in requests for row in windows]
         chunks = [chunk for block, row in rows for chunk, _, _ in block.pieces[row]]
         for chunk in chunks:
             self.shards.frames(chunk)
@@ -62,5 +62,4 @@ class DaliStreamBackend(StreamBackend):
 
 def _request(rows: list[Row]) -> Request[list[Row]]:
     windows = [block.pieces[row] for block, row in rows]
-    parts = [[Part(np.frombuffer(c.stored, np.uint8), first, n) for c, first, n in pieces] for pieces in windows]
-    return Request(parts, rows)
+    return [[(np.frombuffer(c.stored, np.uint8), first, n) for c, first, n in pieces] for pieces in windows], rows

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.files import SAMPLE
-from aime_fast.data.shards.manifest import MANIFEST_NAME, ActionStatistics, Manifest, load_manifest, split_of_episodes
+from aime_fast.data.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    action_moments,
+    action_statistics,
+    load_manifest,
+    split_of_episodes,
+)
 from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
@@ -40,11 +47,11 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
 
 
 def _deep_check(path: Path, source: Source, splits: list[str], manifest: Manifest | None) -> list[str]:
-    statistics, rewards = ActionStatistics(), []
+    moments, rewards = [], []
     for episode in source.read():
-        statistics.add(episode)
+        moments.append(action_moments(episode.actions))
         rewards.append(float(episode.rewards.sum(dtype=np.float64)))
-    found = statistics.over([split == "train" for split in splits])
+    found = action_statistics(moments, splits)
     if manifest is not None:
         _verify_files(path)
         if not _same(found, manifest.action_statistics):

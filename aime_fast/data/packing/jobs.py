@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import CHUNK_LENGTH, ActionStatistics, EpisodeEntry, ShardEntry
+from aime_fast.data.shards.manifest import CHUNK_LENGTH, EpisodeEntry, ShardEntry, action_moments
 from aime_fast.data.shards.writer import ShardWriter
 from aime_fast.data.sources.source import Source
 
-Packed = tuple[ShardEntry, list[EpisodeEntry], ActionStatistics]
-"""One written shard, the entries of its episodes, and their actions."""
+Packed = tuple[list[ShardEntry], list[EpisodeEntry], list[np.ndarray]]
+"""Written shards, the entries of their episodes, and the `action_moments` of each episode."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +40,27 @@ def shard_spans(lengths: Sequence[int], chunks_per_shard: int) -> list[range]:
     return spans
 
 
-def write_shards(
-    job: ShardJob, spans: list[range], workers: int, progress: bool
-) -> tuple[list[ShardEntry], list[EpisodeEntry], ActionStatistics]:
+def write_shards(job: ShardJob, spans: list[range], workers: int, progress: bool) -> Packed:
     """Write shard `i` with the episodes `spans[i]`. The bytes do not depend on the number of `workers`.
 
     `progress` shows a bar of frames where standard error is a terminal. `UserError` of the first shard that fails.
     """
     tasks = list(enumerate(spans))
-    packed: list[Packed | None] = [None] * len(spans)
+    packed: dict[int, Packed] = {}
     with tqdm(total=sum(job.source.lengths), unit="frame", disable=None if progress else True) as bar:
         if min(workers, len(spans)) == 1:
-            packed = [_write_shard(job, task, bar.update) for task in tasks]
+            packed = {number: _write_shard(job, (number, span), bar.update) for number, span in tasks}
         else:
             advice = "memory may be short: use fewer --workers"
             pool = WorkerPool[None, tuple[int, range], Packed](min(workers, len(spans)), _start, (job,), advice)
             with pool:
                 for frames, number, result in pool.run(tasks):
                     bar.update(frames)
-                    if number is not None:
+                    if number is not None and result is not None:
                         packed[number] = result
-    shards, entries, statistics = [], [], ActionStatistics()
-    for shard, rows, part in filter(None, packed):
-        shards.append(shard)
-        entries += rows
-        statistics.extend(part)
-    return shards, entries, statistics
+    ordered = [packed[number] for number, _ in tasks]
+    entries, moments = [e for _, rows, _ in ordered for e in rows], [m for _, _, part in ordered for m in part]
+    return [shard for shards, _, _ in ordered for shard in shards], entries, moments
 
 
 def _start(job: ShardJob) -> tuple[None, Work[tuple[int, range], Packed]]:
@@ -74,11 +70,11 @@ def _start(job: ShardJob) -> tuple[None, Work[tuple[int, range], Packed]]:
 def _write_shard(job: ShardJob, task: tuple[int, range], tick: Tick) -> Packed:
     """Write one shard, with one episode in memory."""
     number, span = task
-    statistics, entries = ActionStatistics(), []
+    moments, entries = [], []
     with ShardWriter(job.folder, CODECS[job.codec], number) as writer:
         for place in span:
             episode = job.source.checked(place, job.action_dim)
             entries.append(writer.add(episode, place, job.splits[place]))
-            statistics.add(episode)
+            moments.append(action_moments(episode.actions))
             tick(len(episode))
-    return writer.entry, entries, statistics
+    return [writer.entry], entries, moments

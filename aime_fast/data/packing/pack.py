@@ -12,7 +12,7 @@ import psutil
 
 from aime_fast.data.packing.jobs import ShardJob, shard_spans, write_shards
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import MANIFEST_NAME, Manifest, split_of_episodes
+from aime_fast.data.shards.manifest import MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
 
@@ -88,7 +88,7 @@ def write_folder(
         folder.mkdir(parents=True)
         job = ShardJob(recording, folder, codec, splits, action_dim)
         spans = shard_spans(recording.lengths, chunks_per_shard)
-        shards, episodes, statistics = write_shards(job, spans, workers, progress)
+        shards, episodes, moments = write_shards(job, spans, workers, progress)
         Manifest(
             environment=recording.environment,
             codec=codec,
@@ -96,7 +96,7 @@ def write_folder(
             encoder=CODECS[codec].encoder,
             image_size=recording.image_size,
             action_dim=action_dim,
-            action_statistics=statistics.over([split == "train" for split in splits]),
+            action_statistics=action_statistics(moments, splits),
             split_seed=split_seed,
             notes=list(recording.notes),
             collection=recording.collection,

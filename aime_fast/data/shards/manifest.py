@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from aime_fast.data.episode import DEFAULT_SIZE, LARGEST_SIZE, SIZE_STEP, Episode
+from aime_fast.data.episode import DEFAULT_SIZE, LARGEST_SIZE, SIZE_STEP
 from aime_fast.data.files import check_file
 from aime_fast.data.shards.codecs import CODECS, Shape
 from aime_fast.errors import UserError
@@ -214,28 +214,18 @@ def episodes_of(split: str, splits: Sequence[str], where: Path | str) -> list[in
     return numbers
 
 
-class ActionStatistics:
-    """Mean, standard deviation and range of actions, accumulated episode by episode."""
+def action_moments(actions: np.ndarray) -> np.ndarray:
+    """Count, sum, sum of squares, minimum and maximum of an episode's actions [n,A]: float64 [5,A]."""
+    actions = actions.astype(np.float64)
+    count = np.full(actions.shape[1], len(actions))
+    return np.stack([count, actions.sum(0), np.square(actions).sum(0), actions.min(0), actions.max(0)])
 
-    def __init__(self) -> None:
-        self._parts: list[tuple[int, np.ndarray]] = []
 
-    def add(self, episode: Episode) -> None:
-        """Add the actions of the next episode."""
-        actions = episode.actions.astype(np.float64)
-        part = np.stack([actions.sum(0), np.square(actions).sum(0), actions.min(0), actions.max(0)])
-        self._parts.append((len(actions), part))
-
-    def extend(self, other: "ActionStatistics") -> None:
-        """Append the episodes of `other`."""
-        self._parts += other._parts
-
-    def over(self, chosen: Sequence[bool]) -> dict[str, list[float]]:
-        """Statistics of the episodes marked in `chosen` (one mark for each added episode), to six decimals."""
-        parts = [part for part, taken in zip(self._parts, chosen, strict=True) if taken]
-        frames = sum(count for count, _ in parts)
-        sums = np.stack([part for _, part in parts])
-        mean = sums[:, 0].sum(0) / frames
-        std = np.sqrt(np.maximum(sums[:, 1].sum(0) / frames - mean**2, 0.0))
-        rows: dict[str, Any] = {"mean": mean, "std": std, "min": sums[:, 2].min(0), "max": sums[:, 3].max(0)}
-        return {name: [round(float(value), 6) for value in row] for name, row in rows.items()}
+def action_statistics(moments: Sequence[np.ndarray], splits: Sequence[str]) -> dict[str, list[float]]:
+    """`mean`, `std`, `min` and `max` of the actions of the training episodes, rounded to six decimals."""
+    parts = np.stack([part for part, split in zip(moments, splits, strict=True) if split == "train"])
+    count, total, squares = parts[:, :3].sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    rows: dict[str, Any] = {"mean": mean, "std": std, "min": parts[:, 3].min(0), "max": parts[:, 4].max(0)}
+    return {name: [round(float(value), 6) for value in row] for name, row in rows.items()}

@@ -5,27 +5,27 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from aime_fast.data.episode import check_image_size
 from aime_fast.data.shards.manifest import MANIFEST_NAME
-from aime_fast.data.sources.hdf5 import open_hdf5
+from aime_fast.data.sources.arrays import open_hdf5, open_npz, open_torch
+from aime_fast.data.sources.columns import columns_source
 from aime_fast.data.sources.lerobot import open_lerobot
 from aime_fast.data.sources.minari_folder import open_minari
-from aime_fast.data.sources.npz import open_npz
 from aime_fast.data.sources.rlds import open_rlds
 from aime_fast.data.sources.shards import open_shard_folder
 from aime_fast.data.sources.source import Pictures, Source
-from aime_fast.data.sources.torch_file import open_torch
 from aime_fast.errors import UserError
 
 __all__ = ["FORMATS", "Source", "open_source"]
 
 OF_FILES: dict[str, Callable[[Path, Sequence[Path], Pictures], Source]] = {
-    "hdf5": open_hdf5,
-    "npz": open_npz,
+    "hdf5": partial(columns_source, "HDF5", open_hdf5),
+    "npz": partial(columns_source, "npz", open_npz),
     "rlds": open_rlds,
-    "torch": open_torch,
+    "torch": partial(columns_source, "torch", open_torch),
 }
 OF_FOLDERS: dict[str, Callable[[Path, Pictures], Source]] = {
     "lerobot": open_lerobot,

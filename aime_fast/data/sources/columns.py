@@ -24,7 +24,8 @@ MARKS = {
     "dones": ("dones", "is_last"),
     "terminals": ("terminals", "terminated", "is_terminal"),
     "timeouts": ("timeouts", "truncated"),
-    "starts": ("is_first", "step_type"),
+    "starts": ("is_first",),
+    "steps": ("step_type",),
     "discount": ("discount",),
 }
 """Optional columns: one number or truth value a frame."""
@@ -32,8 +33,9 @@ MARKS = {
 # Only time steps of dm_env and Dreamer have these. There action and reward of a row led to its frame.
 ARRIVING = ("is_first", "step_type", "discount")
 
-Opener = Callable[[Path], AbstractContextManager[tuple[Mapping[str, Any], str | None]]]
-"""Opens a file: its arrays by name, which are loaded when they are sliced, and the task it names."""
+Arrays = tuple[Mapping[str, Any], str | None]
+"""The arrays of an open file by name, each loaded when it is sliced, and the task that the file names."""
+Opener = Callable[[Path], AbstractContextManager[Arrays]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,11 @@ class _File:
     """Whether actions and rewards led to the frame of their row."""
 
 
-def columns_source(format: str, where: Path, paths: Sequence[Path], opener: Opener, pictures: Pictures) -> Source:
-    """The episodes of all files, in order. `pictures.camera` names the column of pictures if it has another name."""
+def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
+    """The episodes of all files, in order. `pictures.camera` names the column of pictures if it has another name.
+
+    `UserError` if a file cannot be opened, a column is missing, or lengths differ.
+    """
     files: list[_File] = []
     environments: set[str | None] = set()
     notes: list[str] = []
@@ -127,22 +132,7 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
         key = next((key for key in keys if key in arrays), None)
         if key is not None:
             found[column] = arrays[key]
-    if "starts" in found and "is_first" not in arrays:
-        found["starts"] = _FirstSteps(found["starts"])
     return found
-
-
-class _FirstSteps:
-    """The column `step_type` of dm_env as truth values: 0 marks the first step of an episode."""
-
-    def __init__(self, step_type: Any) -> None:
-        self._step_type, self.ndim, self.dtype, self.shape = step_type, step_type.ndim, step_type.dtype, step_type.shape
-
-    def __len__(self) -> int:
-        return len(self._step_type)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return np.asarray(self._step_type[rows]) == 0
 
 
 def _is_picture(array: Any) -> bool:
@@ -168,7 +158,11 @@ def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np
         raise UserError(f"{where}: there are no frames in it")
     if ends is None:
         marked = [np.flatnonzero(columns[mark][:]) + 1 for mark in ENDS if mark in columns]
-        starts = np.flatnonzero(columns["starts"][:]) if "starts" in columns else np.empty(0, np.int64)
+        starts = np.empty(0, np.int64)
+        if "starts" in columns:
+            starts = np.flatnonzero(columns["starts"][:])
+        elif "steps" in columns:  # of dm_env: 0 marks the first step of an episode
+            starts = np.flatnonzero(columns["steps"][:] == 0)
         ends = np.unique(np.concatenate([*marked, starts[starts > 0], [frames]]))
     ends = np.asarray(ends[:])
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
