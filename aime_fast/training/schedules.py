@@ -28,7 +28,7 @@ class Schedules:
             peak_lr=config.optim.lr,
             final_lr_fraction=config.optim.final_lr_fraction,
             warmup_steps=config.optim.warmup_steps,
-            beta_warmup_steps=config.objectives.beta_warmup_epochs * steps_per_epoch,
+            beta_warmup_steps=config.losses.beta_warmup_epochs * steps_per_epoch,
             total_steps=total_steps,
         )
 

@@ -13,6 +13,8 @@ from torch.profiler import record_function
 
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
+from aime_fast.config.options import configured, with_data_sizes
+from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.data.backends import open_backend
 from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
@@ -28,7 +30,6 @@ from aime_fast.training.engines.build_locks import refuse_stale_build_locks
 from aime_fast.training.engines.host_group import HostGroup, time_limit
 from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.meters import Interval
-from aime_fast.training.options import configured, with_action_dim
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.run import folder as run_folder
@@ -88,7 +89,8 @@ class DMCVBTrainer:
             open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
             for split in ("train", "val")
         )
-        self.config = config = with_action_dim(config, self.backend.action_dim, config.data or "the sample")
+        sizes = self.backend.action_dim, getattr(self.backend, "image_size", DEFAULT_IMAGE_SIZE)
+        self.config = config = with_data_sizes(config, *sizes, config.data or "the sample")
         check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
         self.total_steps = total_steps(config, self.backend.steps_per_epoch)
         self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch, self.total_steps)
@@ -101,7 +103,7 @@ class DMCVBTrainer:
         if config.ds_config is not None:
             refuse_stale_build_locks()
         self.engine = open_engine(model, config)
-        self.aggregator = LossAggregator(config.objectives, tasks)
+        self.aggregator = LossAggregator(config.losses, tasks)
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         self.step: TrainingStep | CapturedStep = TrainingStep(
             self.engine, self.balancer, self.aggregator, self.backend, config
@@ -223,7 +225,7 @@ class DMCVBTrainer:
             stop = complete or bool(signal) or progress.step == until
             validating = complete or progress.step % self.backend.steps_per_epoch == 0
             saving = stop or progress.step % self.config.checkpoint_every == 0
-            if stop or validating or saving or progress.step % self.config.watching.log_every == 0:
+            if stop or validating or saving or progress.step % self.config.logging.log_every == 0:
                 self._log(reporter, interval, feed, lr, beta)
             best = validating and self._validate(reporter, beta, watchdog)
             if saving or best:
@@ -233,7 +235,7 @@ class DMCVBTrainer:
                 self.checkpoints.finish()
             elif trouble := self.checkpoints.news():
                 reporter.note(f"{trouble}; training goes on and the next checkpoint is tried")
-            every = self.config.watching.figures_every
+            every = self.config.logging.figures_every
             if every and not validating and progress.step % every == 0:
                 self._picture(reporter, beta)
         return 0 if self._finished() else signal

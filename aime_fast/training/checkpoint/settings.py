@@ -6,7 +6,7 @@ from typing import Any
 from aime_fast.errors import UserError
 
 FREE = ("out", "resume", "override", "threads", "ds_config", "backend", "preset", "compile", "cuda_graph")
-FREE_GROUPS = ("watching.", "checkpoint_every", "keep_checkpoints")
+FREE_GROUPS = ("logging.", "checkpoint_every", "keep_checkpoints")
 """They change where a run goes and what it tells, not what it learns (engine, layout and compiler only by rounding)."""
 FIXED = ("seed", "optim.name", "balancing.solver", "balancing.groups")
 FIXED_GROUPS = ("model.", "loader.")
