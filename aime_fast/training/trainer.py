@@ -90,7 +90,7 @@ class DMCVBTrainer:
         )
         sizes = self.backend.action_dim, getattr(self.backend, "image_size", DEFAULT_IMAGE_SIZE)
         self.config = config = with_data_sizes(config, *sizes, config.data or "the sample")
-        check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
+        check_data(tasks, self.backend.has_rewards, config.data or "the sample")
         self.total_steps = total_steps(config, self.backend.steps_per_epoch)
         self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch, self.total_steps)
 
