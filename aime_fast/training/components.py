@@ -1,0 +1,116 @@
+"""The parts of a run, built from its configuration."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from aime_fast.balancing.rgb import RGB
+from aime_fast.config import TrainConfig
+from aime_fast.data.backends import Backend, open_backend
+from aime_fast.errors import UserError
+from aime_fast.kernel_mode import check_kernel_mode
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.training.checkpoint.checkpoint import Checkpoints
+from aime_fast.training.checkpoint.finding import read_state
+from aime_fast.training.checkpoint.settings import check_settings
+from aime_fast.training.checkpoint.state import Progress, RunState, seed_everything
+from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
+from aime_fast.training.compile.graph_capture import CapturedStep
+from aime_fast.training.engines.build_locks import refuse_stale_build_locks
+from aime_fast.training.engines.engine import open_engine
+from aime_fast.training.engines.host_group import HostGroup
+from aime_fast.training.run import folder as run_folder
+from aime_fast.training.schedules import Schedules
+from aime_fast.training.step import TrainingStep
+
+
+class Components:
+    """Data, model, engine, tasks, balancer, step, checkpoints and progress of one run.
+
+    Raises:
+        UserError: the configuration does not fit the data, the folder or the checkpoint. Nothing has been written.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.notes: list[str] = []
+        """Messages from before the log is open."""
+        self._closing = ExitStack()
+        try:
+            self._open(config)
+        except BaseException:
+            self.close()  # leave no process group behind
+            raise
+
+    def _open(self, config: TrainConfig) -> None:
+        check_kernel_mode()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.backend, self.validation_backend = (
+            open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
+            for split in ("train", "val")
+        )
+        self.config = config = with_data_sizes(config, self.backend)
+        self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch)
+
+        seed_everything(config.seed)
+        self.aggregator = LossAggregator(config.objectives)
+        model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        model.mean_frame.copy_(self.backend.mean_frame())
+        self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if config.ds_config is not None:
+            refuse_stale_build_locks()
+        self.engine = open_engine(model, config)
+        self._closing.callback(self.engine.close)
+        self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
+        self.rgb = RGB.from_config(config.balancing)
+        step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
+        self.compilation = self._compile()
+        self.step: TrainingStep | CapturedStep = CapturedStep(step) if config.cuda_graph else step
+
+        self.progress = Progress()
+        self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self.folder = self.hosts.first(lambda: run_folder.choose(config, self.notes.append))
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.hosts, config.keep_checkpoints)
+        self._closing.callback(self.checkpoints.close)
+        if self.folder.checkpoint is not None:
+            self._resume(self.folder.checkpoint)
+
+    def _compile(self) -> Compilation | None:
+        """Mark the step for compilation if that is wanted; the first step compiles it."""
+        if not wanted(self.config.compile, self.engine.device):
+            return None
+        compilation = Compilation(self.engine.module, self.aggregator, self.rgb, self.engine.device)
+        self._closing.callback(compilation.close)
+        self.notes.append(f"compiling the step first: takes minutes, or seconds if {cache_folder()} already has it")
+        return compilation
+
+    def _resume(self, checkpoint: Path) -> None:
+        saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
+        home = str(checkpoint.parent.parent)
+        changed = self.hosts.first(lambda: check_settings(saved, now, self.config.override, home))
+        if changed:
+            self.notes.append(f"settings changed since the checkpoint: {changed}")
+        self.checkpoints.load(checkpoint, self.state)
+
+    def close(self) -> None:
+        """End the thread that writes checkpoints, and leave the process group if the engine opened one."""
+        self._closing.close()
+
+
+def with_data_sizes(config: TrainConfig, backend: Backend) -> TrainConfig:
+    """The configuration with `model.action_dim` and `model.image_size` filled in from the data.
+
+    Raises `UserError` if the configuration gives another size than the data have.
+    """
+    sizes = {"action_dim": backend.action_dim, "image_size": getattr(backend, "image_size", 64)}
+    what = {"action_dim": "the actions in {} have {} numbers", "image_size": "the frames in {} have {} pixels a side"}
+    for name, size in sizes.items():
+        if (given := getattr(config.model, name)) not in (0, size):
+            raise UserError(
+                f"model.{name} is {given}, but {what[name].format(config.data or 'the sample', size)}; "
+                f"leave model.{name} out or set it to {size}"
+            )
+    return replace(config, model=replace(config.model, **sizes))
