@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -13,6 +14,14 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(re.sub(r" at 0x[0-9a-f]{6,}", "", message).split()))
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in `known`; it gives the nearest name and the list."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return UserError(f"unknown {kind} {name!r}{hint} choose from {', '.join(names)}")
 
 
 def exit_on_user_error(command: Callable[[], int | None]) -> int:

@@ -1,11 +1,13 @@
-"""The time of a training step next to that of another commit, as one line of JSON.
+"""Compare the time of a training step with that of another commit; prints one line of JSON.
 
     python benchmarks/against_commit.py COMMIT PRESET BATCH_SIZE STEPS THREADS
 
-Both commits run in processes of their own and take their steps in turn, so both meet the same machine. Each pair of
-neighbouring steps gives one ratio (this checkout over the commit); which of the two goes first alternates. The commit
-is checked out into a temporary git worktree and runs in this environment, as written (not compiled), on the recorded
-sample. Four steps of warm-up are left out.
+Each commit runs in its own process. The two take steps in turn, so that both run under the same load, and which one
+goes first alternates. Each pair of neighbouring steps gives one ratio: the time of this checkout over that of COMMIT.
+The output has the median seconds of both, the median ratio and its quartiles.
+
+COMMIT is checked out into a temporary git worktree and runs in this environment. Steps run as written (not compiled) on
+the recorded sample. The first four steps warm up and are not counted.
 """
 
 import json

@@ -8,15 +8,16 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
-# Submit from the checkout with .venv set up: sbatch docs/slurm.sh
-# Two minutes before the time is up every process gets SIGTERM, saves and exits; the job then queues again and resumes.
+# Trains on two nodes with eight GPUs each. Set up .venv first, then submit from the checkout: sbatch docs/slurm.sh
+# Two minutes before the time limit every process gets SIGTERM, saves a checkpoint and exits. The job then goes back into
+# the queue and resumes.
 set -u
 RUN=runs/slurm-$SLURM_JOB_ID
 MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 GPUS=8
 mkdir -p runs
 
-# torchrun passes the signal on and then ends with 1, so the run's own word decides whether to queue again.
+# torchrun passes the signal on and then exits with 1. The run's log therefore decides whether to requeue the job.
 srun --kill-on-bad-exit=1 bash -c "exec .venv/bin/torchrun --nnodes $SLURM_NNODES --nproc_per_node $GPUS \
     --node_rank \$SLURM_NODEID --master_addr $MASTER --master_port 29500 \
     aime_fast/train.py --ds_config zero2 --out $RUN --resume auto --epochs 100" 2>&1 | tee -a "$RUN.log"

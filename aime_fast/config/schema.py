@@ -198,6 +198,8 @@ class TrainConfig:
     """`auto` for the newest checkpoint in `out`, or a run folder or checkpoint."""
     override: bool = False
     """Let a resumed run change settings such as the learning rate or when to stop."""
+    tasks: list[str] = field(default_factory=lambda: ["elbo", "perceiver", "predictive"])
+    """Training tasks, in order."""
     seed: int = 0
     """Decides the weights, the order of the data and every draw."""
     threads: int = 0

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aime_kernels import normalise_frames
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -21,6 +23,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    def frames(self) -> Tensor:
+        """The observations as float32 [B,T,3,H,W] in [-1, 1]."""
+        return normalise_frames(self.observations)
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Windows `start` to `stop` (exclusive) as views: one micro-batch."""

@@ -1,21 +1,20 @@
-"""Figures of merit of pictures."""
+"""Image metrics."""
 
-import torch
 from torch import Tensor
 
 
-def psnr(prediction: Tensor, target: Tensor, peak: float = 1.0) -> Tensor:
-    """Peak signal-to-noise ratio of each frame, 10 log10(peak^2 / MSE), in dB.
+def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each frame, 10 log10(1 / MSE) of frames in [0, 1], in dB.
 
-    `prediction` and `target`: [..., 3, H, W] of one shape, values in [0, peak]. Returns float32 [...], infinite for
-    equal frames. The documented protocol averages it over frames: per frame first, then the mean.
+    `prediction` and `target`: [..., 3, H, W] of one shape, values in [-1, 1]; values outside are clipped. Returns
+    float32 [...], infinite for equal frames. Averages over frames are means of these values.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"psnr compares equal shapes, got {tuple(prediction.shape)} and {tuple(target.shape)}")
-    error = (prediction.float() - target.float()).square().mean(dim=(-3, -2, -1))
-    return 10.0 * torch.log10(peak**2 / error)
+    error = (unit_range(prediction.float()) - unit_range(target.float())).square().mean(dim=(-3, -2, -1))
+    return -10.0 * error.log10()
 
 
 def unit_range(frames: Tensor) -> Tensor:
-    """Frames from [-1, 1] to [0, 1]; what lies outside is clipped, as a screen would."""
+    """Frames from [-1, 1] to [0, 1]; values outside are clipped."""
     return ((frames + 1.0) * 0.5).clamp(0.0, 1.0)

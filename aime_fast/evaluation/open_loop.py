@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import psnr, unit_range
+from aime_fast.evaluation.metrics import psnr
 
 OPEN_LOOP_STRIDE = 10
 """First frames of the windows are the multiples of this in every held-out episode."""
@@ -86,15 +86,15 @@ def _exchanged(actions: Tensor, context: int) -> Tensor:
 
 def _judge(model: Any, batch: Batch, others: Tensor, context: int, futures: int) -> dict[str, Tensor]:
     """The fields of `OpenLoop` for each window, [B, horizon]."""
-    frames = batch.observations.movedim(-1, 2)
-    seen, truth = frames[:, :context], frames[:, context:].float() / 255
+    frames = batch.frames()
+    observed, truth = frames[:, :context], frames[:, context:]
     imagined, elsewhere = (
-        unit_range(model.imagine(seen, actions[:, :-1], samples=futures)) for actions in (batch.actions, others)
+        model.imagine(observed, actions[:, :-1], samples=futures) for actions in (batch.actions, others)
     )
     return {
         "expected": psnr(imagined.mean(1), truth),
         "future": psnr(imagined, truth[:, None].expand_as(imagined)).mean(1),
         "other_actions": psnr(elsewhere.mean(1), truth),
-        "last_frame": psnr((seen[:, -1:].float() / 255).expand_as(truth), truth),
-        "mean_frame": psnr(unit_range(model.mean_frame).expand_as(truth), truth),
+        "last_frame": psnr(observed[:, -1:].expand_as(truth), truth),
+        "mean_frame": psnr(model.mean_frame.expand_as(truth), truth),
     }

@@ -49,6 +49,8 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
     mean_frame: Tensor
     """[3, H, W] in [-1, 1]: what networks see and predict is the difference to it; zero until the trainer sets it."""
 
+    compiled = ("standardise",)
+
     def __init__(
         self, max_components: int = 15, latent_dim: int = 36, hidden_dim: int = 512, action_dim: int = 21, **sizes: Any
     ) -> None:
@@ -73,6 +75,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         self.attention_prior = TopDownAttention(config)
         self.dynamics = Dynamics(config)
         self.predictor = SlotPredictor(config)
+        self.heads = nn.ModuleDict()
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":

@@ -1,1 +1,1 @@
-"""Metrics, progress and pictures of a run."""
+"""Log writers: metrics, progress line and pictures of a run."""

@@ -1,4 +1,4 @@
-"""Pictures of what a model sees: frames, reconstructions, and where its slots look."""
+"""Picture grids: frames, reconstructions, rollouts and attention maps."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 Colour = tuple[int, int, int]
 COLUMNS = 8
-"""Frames shown, evenly spaced over the window."""
+"""Most frames in a row; they are evenly spaced over the window."""
 ZOOM = 2
-"""Screen pixels a frame's pixel takes, each way."""
+"""Screen pixels per frame pixel, in each direction."""
 LABELS, GAP, PAD, MARK = 112, 4, 14, 17
-"""Width of the row labels, space between tiles, space around the whole, size of a slot's mark; screen pixels."""
+"""Width of row labels, space between tiles, margin, and size of a slot's mark; screen pixels."""
 INK, FAINT = (30, 34, 42), (110, 116, 128)
-"""Colours of the writing."""
+"""Text colours."""
 SLOT_COLOURS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (241, 196, 15), (142, 68, 173), (243, 155, 127))
-"""Colour of each slot, RGB in 0..255; used again from the start beyond six slots."""
+"""Colour of each slot, RGB in 0..255; repeated after the last one."""
 
 
 def save_reconstruction_grid(
@@ -34,7 +34,7 @@ def save_reconstruction_grid(
     """Write a PNG with the rows original, reconstruction, perceiver and attention.
 
     Args:
-        path: the file, written whole or not at all; its folder is made.
+        path: the file, written atomically; its folder is made if missing.
         originals, reconstructions, perceiver_reconstructions: [T, 3, H, W] in [-1, 1].
         attention_maps: [T, S, G, G], each slot's map summing to 1 over the grid.
         title: one line above the rows.
@@ -52,17 +52,17 @@ def save_reconstruction_grid(
     )
 
 
-def save_rollout_grid(path: str | Path, truth: Tensor, imagined: Tensor, known: int, title: str) -> None:
-    """Write a PNG with the rows truth and imagined, [T, 3, H, W] in [-1, 1]; the first `known` were seen."""
+def save_rollout_grid(path: str | Path, truth: Tensor, imagined: Tensor, context: int, title: str) -> None:
+    """Write a PNG with the rows truth and imagined, [T, 3, H, W] in [-1, 1]; the first `context` were observed."""
     shown = spread(len(truth))
-    names = [f"t = {t}" + (" (seen)" if t < known else "") for t in shown]
+    names = [f"t = {t}" + (" (context)" if t < context else "") for t in shown]
     save_rows(path, {"truth": pixels(truth[shown]), "imagined": pixels(imagined[shown])}, title, names)
 
 
 def overlay(frames: np.ndarray, maps: Tensor) -> np.ndarray:
-    """Frames uint8 [n, H, W, 3], dimmed, with each cell in the colours of the slots that look at it.
+    """Frames uint8 [n, H, W, 3], dimmed, with each cell in the colours of the slots that attend to it.
 
-    A map is shown relative to its own peak, so that a slot spread over the frame stays as visible as a sharp one.
+    Each map is scaled by its own peak, so a slot spread over the frame is as visible as a sharp one.
     """
     size = frames.shape[1:3]
     shares = F.interpolate(maps.float(), size=size, mode="nearest").movedim(1, -1).cpu().numpy()
@@ -87,7 +87,7 @@ def save_rows(
 ) -> None:
     """Write labelled rows of tiles uint8 [n, H, W, 3] as one PNG, atomically.
 
-    `names` stand above the columns; `marks` are the squares of colour, numbered from 1, below a row's label.
+    `names` label the columns. `marks` are coloured squares below a row's label, numbered from 1.
     """
     count, height, width = next(iter(rows.values())).shape[:3]
     tile = (width * ZOOM, height * ZOOM)

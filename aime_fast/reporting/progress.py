@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar in a terminal, one line now and then in a log file."""
+"""The progress display: a bar in a terminal, a line now and then in a log file."""
 
 import sys
 import time
@@ -9,16 +9,15 @@ import psutil
 from tqdm import tqdm
 
 _QUIET_SECONDS = (0.0, 5.0, 15.0, 60.0)
-"""Least seconds before each line of a log; the last one stays. Short at first: a reader soon knows the speed."""
+"""Minimum seconds before each line of a log; the last value repeats. Early lines show the speed soon."""
 
 
 class Progress:
-    """Progress of a run that ends after `total_steps` steps or `minutes`, whichever comes first; None: not by that.
+    """Progress of a run that ends after `total_steps` steps or `minutes`, whichever comes first; None sets no limit.
 
-    In a terminal it is one tqdm bar; elsewhere (a file, a pipe, CI) a line every minute, sooner in the first ones.
-    Both show the share that is done, losses, frames a second, the share of time spent waiting for data, memory (of
-    the GPU where one is used, else of the process) and the time left. `first_step` is where a resumed run begins:
-    the time left is judged by the steps of this process alone.
+    It is a tqdm bar in a terminal, and elsewhere (a file, a pipe, CI) a line every minute, more often at first. Both
+    show the step, losses, frames per second, the fraction of time spent waiting for data, memory (of the GPU if one
+    is used, else of the process) and the time left. `first_step` is the step a resumed run starts from.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Progress:
         if self._stream.isatty():
             ends = total_steps or minutes
             layout = "{bar:20} {desc}" if ends else "{desc}"
-            # The bar counts thousandths of the run, whether steps or minutes end it.
+            # The bar counts thousandths of the run because steps or minutes may end it.
             self._bar = tqdm(total=1000 if ends else None, file=self._stream, dynamic_ncols=True, bar_format=layout)
 
     def update(
@@ -47,9 +46,9 @@ class Progress:
         frames_per_second: float,
         data_wait_fraction: float,
     ) -> None:
-        """Show step `step` (counted from 1) and `values`, name -> number, plain Python numbers (no device is read).
+        """Show step `step` (from 1) and `values`, name -> number.
 
-        `frames_per_second` is over all processes; `data_wait_fraction` lies in [0, 1].
+        `frames_per_second` is over all processes; `data_wait_fraction` is in [0, 1].
         """
         now = time.monotonic()
         losses = " ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -64,14 +63,14 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     def note(self, text: str) -> None:
-        """Print a line of its own (an epoch's result, a warning, a checkpoint), above the bar where there is one."""
+        """Print a line (a result, a warning), above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         else:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands and go to a new line."""
+        """Leave the bar as it is and start a new line."""
         if self._bar is not None:
             self._bar.close()
 
@@ -80,12 +79,12 @@ class Progress:
         return now - self._printed >= wait or step == self._total
 
     def _done(self, step: int, elapsed: float) -> float:
-        """The share of the run that is over, in [0, 1]."""
+        """The fraction of the run that is done, in [0, 1]."""
         by_steps = step / self._total if self._total else 0.0
         return min(max(by_steps, elapsed / self._seconds if self._seconds else 0.0), 1.0)
 
     def _left(self, step: int, elapsed: float) -> str:
-        """`12:05 left`: by the steps or by the clock, whichever ends first; the time passed where neither is set."""
+        """`12:05 left`, by steps or minutes, whichever ends first; `12:05 passed` if neither is set."""
         ends = []
         if self._total and step > self._first:
             ends.append(elapsed / (step - self._first) * max(self._total - step, 0))

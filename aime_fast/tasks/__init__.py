@@ -1,1 +1,1 @@
-"""One file a task: the loss terms, and the aggregator that sums them."""
+"""Training tasks: one file a task, their registry, and the aggregator that computes their losses."""

@@ -1,49 +1,93 @@
-"""Task 1: the evidence lower bound, and the terms that shape the latent space."""
+"""The ELBO task: the evidence lower bound, and terms that shape the latent space."""
 
-from dataclasses import dataclass, replace
+import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from aime_fast.config import ObjectiveConfig
+from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.tasks.task import Task
 from aime_kernels import gaussian_log_density, mixture_log_density
 
 
-@dataclass
-class LatentTerms:
-    """What the Monte Carlo samples say of posterior and prior."""
+class Elbo(Task):
+    """The negative evidence lower bound with auxiliary terms.
 
-    kl_z: Tensor
-    """E_q[log q(z) - log p(z)] in nats a frame, 0-d."""
-    usage: Tensor
-    """Share of each component over this rank's batch, [K]; sums to 1."""
-    responsibility_entropy: Tensor
-    """Mean entropy of r_k(z) in nats, 0-d."""
+    Units: `recon_loss` is in nats per data dimension (3*H*W per frame). `kl_z`, `hierarchical_kl` and
+    `cluster_entropy` are in nats per frame and enter the total divided by the data dimensions. At beta = lambda_recon
+    = 1 and all other weights 0 the total is the negative ELBO in nats per dimension.
 
-    def over_ranks(self, free_nats: float = 0.0) -> "LatentTerms":
-        """The terms whose gradient needs the global batch: the usage, and kl_z where it is not penalised below a bound.
+    `recon_loss` and `mean_error` are figures without a gradient. `decoder_loss`, their weighted sum, has it: one
+    operator computes the gradient of both (`aime_kernels.logistic_mixture_loss`).
+    """
 
-        Collective while training.
+    name, total = "elbo", "total_elbo"
+    # The pixel likelihood: by default Inductor splits its work on a pixel into more loops.
+    compile_options: ClassVar[dict[str, int]] = {
+        "realize_opcount_threshold": 10**6,
+        "realize_reads_threshold": 10**6,
+        "max_fusion_size": 10**5,
+    }
+
+    def shown(self) -> dict[str, str]:
+        """The total and the KL of z."""
+        return {self.name: self.total, "kl_z": "kl_z"}
+
+    def terms(
+        self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Terms of this rank's batch; `nats` [B*T] and `usage` [K] are vectors.
+
+        `decoder_loss` is weighted, by the frames' weights in `targets` too; the other terms are not.
         """
-        kl = global_mean(self.kl_z).clamp_min(free_nats) if free_nats > 0 else self.kl_z
-        return replace(self, kl_z=kl, usage=global_mean(self.usage))
+        of_nats = weights.lambda_recon / len(targets["frames"]) * targets["frames"]
+        decoder_loss, nats, mean_error = pixel_terms(outputs, of_nats, weights.lambda_mean)
+        return {
+            "decoder_loss": decoder_loss,
+            "mean_error": mean_error,
+            "stick_kl": outputs.stick_kl.mean(),
+            "alpha_kl": outputs.alpha_kl.mean(),
+            "gram_enc_loss": gram_loss(outputs.features, outputs.teacher_features),
+            "nats": nats,
+            **latent_terms(outputs),
+        }
 
-    @property
-    def usage_entropy(self) -> Tensor:
-        """Entropy of `usage` in nats, 0-d."""
-        return torch.special.entr(self.usage.clamp_min(1e-12)).sum()
+    def losses(
+        self, outputs: SequenceOutputs, beta: float | Tensor, weights: ObjectiveConfig, batch: Batch | None
+    ) -> dict[str, Tensor]:
+        """See `Task.losses`. Collective while training: two terms are not linear in means over the ranks' batches."""
+        frames = frame_weights(outputs, weights.precision_weight)
+        terms = self.terms(outputs, weights, {"frames": frames})
+        nats, usage = terms.pop("nats"), global_mean(terms.pop("usage"))
+        terms["recon_loss"] = (nats * frames).mean()
+        terms["kl_z"] = above(terms["kl_z"], weights.free_bits)
+        terms["hierarchical_kl"] = terms["stick_kl"] + terms["alpha_kl"]
+        terms["cluster_entropy"] = cluster_entropy(usage, terms["responsibility_entropy"])
+        divergence = (
+            beta * (terms["kl_z"] + terms["hierarchical_kl"]) - weights.entropy_weight * terms["cluster_entropy"]
+        )
+        dimensions = outputs.observations[0, 0].numel()
+        total = terms["decoder_loss"] + divergence / dimensions + weights.lambda_gram * terms["gram_enc_loss"]
+        figures = {
+            "bits_per_dim": terms["recon_loss"] / math.log(2.0),
+            "effective_components": torch.special.entr(usage.detach()).sum().exp(),
+            "top_component_mass": usage.detach().max(),
+            "usage_entropy": terms["cluster_entropy"] + terms["responsibility_entropy"],
+        }
+        return terms | {self.total: total} | figures
 
-    @property
-    def cluster_entropy(self) -> Tensor:
-        """Mutual information of component and z, H(usage) - E H(r), in [0, log K]: used components, told apart."""
-        return self.usage_entropy - self.responsibility_entropy
 
+def latent_terms(outputs: SequenceOutputs) -> dict[str, Tensor]:
+    """Monte Carlo estimates over the posterior's samples of this rank's batch.
 
-def latent_terms(outputs: SequenceOutputs) -> LatentTerms:
-    """Monte Carlo KL of posterior and mixture prior with full marginalisation, and the responsibilities' entropies.
-
-    kl_z = E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))]; all of this rank's batch.
+    Returns:
+        kl_z: E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))] in nats per frame, 0-d.
+        usage: share of each component, [K]; sums to 1.
+        responsibility_entropy: mean entropy of the responsibilities r_k(z) in nats, 0-d.
     """
     mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
     log_q = gaussian_log_density(outputs.samples, mean, log_var).flatten(0, 1)
@@ -54,21 +98,30 @@ def latent_terms(outputs: SequenceOutputs) -> LatentTerms:
         prior.means.flatten(0, 1),
         prior.log_vars.flatten(0, 1),
     )
-    kl = (log_q - log_p).mean()
     responsibilities = log_r.exp()
-    return LatentTerms(
-        kl_z=kl,
-        usage=responsibilities.flatten(0, -2).mean(0),
-        responsibility_entropy=-(responsibilities * log_r).sum(-1).mean(),
-    )
+    return {
+        "kl_z": (log_q - log_p).mean(),
+        "usage": responsibilities.flatten(0, -2).mean(0),
+        "responsibility_entropy": -(responsibilities * log_r).sum(-1).mean(),
+    }
+
+
+def above(kl: Tensor, free_nats: float) -> Tensor:
+    """`kl`, 0-d, not penalised while its mean over all ranks is below `free_nats`."""
+    return global_mean(kl).clamp_min(free_nats) if free_nats > 0 else kl
+
+
+def cluster_entropy(usage: Tensor, responsibility_entropy: Tensor) -> Tensor:
+    """Mutual information of component and z in nats, in [0, log K]: entropy of `usage` [K] less the conditional one."""
+    return torch.special.entr(usage.clamp_min(1e-12)).sum() - responsibility_entropy
 
 
 def global_mean(local: Tensor) -> Tensor:
     """Mean over the ranks, with the gradient of the local part.
 
-    Averaging the ranks' gradients then gives the gradient of a function of the global mean: each rank contributes
-    f'(global) times its own derivative. Without gradients, in validation, ranks have batches of their own and not
-    equally many: the local mean is the answer, and waiting for the others would be for ever.
+    The mean of the ranks' gradients is then the gradient of a function of the global mean: each rank contributes
+    f'(global) times its own derivative. Without gradients it returns the local mean: in validation the ranks have
+    different numbers of batches, so a collective would hang.
     """
     if not torch.is_grad_enabled():
         return local
@@ -80,11 +133,12 @@ def global_mean(local: Tensor) -> Tensor:
 
 
 def pixel_terms(outputs: SequenceOutputs, of_nats: Tensor, lambda_mean: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The decoder's loss, 0-d; without a gradient -log p(x | z, slots) of each frame [B*T] and the mean's error, 0-d.
+    """The decoder's loss, 0-d; and without a gradient the nats of each frame [B*T] and the mean's error, 0-d.
 
-    sum_n of_nats_n * nats_n + lambda_mean * error, with nats a data dimension and the error's mean over them. A
-    logistic's gradient is bounded, so the few pixels of a moving body hardly pull on the likelihood early on; the
-    squared error of the decoder's expectation, frames in [-1, 1], gives them the weight of their error (docs/log.md).
+    The loss is sum_n of_nats_n * nats_n + lambda_mean * error. Nats are -log p(x | z, slots) per data dimension. The
+    error is the mean squared error of the decoder's expectation, frames in [-1, 1]. The gradient of a logistic is
+    bounded, so the few pixels of a moving body have little effect on the likelihood early in training; the squared
+    error weights them by their error (docs/log.md).
     """
     frames, dimensions = len(outputs.pixels), outputs.pixels[0].numel()
     of_error = lambda_mean / (frames * dimensions)
@@ -93,21 +147,20 @@ def pixel_terms(outputs: SequenceOutputs, of_nats: Tensor, lambda_mean: float) -
 
 
 def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
-    """What each frame's nats count, [B*T], of mean 1.
+    """Weight of each frame's nats, [B*T], with mean 1 over all ranks.
 
-    With `precision_weight` w a frame counts 1 + w * surprise, normalised to mean 1 over all ranks, where surprise in
-    [0, 1] is the total variation between the attention that was predicted and the one that came: errors weigh more
-    where the schema was wrong.
+    With `precision_weight` w the weight is proportional to 1 + w * surprise. Surprise, in [0, 1], is the total
+    variation distance between predicted and observed attention, so errors count more where the schema was wrong.
     """
     if precision_weight <= 0:
         return outputs.pixels.new_ones(len(outputs.pixels))
-    seen, foreseen = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
-    surprise = 0.5 * (seen - foreseen).abs().sum(-1).mean(-1)
+    observed, predicted = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
+    surprise = 0.5 * (observed - predicted).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
     return (weight / global_mean(weight.mean())).flatten()
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the cosine similarity matrices of two feature maps [N, F, G, G], 0-d."""
+    """Mean squared difference between the cosine similarity matrices of two feature maps [N, F, G, G], 0-d."""
     live, target = (F.normalize(x.flatten(2), dim=1) for x in (features, teacher))
     return F.mse_loss(live.transpose(1, 2) @ live, target.transpose(1, 2) @ target)

@@ -1,15 +1,37 @@
-"""Task 2: what the tokenizer and the perceiver learn by themselves."""
+"""The perceiver task: the tokenizer's reconstruction and the tokens of the next frame."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aime_fast.config import ObjectiveConfig
 from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.tasks.task import Task
 
 PIXEL = 100.0
-"""Weight of the squared pixel error: that of a Gaussian of standard deviation 0.07."""
+"""Weight of the squared pixel error: that of a Gaussian with standard deviation 0.07."""
 COMMITMENT = 0.25
 """Weight of the commitment loss (van den Oord et al. 2017, eq. 3)."""
+
+
+class Perceiver(Task):
+    """Trains the tokenizer and the causal perceiver."""
+
+    name, total = "perceiver", "perceiver_loss"
+
+    def terms(
+        self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The terms, weighted."""
+        return {
+            "perceiver_recon_loss": pixel_loss(outputs),
+            "vq_loss": COMMITMENT * outputs.token_info.commitment,
+            "perceiver_ce_loss": next_token_loss(outputs),
+        }
+
+    def figures(self, outputs: SequenceOutputs) -> dict[str, Tensor]:
+        """Use of the codebook."""
+        return {"perplexity": perplexity(outputs)}
 
 
 def pixel_loss(outputs: SequenceOutputs) -> Tensor:
@@ -18,7 +40,7 @@ def pixel_loss(outputs: SequenceOutputs) -> Tensor:
 
 
 def next_token_loss(outputs: SequenceOutputs) -> Tensor:
-    """Cross-entropy of frame t+1's tokens given c_t, nats a token, 0-d; zero for a single frame."""
+    """Cross-entropy of the tokens of frame t+1 given c_t, in nats per token, 0-d; zero for a single frame."""
     logits = outputs.next_token_logits
     if logits.shape[1] == 0:
         return logits.sum()

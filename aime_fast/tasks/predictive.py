@@ -1,17 +1,41 @@
-"""Task 3: foreseeing attention, its motion, and what z alone says of a frame."""
+"""The predictive task: attention maps and their motion one frame ahead, and slots from z alone."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from aime_fast.config import ObjectiveConfig
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.attention_schema import centre_of_mass
+from aime_fast.tasks.task import Task
+
+
+class Predictive(Task):
+    """Trains the attention prior and the slot predictor."""
+
+    name, total = "predictive", "total_predictive"
+
+    def terms(
+        self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The terms before their weights."""
+        return {
+            "attention_kl": attention_kl(outputs),
+            "attention_dynamics_loss": motion_loss(outputs),
+            "attention_diversity": diversity_loss(outputs),
+            "self_prediction_loss": self_prediction_loss(outputs),
+        }
+
+    def weighted(self, terms: dict[str, Tensor], beta: float | Tensor, weights: ObjectiveConfig) -> Tensor:
+        """The sum of the weighted terms, 0-d."""
+        kl, motion, diversity, self_prediction = terms.values()
+        return beta * kl + weights.lambda_att_dyn * motion + diversity + self_prediction
 
 
 def attention_kl(outputs: SequenceOutputs) -> Tensor:
-    """KL(posterior map || prior map), nats a slot, mean over slots and frames 1 .. T-1; 0-d.
+    """KL(posterior map || prior map) in nats per slot, mean over slots and frames 1 .. T-1; 0-d.
 
-    The posterior is the fixed target: under gradient balancing a task's pull does not fade with its loss, and pulling
-    the posterior towards what is easy to foresee freezes the maps (docs/log.md).
+    The posterior is a fixed target. With gradient balancing the task's gradient does not shrink with its loss, so
+    pulling the posterior towards maps that are easy to predict would freeze the maps (docs/log.md).
     """
     maps = outputs.attention.maps[:, 1:].detach()
     if maps.shape[1] == 0:
@@ -20,7 +44,10 @@ def attention_kl(outputs: SequenceOutputs) -> Tensor:
 
 
 def motion_loss(outputs: SequenceOutputs) -> Tensor:
-    """Smooth L1 of each slot's shift of centre, the target, and the motion field under it, half grid widths; 0-d."""
+    """Smooth L1 between the shift of each slot's centre and the motion field under the slot, 0-d.
+
+    Positions are in half grid widths. The shift is a fixed target.
+    """
     maps = outputs.attention.maps.detach()
     if maps.shape[1] < 2:
         return outputs.motion.sum()
@@ -30,7 +57,7 @@ def motion_loss(outputs: SequenceOutputs) -> Tensor:
 
 
 def diversity_loss(outputs: SequenceOutputs) -> Tensor:
-    """Mean cosine of the maps of two different slots, in [0, 1]; 0-d."""
+    """Mean cosine similarity of the maps of two different slots, in [0, 1]; 0-d."""
     maps = F.normalize(outputs.attention.maps, dim=-1)
     slots = maps.shape[-2]
     overlap = (maps @ maps.transpose(-1, -2)).sum((-1, -2)) - slots
@@ -38,5 +65,5 @@ def diversity_loss(outputs: SequenceOutputs) -> Tensor:
 
 
 def self_prediction_loss(outputs: SequenceOutputs) -> Tensor:
-    """Mean squared error of the slots predicted from z alone, targets fixed; 0-d."""
+    """Mean squared error of the slots predicted from z alone; the slots are fixed targets; 0-d."""
     return F.mse_loss(outputs.predicted, outputs.attention.slots.detach())

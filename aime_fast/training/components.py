@@ -13,6 +13,7 @@ from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.tasks.registry import add_heads, check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints
 from aime_fast.training.checkpoint.finding import read_state
 from aime_fast.training.checkpoint.settings import check_settings
@@ -48,16 +49,18 @@ class Components:
         check_kernel_mode()
         if config.threads:
             torch.set_num_threads(config.threads)
+        tasks = make_tasks(config.tasks)
         self.backend, self.validation_backend = (
             open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
             for split in ("train", "val")
         )
         self.config = config = with_data_sizes(config, self.backend)
+        check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
         self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch)
 
         seed_everything(config.seed)
-        self.aggregator = LossAggregator(config.objectives)
-        model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        self.model = model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        add_heads(model, config.model, tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.ds_config is not None:
@@ -65,6 +68,7 @@ class Components:
         self.engine = open_engine(model, config)
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
+        self.aggregator = LossAggregator(config.objectives, tasks)
         self.rgb = RGB.from_config(config.balancing)
         step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
         self.compilation = self._compile()
@@ -82,7 +86,7 @@ class Components:
         """Mark the step for compilation if that is wanted; the first step compiles it."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(self.engine.module, self.aggregator, self.rgb, self.engine.device)
+        compilation = Compilation([*self.model.modules(), *self.aggregator.tasks, self.rgb], self.engine.device)
         self._closing.callback(compilation.close)
         self.notes.append(f"compiling the step first: takes minutes, or seconds if {cache_folder()} already has it")
         return compilation

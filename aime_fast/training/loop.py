@@ -136,4 +136,4 @@ class Loop:
     def _evaluated(self, windows: Iterable[Batch], beta: float) -> tuple[dict[str, float], Pictures | None]:
         run = self.run
         with run.engine.whole(), uncompiled():
-            return validate(run.engine.module, run.aggregator, windows, beta, run.config.seed, run.hosts)
+            return validate(run.model, run.aggregator, windows, beta, run.config.seed, run.hosts)

@@ -1,4 +1,4 @@
-"""Scalars of many steps, kept on the device and read once per log interval."""
+"""Scalars of many steps, summed on the device and read once per log interval."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,27 +10,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Reading:
-    """What a meter saw since the last reading."""
+    """Statistics since the last reading."""
 
     means: dict[str, float]
-    """Mean over the finite values of each name; NaN where none was finite."""
+    """Mean of the finite values by name; NaN if none was finite."""
     nonfinite: dict[str, int]
-    """Names that were NaN or infinite at least once, and how often."""
+    """How often each value was NaN or infinite; names without such values are left out."""
 
 
 class Meter:
-    """Sums of named 0-d tensors without a host sync until `read`."""
+    """Sums of named 0-d tensors; no host sync until `read`."""
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
         self._totals: Tensor | None = None
 
     def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Add one 0-d tensor a name, counted `weight` times. The names must be those of the first call."""
+        """Add 0-d tensors by name with a weight. Raises ValueError if the names differ from the first call's."""
         if self._totals is None:
             self._names = tuple(values)
         elif self._names != tuple(values):
-            raise ValueError(f"a meter's names stay the same; these changed: {sorted(set(self._names) ^ set(values))}")
+            raise ValueError(f"a meter's names must not change; these did: {sorted(set(self._names) ^ set(values))}")
         row = torch.stack([value.detach() for value in values.values()]).double()
         finite = torch.isfinite(row)
         totals = torch.stack(
@@ -43,9 +43,9 @@ class Meter:
         self._totals = totals if self._totals is None else self._totals + totals
 
     def read(self, gather: Callable[[list], list[list]] = lambda rows: [rows]) -> Reading:
-        """Means since the last reading, in one transfer, and start again.
+        """Means since the last reading, in one transfer; then start again.
 
-        `gather` collects every rank's rows, so that all ranks read the same; a rank that added nothing counts nothing.
+        `gather` collects every rank's rows, so all ranks read the same means. A rank may have added nothing.
         """
         mine = [] if self._totals is None else list(zip(self._names, *self._totals.tolist(), strict=True))
         self._totals = None
@@ -57,29 +57,29 @@ class Meter:
 
 
 class SkipWatch:
-    """Counts skipped steps on the device: those in a row, the longest such run, and all."""
+    """Counts skipped steps on the device: the current run of them, the longest run, and all."""
 
     def __init__(self, device: torch.device, in_a_row: int = 0) -> None:
-        """`in_a_row` steps were skipped just before."""
+        """`in_a_row` is the number of steps skipped just before."""
         self._counts = torch.tensor([in_a_row, in_a_row, 0], device=device)
 
     def add(self, finite: Tensor) -> None:
-        """Note one step; `finite` is a 0-d bool tensor, false where the step was skipped."""
+        """Count one step; `finite` is a 0-d bool tensor, False if the step was skipped."""
         skipped = (~finite).to(self._counts)
         row = (self._counts[0] + 1) * skipped
         self._counts = torch.stack([row, torch.maximum(self._counts[1], row), self._counts[2] + skipped])
 
     def read(self) -> tuple[int, int, int]:
-        """(skipped now in a row, longest such run, skipped in all) since the last reading; a run may begin before."""
+        """(current run, longest run, all skipped) since the last reading; a run may have begun before it."""
         row, longest, count = self._counts.tolist()
         self._counts = torch.tensor([row, row, 0], device=self._counts.device)
         return row, longest, count
 
 
 class Interval:
-    """The steps since the last row of metrics: their values, those skipped, and the time they took.
+    """The steps since the last row of metrics: values, skipped steps and training time.
 
-    Use it as a context around what belongs to training: its clock runs in there only.
+    It is a context manager; its clock runs only inside the context.
     """
 
     def __init__(self, device: torch.device, skipped_in_a_row: int = 0) -> None:
@@ -99,13 +99,13 @@ class Interval:
         self.seconds += time.perf_counter() - self._entered
 
     def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
-        """Note one step's values, and whether its gradients were finite."""
+        """Add one step's values, and whether its gradients were finite."""
         self._meter.add(values)
         self._skips.add(finite)
         self.steps += 1
 
     def read(self, gather: Callable[[list], list[list]]) -> tuple[Reading, tuple[int, int, int]]:
-        """The meter's reading and that of the skipped steps: the interval's only wait for the device."""
+        """Read values and skipped steps; the only call of the interval that waits for the device."""
         return self._meter.read(gather), self._skips.read()
 
     def restart(self) -> None:
@@ -114,7 +114,7 @@ class Interval:
 
 
 def average(losses_of: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each term over the micro-batches."""
+    """Mean of each value over the micro-batches."""
     if len(losses_of) == 1:
         return losses_of[0]
     return {name: torch.stack([losses[name] for losses in losses_of]).mean() for name in losses_of[0]}

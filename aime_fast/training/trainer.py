@@ -70,7 +70,8 @@ class DMCVBTrainer(Components):
             closing.callback(self.notes.clear)
             prefetcher = Prefetcher(self.step.fetch, progress.step, self.schedules.total_steps)
             closing.callback(prefetcher.close)
-            reporter = Reporter(self.folder, self.config, self.schedules.total_steps, progress, hosts.rank == 0)
+            tasks, total = self.aggregator.tasks, self.schedules.total_steps
+            reporter = Reporter(self.folder, self.config, tasks, total, progress, hosts.rank == 0)
             closing.callback(reporter.close)
             closing.callback(self.checkpoints.settle)
             for line in [*self._opening(), *self.notes]:

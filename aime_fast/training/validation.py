@@ -1,31 +1,30 @@
-"""Validation: every window of the held-out episodes, the same way each time."""
+"""Validation on all windows of the held-out episodes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import psnr, unit_range
+from aime_fast.evaluation.metrics import psnr
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.meters import Meter
 from aime_fast.training.prefetcher import on_device
 from aime_fast.training.step import noise_key
-from aime_kernels import normalise_frames
 
 VALIDATION_KEYS = 2**31
-"""Draws of validation batch i are keyed (seed, this + i): no training step comes here."""
+"""The draws of validation batch i have the key (seed, this + i), which no training step uses."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One validation window on the CPU, as the picture grid takes it."""
+    """One validation window on the CPU, for the picture grid."""
 
     originals: Tensor
-    """[T, 3, H, W] in [-1, 1], as the others."""
+    """[T, 3, H, W] in [-1, 1], like the reconstructions."""
     reconstructions: Tensor
     perceiver_reconstructions: Tensor
     attention_maps: Tensor
@@ -34,31 +33,31 @@ class Pictures:
 
 @torch.no_grad()
 def validate(
-    model: Any, aggregator: LossAggregator, batches: Iterable[Batch], beta: float, seed: int, peers: HostGroup
+    model: WorldModel, aggregator: LossAggregator, batches: Iterable[Batch], beta: float, seed: int, group: HostGroup
 ) -> tuple[dict[str, float], Pictures | None]:
-    """Means over all windows of the loss terms and of PSNR, and the first windows as pictures (rank 0).
+    """Mean loss terms and PSNR over all windows, and the first window as pictures (rank 0 only).
 
-    The ranks share the batches out among them. Loss terms are estimated with draws keyed by `seed`, so that their
-    Monte Carlo samples are as in training; `psnr` (dB, peak 1, per frame, then averaged) is that of the decoder's mean
-    at the posterior mean, `psnr_perceiver` that of the tokenizer's reconstruction.
+    The ranks share the batches. Loss terms use draws keyed by `seed`, so they are Monte Carlo estimates as in
+    training. `psnr` (dB, peak 1, per frame, then averaged) compares the decoder's mean at the posterior mean with the
+    frames; `psnr_perceiver` does so with the tokenizer's reconstruction.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     meter, pictures = Meter(), None
     for index, batch in enumerate(batches):
-        if index % peers.world_size != peers.rank:
+        if index % group.world_size != group.rank:
             continue
         batch = on_device(batch, device)
-        frames = normalise_frames(batch.observations)
+        frames = batch.frames()
         noise = model.draw_noise(noise_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
-        outputs = model(frames, batch.actions, noise=noise)
-        losses, _ = aggregator.compute_losses(outputs, beta=beta)
-        shown = (frames, model.reconstruct(outputs), outputs.perceiver_reconstructions)
-        losses["psnr"] = psnr(unit_range(shown[1]), unit_range(frames)).mean()
-        losses["psnr_perceiver"] = psnr(unit_range(shown[2]), unit_range(frames)).mean()
+        outputs = model(frames, batch.actions, noise)
+        losses, _ = aggregator.compute_losses(outputs, beta=beta, batch=batch)
+        shown = frames, model.reconstruct(outputs), outputs.perceiver_reconstructions
+        losses["psnr"] = psnr(shown[1], frames).mean()
+        losses["psnr_perceiver"] = psnr(shown[2], frames).mean()
         meter.add(losses, weight=len(batch))
         if index == 0:
             pictures = Pictures(*(x[0].cpu() for x in (*shown, outputs.attention_maps)))
     model.train(training)
-    return meter.read(peers.gather).means, pictures
+    return meter.read(group.gather).means, pictures

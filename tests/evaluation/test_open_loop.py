@@ -28,7 +28,7 @@ class World(nn.Module):
         assert actions.shape[1] == T - 1
         raised = actions[:, None, CONTEXT - 1 :, 0].cumsum(2) * self.heeds_actions
         raised = raised + torch.tensor(self.errors)[:samples, None]
-        levels = observations[:, None, -1:].float() + raised[..., None, None, None]
+        levels = 127.5 * (observations[:, None, -1:] + 1) + raised[..., None, None, None]
         return levels / 127.5 - 1
 
 
@@ -53,7 +53,7 @@ def close(values, expected):
 
 
 def test_each_row_is_the_error_that_is_known():
-    seen = open_loop_psnr(World(errors=(3, -1)), [windows([50, 60, 70, 80], [2, 4, 6, 9])], CONTEXT, futures=2)
+    seen = open_loop_psnr(World(errors=(3, -1)), [windows([51, 61, 71, 81], [2, 4, 6, 9])], CONTEXT, futures=2)
     assert seen.windows == 4
     close(seen.expected, decibels(1))
     close(seen.future, (decibels(3) + decibels(1)) / 2)
@@ -63,7 +63,7 @@ def test_each_row_is_the_error_that_is_known():
         torch.stack([decibels((sign * gap * AHEAD + 1).abs()) for sign in (1, -1) for gap in (4, 5)]).mean(0),
     )
     close(seen.last_frame, torch.stack([decibels(step * AHEAD) for step in (2, 4, 6, 9)]).mean(0))
-    first = torch.tensor([50, 60, 70, 80])[:, None] + torch.tensor([2, 4, 6, 9])[:, None] * (CONTEXT - 1 + AHEAD)
+    first = torch.tensor([51, 61, 71, 81])[:, None] + torch.tensor([2, 4, 6, 9])[:, None] * (CONTEXT - 1 + AHEAD)
     close(seen.mean_frame, decibels((first - 100).abs()).mean(0))
 
 

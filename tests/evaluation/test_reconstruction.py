@@ -19,8 +19,8 @@ class Dimmed(nn.Module):
 
     def forward(self, frames, actions):
         assert not self.training
-        assert frames.dtype == torch.uint8
-        return SimpleNamespace(observations=frames.float() / 127.5 - 1)
+        assert frames.dtype == torch.float32
+        return SimpleNamespace(observations=frames)
 
     def reconstruct(self, outputs):
         frames = outputs.observations

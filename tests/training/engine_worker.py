@@ -22,7 +22,7 @@ from world import WINDOWS, World
 
 from aime_fast.balancing.layouts.layout import ParameterRows
 from aime_fast.balancing.rgb import RGB
-from aime_fast.training.checkpoint.portable_state import StoredState, named_state
+from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.engine import open_engine
 
 STEPS = 20
@@ -106,7 +106,7 @@ def resume(stage, name):
     train(engine, rgb, range(2))
     weights = {key: value.clone() for key, value in engine.weights().items()}
     balance = rgb.state_dict()
-    named = {key: value.clone() for key, value in named_state(engine, balance["direction"]).items()}
+    named = {key: value.clone() for key, value in portable_state(engine, balance["direction"]).items()}
     files = [Path(sys.argv[1]) / f"state-{rank}-of-{engine.world_size}" for rank in range(engine.world_size)]
     save_file(named, files[engine.rank])
     engine.barrier()

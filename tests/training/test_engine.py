@@ -12,7 +12,7 @@ from toy import Mean, Toy, batch, run_step, toy_config
 from aime_fast.balancing.layouts.layout import global_norm, nonfinite_poisons_all
 from aime_fast.balancing.rgb import RGB
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.portable_state import StoredState, named_state
+from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.engine import ADAM_EPSILON, micro_batch_size, open_engine
 
 torch.set_num_threads(1)
@@ -78,7 +78,7 @@ def test_resume_is_bit_exact(name, tmp_path):
         run_step(whole, Mean(), step)
         if step == 2:
             save_file({name: value.clone() for name, value in whole.weights().items()}, tmp_path / "weights")
-            save_file({name: value.clone() for name, value in named_state(whole, None).items()}, tmp_path / "state")
+            save_file({name: value.clone() for name, value in portable_state(whole, None).items()}, tmp_path / "state")
     resumed = open_engine(Toy(seed=9), config)
     resumed.load_weights(load_file(tmp_path / "weights"))
     StoredState([tmp_path / "state"]).restore(resumed)

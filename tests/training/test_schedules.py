@@ -5,7 +5,7 @@ import math
 import pytest
 
 from aime_fast.config import TrainConfig
-from aime_fast.training.schedules import Schedules, total_steps
+from aime_fast.training.schedules import Schedules
 
 
 def schedules(**changes):
@@ -46,8 +46,8 @@ def test_lr_follows_the_time_only_without_a_number_of_steps():
     ("steps", "epochs", "expected"), [(None, None, None), (7, None, 7), (None, 3, 75), (60, 3, 60), (80, 3, 75)]
 )
 def test_the_smaller_limit_ends_the_run(steps, epochs, expected):
-    assert total_steps(TrainConfig(steps=steps, epochs=epochs), 25) == expected
+    assert Schedules.from_config(TrainConfig(steps=steps, epochs=epochs), 25).total_steps == expected
 
 
 def test_epochs_become_steps():
-    assert Schedules.from_config(TrainConfig(), 25, 50).beta_warmup_steps == 10 * 25
+    assert Schedules.from_config(TrainConfig(), 25).beta_warmup_steps == 10 * 25

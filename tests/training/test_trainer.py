@@ -185,8 +185,8 @@ def test_steps_with_a_non_finite_gradient_are_skipped_then_end_the_run(data, tmp
     before = {name: tensor.clone() for name, tensor in trainer.engine.module.state_dict().items()}
     compute = trainer.aggregator.compute_losses
 
-    def broken(outputs, beta):
-        losses, tasks = compute(outputs, beta=beta)
+    def broken(outputs, **options):
+        losses, tasks = compute(outputs, **options)
         losses["total_elbo"] = losses["total_elbo"] * math.nan
         return losses, [losses["total_elbo"], *tasks[1:]]
 

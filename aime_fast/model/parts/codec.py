@@ -17,6 +17,8 @@ passes over the largest tensor of a step. Without either the likelihood is learn
 class Trunk(nn.Module):
     """Convolutions from the frame to the G x G feature map that slots, latents and the Gram loss read."""
 
+    compiled = ("forward",)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, patch = config.encoder_width, config.image_size // (4 * config.grid)
@@ -38,6 +40,8 @@ class PosteriorHead(nn.Module):
     A linear map of the frame at half resolution is added to the mean: with the decoder's linear map it finds the
     directions in which frames differ most within some fifty steps, and the convolutions learn the rest (docs/log.md).
     """
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -66,6 +70,8 @@ class Decoder(nn.Module):
     `patch`^2 interleaved sub-images (`subimages`), whose parameters the likelihood makes of features by the `head`'s
     weight: they are the largest tensor of a step, and this way it is never rearranged.
     """
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -37,6 +37,8 @@ class Dynamics(nn.Module):
 class SlotPredictor(nn.Module):
     """Slots of a frame from its z alone: what the decoder of an imagined frame has instead of pixels."""
 
+    compiled = ("forward",)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.slots = (config.num_slots, config.slot_dim)

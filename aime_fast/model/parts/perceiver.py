@@ -57,6 +57,8 @@ class CausalPerceiver(nn.Module):
     differ between frames, and without it c stays the same for all frames (docs/log.md).
     """
 
+    compiled = ("forward", "next_frame_logits")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, cells = config.perceiver_dim, config.grid**2

@@ -51,6 +51,8 @@ class MixturePrior:
 class DPGMMPrior(nn.Module):
     """Networks of the sticks, the concentration and the components (model page: docs/model.md, part 3)."""
 
+    compiled = ("forward", "divergences")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.components, self.latent_dim = config.max_components, config.latent_dim
