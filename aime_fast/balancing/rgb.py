@@ -23,6 +23,8 @@ class RGB:
     (d, angles, counter, previous losses) is made at the first call, on the gradients' device.
     """
 
+    compiled = ("_gram", "_rotation", "_combine")
+
     def __init__(
         self,
         mu: float = 0.9,

@@ -17,7 +17,7 @@ from aime_fast.tasks.registry import add_heads, check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints
 from aime_fast.training.checkpoint.finding import read_state
 from aime_fast.training.checkpoint.settings import check_settings
-from aime_fast.training.checkpoint.state import Progress, RunState, seed_everything
+from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.build_locks import refuse_stale_build_locks
@@ -58,7 +58,7 @@ class Components:
         check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
         self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch)
 
-        seed_everything(config.seed)
+        torch.manual_seed(config.seed)  # decides the initial weights
         self.model = model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         add_heads(model, config.model, tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
@@ -109,12 +109,14 @@ def with_data_sizes(config: TrainConfig, backend: Backend) -> TrainConfig:
 
     Raises `UserError` if the configuration gives another size than the data have.
     """
-    sizes = {"action_dim": backend.action_dim, "image_size": getattr(backend, "image_size", 64)}
-    what = {"action_dim": "the actions in {} have {} numbers", "image_size": "the frames in {} have {} pixels a side"}
-    for name, size in sizes.items():
-        if (given := getattr(config.model, name)) not in (0, size):
+    model, size = config.model, getattr(backend, "image_size", 64)
+    for name, given, found, what in (
+        ("action_dim", model.action_dim, backend.action_dim, "the actions in {} have {} numbers"),
+        ("image_size", model.image_size, size, "the frames in {} are {} pixels wide"),
+    ):
+        if given not in (0, found):
             raise UserError(
-                f"model.{name} is {given}, but {what[name].format(config.data or 'the sample', size)}; "
-                f"leave model.{name} out or set it to {size}"
+                f"model.{name} is {given}, but {what.format(config.data or 'the sample', found)}; "
+                f"leave model.{name} out or set it to {found}"
             )
-    return replace(config, model=replace(config.model, **sizes))
+    return replace(config, model=replace(model, action_dim=backend.action_dim, image_size=size))

@@ -31,7 +31,7 @@ class Params(nn.Module):
 
 
 def one_rank(rank, world_size, stage, align):
-    """What `portable_state` asks of an engine: rank `rank` of `world_size`, cut as ZeRO stage 0, 2 or 3 does, or plain."""
+    """What `portable_state` needs: an engine of rank `rank` of `world_size`, cut as under ZeRO 0, 2 or 3, or plain."""
     module = Params()
     parameters = list(module.parameters())
     groups = []
@@ -125,7 +125,7 @@ def test_whole_copies_are_written_once(tmp_path, monkeypatch):
 
 def test_missing_entries_are_named(tmp_path, monkeypatch):
     files = write(tmp_path, monkeypatch, 2, 2, 1)
-    with pytest.raises(UserError, match=r"entries of .*; take an earlier one"):
+    with pytest.raises(UserError, match=r"entries of .*; use an earlier one"):
         StoredState(files[:1]).restore(one_rank(0, 1, 0, 1))
 
 

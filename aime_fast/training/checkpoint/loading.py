@@ -23,8 +23,9 @@ def load_model(
     path = best if best.is_dir() and fault(best) is None else find(where, note)
     if path is None:
         raise UserError(f"{where}: no checkpoint there; give a run's folder or one of its checkpoints")
-    sizes, known = read_state(path)["config"]["model"], {item.name for item in fields(ModelConfig)}
-    if unknown := sorted(sizes.keys() - known):
+    sizes = read_state(path)["config"]["model"]
+    assert isinstance(sizes, dict)
+    if unknown := sorted(sizes.keys() - {item.name for item in fields(ModelConfig)}):
         version = read_manifest(path)["version"]
         raise UserError(f"{path}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
     model = DPGMMVariationalRecurrentAutoencoder.from_config(ModelConfig(**sizes))

@@ -75,7 +75,8 @@ class StoredState:
     def own(self, index: int, prefix: str) -> dict[str, Tensor]:
         """Entries of the file at `index` whose names start with `prefix`, which is cut off."""
         file = self._files[index]
-        return {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
+        names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (not a dict)
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
     def restore(self, engine: Engine) -> Vector:
         """Load the engine's optimiser state; return d in the layout of the engine's task gradients."""

@@ -75,7 +75,7 @@ class Compilation:
 def compile_regions(owner: object) -> int:
     """Replace the methods that `owner` declares as regions by compiled ones; return their number."""
     names: tuple[str, ...] = getattr(owner, "compiled", ())
-    options: dict[str, int] | None = getattr(owner, "compile_options", None) or None
+    options = getattr(owner, "compile_options", None) or None
     for name in names:
         setattr(owner, name, torch.compile(getattr(owner, name), fullgraph=True, dynamic=False, options=options))
     return len(names)
