@@ -59,7 +59,7 @@ def window():
 
 @pytest.fixture(scope="module")
 def outputs(model, window):
-    return model(*window, noise=model.draw_noise(0, B, T))
+    return model(*window, draws=model.draws(0, B, T))
 
 
 def assert_is(tensor, shape, dtype=torch.float32):
@@ -85,7 +85,7 @@ def test_what_the_model_returns_is_as_stated(outputs):
 
 
 def test_frames_may_be_levels_or_floats(model, window, outputs):
-    floats = model(window[0] / 127.5 - 1, window[1], noise=model.draw_noise(0, B, T))
+    floats = model(window[0] / 127.5 - 1, window[1], draws=model.draws(0, B, T))
     torch.testing.assert_close(floats.latents, outputs.latents, rtol=1e-3, atol=1e-4)
 
 
@@ -96,10 +96,11 @@ def test_reconstruction_and_imagination(likelihood, window):
     outputs = model(frames, actions)
     assert_is(model.reconstruct(outputs), frames.shape)
     for samples, known, horizon in ((1, 1, 1), (4, 2, 2)):
-        future = model.imagine(frames[:, :known], actions[:, : known + horizon - 1], samples=samples)
-        assert_is(future, (B, samples, horizon, 3, 64, 64))
+        state = model.observe(frames[:, :known], actions[:, : known - 1])
+        future = model.decode(model.imagine(state, actions[:, :horizon], samples=samples)).mean()
+        assert_is(future, (B * samples, horizon, 3, 64, 64))
         assert future.abs().max() <= 1
-    assert_is(model.decode(outputs.latents, outputs.slots).nats(outputs.pixels), (B * T,))
+    assert_is(model.decode(outputs.state).nats(outputs.pixels), (B, T))
 
 
 def test_losses_are_scalars(outputs):

@@ -170,9 +170,10 @@ def _imagine(checkpoint: str, out: str, data: str | None, context: int, horizon:
     truth = batch.observations.movedim(-1, 2)
     with torch.no_grad():
         seen = model.reconstruct(model(truth[:, :context], batch.actions[:, :context]))
-        future = model.imagine(truth[:, :context], batch.actions[:, :-1], key=seed)
+        state = model.observe(truth[:, :context], batch.actions[:, : context - 1])
+        future = model.decode(model.imagine(state, batch.actions[:, context - 1 : -1], key=seed)).mean()
     # One future, not the mean of many: a mean blurs where futures part.
-    imagined = torch.cat([seen[0], future[0, 0]])
+    imagined = torch.cat([seen[0], future[0]])
     title = f"the first {context} frames seen, the next {horizon} imagined from actions alone"
     try:
         save_rollout_grid(out, truth[0].float() / 127.5 - 1, imagined, context, title)

@@ -21,7 +21,7 @@ _INTEGERS_FROM_ZERO = {
 }
 _POSITIVE_NUMBERS = {"minutes", "model.concentration_shape", "model.concentration_rate", "optim.lr", "optim.clip"}
 _FRACTIONS = {
-    "model.prediction_probability",
+    "model.imagination_dropout",
     "model.teacher_decay",
     "model.codebook_decay",
     "balancing.mu",

@@ -60,11 +60,13 @@ class ModelConfig:
     """b0 of that prior."""
     kl_samples: int = 4
     """Monte Carlo samples of kl_z; the first is the one used downstream."""
-    prediction_probability: float = 0.5
-    """Chance that a training position does with what an imagined frame has: slots predicted from z_t alone, and
-    neither context nor attention state."""
-    carry_noise: float = 0.3
-    """Standard deviation of what is added in training to the z that dynamics and prior carry into the next frame."""
+    prior: str = "dpgmm"
+    """Name of the prior of z: dpgmm, the Dirichlet-process mixture."""
+    imagination_dropout: float = 0.5
+    """Probability that a frame is treated as imagined in training: its slots are predicted from z_t alone, and its
+    context and attention state are zero."""
+    latent_noise: float = 0.3
+    """Standard deviation of the noise added in training to the z that dynamics and prior read for the next frame."""
     teacher_decay: float = 0.995
     """EMA decay of the Gram loss's teacher."""
     codebook_decay: float = 0.99

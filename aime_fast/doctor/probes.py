@@ -76,7 +76,7 @@ def triton() -> Finding:
 
 
 def kernels() -> Finding:
-    """The mode of `AIME_KERNELS`, and every choice between kernel and reference that was measured so far."""
+    """The mode of `AIME_KERNELS`, and which implementation serves each operator on this machine."""
     from aime_kernels.dispatch import report
 
     return Finding("; ".join(report()))

@@ -1,6 +1,21 @@
-"""Image metrics."""
+"""Image metrics, and the mode a model is evaluated in."""
 
-from torch import Tensor
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Set evaluation mode inside the context; gives the device of the model's parameters."""
+    training = model.training
+    model.eval()
+    try:
+        yield next(model.parameters()).device
+    finally:
+        model.train(training)
 
 
 def psnr(prediction: Tensor, target: Tensor) -> Tensor:

@@ -1,44 +1,47 @@
-"""How well frames are foreseen from actions alone, next to what needs no model."""
+"""Open-loop prediction by horizon, next to baselines that need no model."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import psnr
+from aime_fast.evaluation.metrics import evaluating, psnr
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
+from aime_fast.tasks.task import Task
 
 OPEN_LOOP_STRIDE = 10
-"""First frames of the windows are the multiples of this in every held-out episode."""
+"""Windows start at the multiples of this in every held-out episode."""
 PARTNERS = 32
-"""Windows in a batch: those of the recorded sample all in one, so that half a batch away is another episode."""
+"""Windows in a batch. It holds all windows of the recorded sample, so half a batch away is another episode."""
 ROWS = 2
-"""Windows imagined at once: the decoder's output for all frames of all their futures is held in memory."""
+"""Windows imagined at once: all frames of all their futures are in memory."""
 HORIZONS = (1, 2, 5, 10, 15, 20, 30, 50)
-"""Frames ahead that the table shows, as far as they were imagined."""
+"""Horizons in the table, in frames ahead."""
 
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """PSNR in dB by horizon: tensors float64 [horizon], entry 0 one frame ahead; means over windows (and futures)."""
+    """Values by horizon: float64 tensors [horizon], entry 0 one frame ahead; means over windows (and futures)."""
 
     expected: Tensor
-    """The mean of a window's futures."""
+    """PSNR in dB of the mean of a window's futures."""
     future: Tensor
-    """One future."""
+    """PSNR of one future."""
     other_actions: Tensor
-    """The mean of futures under another window's actions; nan where there was one window only."""
+    """PSNR of the mean of futures under another window's actions; nan if there is one window only."""
     last_frame: Tensor
-    """The last context frame, copied."""
+    """PSNR of the last context frame."""
     mean_frame: Tensor
-    """The mean training frame."""
+    """PSNR of the mean training frame."""
     windows: int
-    """Windows that were imagined."""
+    """Number of windows."""
+    errors: dict[str, Tensor] = field(default_factory=dict)
+    """What the tasks' heads predict: root mean squared errors, of the mean of the futures and of the best constant."""
 
     def __str__(self) -> str:
-        shown = [h for h in HORIZONS if h <= len(self.expected)]
         rows = {
             "mean of the futures": self.expected,
             "one future": self.future,
@@ -46,55 +49,86 @@ class OpenLoop:
             "last frame copied": self.last_frame,
             "mean training frame": self.mean_frame,
         }
-        lines = [f"{'frames ahead':32}" + "".join(f"{h:7d}" for h in shown)]
-        lines += [f"{name:32}" + "".join(f"{values[h - 1]:7.2f}" for h in shown) for name, values in rows.items()]
+        shown = [h for h in HORIZONS if h <= len(self.expected)]
+        lines = [f"{'frames ahead':32}" + "".join(f"{h:8d}" for h in shown)]
+        lines += [_line(name, values, shown, 2) for name, values in rows.items()]
+        lines += [_line(f"{name}, RMSE", values, shown, 4) for name, values in self.errors.items()]
         return "\n".join(lines)
 
 
+def _line(name: str, values: Tensor, horizons: list[int], digits: int) -> str:
+    return f"{name:32}" + "".join(f"{values[h - 1]:8.{digits}f}" for h in horizons)
+
+
 @torch.no_grad()
-def open_loop_psnr(model: Any, windows: Iterable[Batch], context: int = 5, futures: int = 4) -> OpenLoop:
-    """Imagine the rest of each window from its first `context` frames and its actions; PSNR with peak 1 in dB.
+def open_loop_psnr(
+    model: WorldModel, windows: Iterable[Batch], context: int = 5, futures: int = 4, tasks: Sequence[Task] = ()
+) -> OpenLoop:
+    """Imagine the rest of each window from its first `context` frames and its actions.
 
-    `windows` are batches such as `backend.evaluation_windows(OPEN_LOOP_STRIDE)`. "Another window's actions" are those,
-    future ones alone, of the window half a batch away, with the same draws: what the model loses by them is what its
-    actions tell it. Draws depend on a window's place in its batch alone. The model stays in the mode it was in. Raises
-    ValueError where there are no windows.
+    "Another window" is half a batch away; its actions replace those of the imagined frames, with the same random
+    draws. The loss of PSNR is how much the model uses the actions. Draws depend only on a window's place in its batch.
+
+    Args:
+        model: keeps its mode.
+        windows: batches such as `backend.evaluation_windows(OPEN_LOOP_STRIDE)`.
+        context: observed frames of each window.
+        futures: futures drawn for each window.
+        tasks: tasks whose heads are evaluated on the imagined states.
+
+    Raises:
+        ValueError: there are no windows.
     """
-    device = next(model.parameters()).device
-    kept: dict[str, list[Tensor]] = {field.name: [] for field in fields(OpenLoop) if field.name != "windows"}
-    for batch in windows:
-        others = _exchanged(batch.actions, context)
-        for start in range(0, len(batch), ROWS):
-            part, rows = batch.rows(start, start + ROWS).to(device), slice(start, start + ROWS)
-            values = _judge(model, part, others[rows].to(device), context, futures)
-            if len(batch) == 1:
-                del values["other_actions"]
-            for name, value in values.items():
-                kept[name].append(value.double().cpu())
-    if not kept["expected"]:
+    kept: dict[str, list[Tensor]] = defaultdict(list)
+    with evaluating(model) as device:
+        for batch in windows:
+            others = batch.actions[:, context - 1 : -1].roll(len(batch) // 2, 0)
+            for start in range(0, len(batch), ROWS):
+                part, rows = batch.rows(start, start + ROWS).to(device), others[start : start + ROWS].to(device)
+                values = _judge(model, tasks, part, rows, context, futures)
+                if len(batch) == 1:
+                    values["other_actions"].fill_(torch.nan)
+                for name, value in values.items():
+                    kept[name].append(value.double().cpu())
+    if not kept:
         raise ValueError("there are no windows to imagine")
-    means = {name: torch.cat(values).mean(0) for name, values in kept.items() if values}
-    means.setdefault("other_actions", torch.full_like(means["expected"], torch.nan))
-    return OpenLoop(**means, windows=sum(map(len, kept["expected"])))
+    joined = {name: torch.cat(values) for name, values in kept.items()}
+    count = len(joined["expected"])
+    values = {item.name: joined.pop(item.name).mean(0) for item in fields(OpenLoop)[:5]}
+    errors = {}
+    for name, pairs in joined.items():
+        predicted, truth = pairs.unbind(1)
+        errors[name] = _rms(predicted - truth)
+        errors[f"{name}, best constant"] = _rms(truth.mean() - truth)
+    return OpenLoop(**values, windows=count, errors=errors)
 
 
-def _exchanged(actions: Tensor, context: int) -> Tensor:
-    """Actions [B, T, A] with those from the last context frame on of the window half a batch away."""
-    past, future = actions[:, : context - 1], actions[:, context - 1 :]
-    return torch.cat([past, future.roll(len(actions) // 2, 0)], dim=1)
+def _rms(error: Tensor) -> Tensor:
+    """Root mean square over windows: [N, horizon] -> [horizon]."""
+    return error.square().mean(0).sqrt()
 
 
-def _judge(model: Any, batch: Batch, others: Tensor, context: int, futures: int) -> dict[str, Tensor]:
-    """The fields of `OpenLoop` for each window, [B, horizon]."""
+def _judge(
+    model: WorldModel, tasks: Sequence[Task], batch: Batch, others: Tensor, context: int, futures: int
+) -> dict[str, Tensor]:
+    """PSNR of each window by the names of `OpenLoop`, [B, horizon]; predictions and truth of heads, [B, 2, horizon]."""
     frames = batch.frames()
-    observed, truth = frames[:, :context], frames[:, context:]
-    imagined, elsewhere = (
-        model.imagine(observed, actions[:, :-1], samples=futures) for actions in (batch.actions, others)
+    truth, last = frames[:, context:], frames[:, context - 1 : context]
+    state = model.observe(frames[:, :context], batch.actions[:, :context])
+    ahead, elsewhere = (
+        model.imagine(state, actions, samples=futures) for actions in (batch.actions[:, context - 1 : -1], others)
     )
-    return {
+    imagined, other = (model.decode(x).mean().unflatten(0, (len(batch), futures)) for x in (ahead, elsewhere))
+    values = {
         "expected": psnr(imagined.mean(1), truth),
         "future": psnr(imagined, truth[:, None].expand_as(imagined)).mean(1),
-        "other_actions": psnr(elsewhere.mean(1), truth),
-        "last_frame": psnr(observed[:, -1:].expand_as(truth), truth),
+        "other_actions": psnr(other.mean(1), truth),
+        "last_frame": psnr(last.expand_as(truth), truth),
         "mean_frame": psnr(model.mean_frame.expand_as(truth), truth),
     }
+    for task in tasks:
+        recorded = task.targets(batch)
+        for name, value in task.predictions(model.heads[task.name](ahead)).items():
+            predicted = value.unflatten(0, (len(batch), futures)).mean(1)
+            values[name] = torch.stack([predicted, recorded[name][:, context:]], dim=1)
+    return values

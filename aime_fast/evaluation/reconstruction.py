@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import psnr
+from aime_fast.evaluation.metrics import evaluating, psnr
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 
 PROTOCOL_STRIDE = 4
@@ -19,15 +19,11 @@ def reconstruction_psnr(model: WorldModel, windows: Iterable[Batch]) -> float:
     `windows` are batches such as `backend.evaluation_windows(PROTOCOL_STRIDE)`. The model keeps its mode. Raises
     ValueError if there are no windows.
     """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     values = []
-    for batch in windows:
-        batch = batch.to(device)
-        frames = batch.frames()
-        values.append(psnr(model.reconstruct(model(frames, batch.actions)), frames).flatten())
-    model.train(training)
+    with evaluating(model) as device:
+        for batch in windows:
+            frames, actions = batch.to(device).frames(), batch.actions.to(device)
+            values.append(psnr(model.reconstruct(model(frames, actions)), frames).flatten())
     if not values:
         raise ValueError("there are no windows to reconstruct")
     return torch.cat(values).double().mean().item()

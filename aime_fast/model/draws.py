@@ -1,62 +1,117 @@
-"""Every random number of one step, drawn from one key for the global batch, so that a rank takes its rows."""
+"""The random numbers of one step: each part declares what it reads, one generator draws them for the global batch."""
 
-from dataclasses import dataclass, fields, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor
-
-from aime_fast.config import ModelConfig
+from torch import Generator, Tensor
 
 UNIFORM_MARGIN = 1e-6
+"""Uniform numbers stay this far from 0 and 1."""
 
 
 @dataclass(frozen=True)
-class Noise:
-    """The draws of one step; every tensor but `candidates` starts with the batch axis."""
+class Draw(ABC):
+    """One tensor of random numbers that a part reads: its name, and its shape after [B, T]."""
 
-    latent: Tensor
-    """Standard normal [B, T, n, D]: the n Monte Carlo samples of kl_z, of which the first is used downstream."""
-    sticks: Tensor
-    """Uniform [B, T, K-1] in (0, 1): the sticks' inverse-CDF draws."""
-    substitute: Tensor
-    """Bool [B, T]: positions that do with what an imagined frame has: slots predicted from z_t, no c, no attention."""
-    carried: Tensor
-    """Standard normal [B, T, D]: what is added, scaled, to the z that dynamics and prior carry into the next frame."""
-    candidates: Tensor
-    """int64 [num_codes]: flat (sequence, frame, cell) indices of the global batch offered to dead codes."""
+    name: str
+    shape: tuple[int, ...] = ()
+    at_rest: ClassVar[float | bool] = 0.0
+    """The value in a deterministic pass."""
+
+    def sample(self, batch: int, frames: int, generator: Generator) -> Tensor:
+        """Random numbers [B, T, *shape], on the CPU."""
+        return self._draw((batch, frames, *self.shape), generator)
+
+    def rest(self, batch: int, frames: int) -> Tensor:
+        """The values of a deterministic pass, [B, T, *shape]."""
+        return torch.full((batch, frames, *self.shape), self.at_rest)
+
+    @abstractmethod
+    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor: ...
+
+
+class Normal(Draw):
+    """Standard normal numbers; 0 at rest."""
+
+    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+
+class Uniform(Draw):
+    """Uniform numbers in (0, 1); the median at rest."""
+
+    at_rest = 0.5
+
+    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        return torch.rand(shape, generator=generator).clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Draw):
+    """Booleans that are true with a probability; false at rest."""
+
+    probability: float = 0.5
+    at_rest = False
+
+    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        return torch.rand(shape, generator=generator) < self.probability
+
+
+@dataclass(frozen=True)
+class Cells(Draw):
+    """Flat (sequence, frame, cell) indices of the global batch, int64 [*shape] without [B, T]; 0 at rest."""
+
+    cells: int = 1
+    """Cells of a frame."""
+
+    def sample(self, batch: int, frames: int, generator: Generator) -> Tensor:
+        """Uniform indices int64 [*shape], on the CPU."""
+        return torch.randint(batch * frames * self.cells, self.shape, generator=generator)
+
+    def rest(self, batch: int, frames: int) -> Tensor:
+        """Zeros int64 [*shape]."""
+        return torch.zeros(self.shape, dtype=torch.int64)
+
+    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The numbers of one step, by the name of their `Draw`."""
+
+    values: dict[str, Tensor]
+    shared: frozenset[str] = frozenset()
+    """Names of the tensors without a batch axis."""
     first_row: int = 0
     """The global row of this slice's first sequence."""
 
-    def rows(self, start: int, stop: int) -> "Noise":
-        """The draws of sequences `start` to `stop` of this slice."""
-        sliced = {f.name: getattr(self, f.name)[start:stop] for f in fields(self)[:4]}
-        return replace(self, **sliced, first_row=self.first_row + start)
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
 
-    def to(self, device: torch.device) -> "Noise":
-        """The same draws on `device`."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)[:5]})
+    def rows(self, start: int, stop: int) -> "Draws":
+        """The numbers of sequences `start` to `stop` of this slice."""
+        values = {name: x if name in self.shared else x[start:stop] for name, x in self.values.items()}
+        return replace(self, values=values, first_row=self.first_row + start)
 
-
-def draw_noise(config: ModelConfig, key: int, batch: int, frames: int) -> Noise:
-    """Draw on the CPU, from `key` alone, what a step on `batch` x `frames` needs; equal on every rank and device."""
-    generator = torch.Generator().manual_seed(key)
-    cells = config.grid**2
-    uniform = torch.rand(batch, frames, config.max_components - 1, generator=generator)
-    return Noise(
-        latent=torch.randn(batch, frames, config.kl_samples, config.latent_dim, generator=generator),
-        sticks=uniform.clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN),
-        substitute=torch.rand(batch, frames, generator=generator) < config.prediction_probability,
-        candidates=torch.randint(batch * frames * cells, (config.num_codes,), generator=generator),
-        carried=torch.randn(batch, frames, config.latent_dim, generator=generator),
-    )
+    def to(self, device: torch.device) -> "Draws":
+        """The same numbers on `device`."""
+        return replace(self, values={name: x.to(device) for name, x in self.values.items()})
 
 
-def no_noise(config: ModelConfig, batch: int, frames: int) -> Noise:
-    """The deterministic pass: posterior means, median sticks, nothing substituted."""
-    return Noise(
-        latent=torch.zeros(batch, frames, config.kl_samples, config.latent_dim),
-        sticks=torch.full((batch, frames, config.max_components - 1), 0.5),
-        substitute=torch.zeros(batch, frames, dtype=torch.bool),
-        carried=torch.zeros(batch, frames, config.latent_dim),
-        candidates=torch.zeros(config.num_codes, dtype=torch.int64),
-    )
+def sample_draws(declared: Iterable[Draw], batch: int, frames: int, generator: Generator) -> Draws:
+    """Draw on the CPU, in the order declared, what `batch` windows of `frames` frames need."""
+    return _collect({draw: draw.sample(batch, frames, generator) for draw in declared})
+
+
+def draws_at_rest(declared: Iterable[Draw], batch: int, frames: int) -> Draws:
+    """The deterministic pass: posterior means, median sticks, no imagination dropout, no latent noise."""
+    return _collect({draw: draw.rest(batch, frames) for draw in declared})
+
+
+def _collect(values: dict[Draw, Tensor]) -> Draws:
+    shared = frozenset(draw.name for draw in values if isinstance(draw, Cells))
+    return Draws({draw.name: x for draw, x in values.items()}, shared)

@@ -1,4 +1,4 @@
-"""The record a forward pass returns."""
+"""The record that a training pass returns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -6,37 +6,35 @@ from functools import cached_property
 
 from torch import Tensor
 
-from aime_fast.model.draws import Noise
+from aime_fast.model.draws import Draws
 from aime_fast.model.parts.attention_schema import Attention
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
-from aime_fast.model.priors.dpgmm import MixturePrior
+from aime_fast.model.priors.prior import PriorDistribution
+from aime_fast.model.state import LatentState
 
 
 @dataclass
 class SequenceOutputs:
-    """Everything the losses and a user need of a [B, T] window, as attributes or by key (`outputs["latents"]`)."""
+    """What the losses and a user need of a window, as attributes or by key (`outputs["latents"]`).
+
+    Every tensor starts with [B, T], or with [B, T-1] where it is a prediction of frames 1 .. T-1 (docs/shapes.md).
+    """
 
     observations: Tensor
     """[B, T, 3, H, W] in [-1, 1]."""
     pixels: Tensor
-    """The same as the interleaved sub-images that the likelihood is over, [B*T, q, 3, h, w]."""
-    context: Tensor
-    """c [B, T, C]; c_t knows frames <= t."""
+    """The observations as the interleaved sub-images of the likelihood, [B, T, q, 3, h, w]."""
     posterior_mean: Tensor
     """[B, T, D]."""
     posterior_log_var: Tensor
     """[B, T, D]."""
     samples: Tensor
     """Monte Carlo samples of q(z), [B, T, n, D]."""
-    latents: Tensor
-    """z [B, T, D], the first sample."""
-    prior: MixturePrior
-    """p(z_t | h_{t-1}, c_{t-1}) of every frame."""
-    stick_kl: Tensor
-    """[B, T], nats."""
-    alpha_kl: Tensor
-    """[B, T], nats."""
+    state: LatentState
+    """The state of every frame; its `latent` is the first sample, and it has neither `cell` nor `memory`."""
+    prior: PriorDistribution
+    """p(z_t | h_{t-1}, c_{t-1}, z_{t-1}) of every frame."""
     attention: Attention
     """Slots, maps and attention state of every frame."""
     prior_log_maps: Tensor
@@ -46,51 +44,63 @@ class SequenceOutputs:
     predicted: Tensor
     """Slots predicted from z alone, [B, T, S, d]."""
     hidden_states: Tensor
-    """h [B, T, H]."""
+    """h [B, T, H]; h_t is the LSTM's output after frame t and a_t."""
     likelihood: Likelihood
     """p(x_t | z_t, slots_t)."""
     features: Tensor
-    """Trunk features [B*T, F, G, G]."""
+    """Trunk features [B, T, F, G, G]."""
     teacher_features: Tensor
-    """The EMA teacher's features, without gradient."""
+    """The EMA teacher's features [B, T, F, G, G], without gradient."""
     token_info: Tokens
     """Tokens, codes and the tokenizer's reconstruction."""
     next_token_logits: Tensor
     """Logits of the tokens of frames 1 .. T-1, [B, T-1, P, num_codes]."""
-    noise: Noise
-    """The draws behind all this."""
-
-    @cached_property
-    def reconstructions(self) -> Tensor:
-        """Mean of p(x | z, slots), [B, T, 3, H, W] in [-1, 1]."""
-        return self.likelihood.mean().unflatten(0, self.context.shape[:2])
+    heads: dict[str, Tensor]
+    """What the tasks' heads read from the state, [B, T, ...] by task name."""
+    draws: Draws
+    """The random numbers of this pass."""
 
     @property
-    def perceiver_reconstructions(self) -> Tensor:
-        """The tokenizer's reconstruction, [B, T, 3, H, W] in about [-1, 1]."""
-        return self.token_info.reconstruction.unflatten(0, self.context.shape[:2])
+    def latents(self) -> Tensor:
+        """z [B, T, D], the first sample."""
+        return self.state.latent
+
+    @property
+    def context(self) -> Tensor:
+        """c [B, T, C]; c_t depends on frames <= t."""
+        return self.state.context
+
+    @property
+    def slots(self) -> Tensor:
+        """[B, T, S, d]."""
+        return self.state.slots
+
+    @property
+    def attention_maps(self) -> Tensor:
+        """Where each slot attends, [B, T, S, G, G]; sums to 1 over the grid."""
+        grid = round(self.attention.maps.shape[-1] ** 0.5)
+        return self.attention.maps.unflatten(-1, (grid, grid))
+
+    @property
+    def mixture_weights(self) -> Tensor:
+        """Weights of the prior's components, [B, T, K]."""
+        return self.prior.log_weights.exp()
 
     @property
     def tokens(self) -> Tensor:
         """int64 [B, T, G, G]."""
         grid = round(self.token_info.ids.shape[-1] ** 0.5)
-        return self.token_info.ids.view(*self.context.shape[:2], grid, grid)
+        return self.token_info.ids.unflatten(-1, (grid, grid))
+
+    @cached_property
+    def reconstructions(self) -> Tensor:
+        """Mean of p(x | z, slots), [B, T, 3, H, W] in [-1, 1]."""
+        return self.likelihood.mean()
 
     @property
-    def attention_maps(self) -> Tensor:
-        """Where each slot looks, [B, T, S, G, G]; sums to 1 over the grid."""
-        grid = round(self.attention.maps.shape[-1] ** 0.5)
-        return self.attention.maps.unflatten(-1, (grid, grid))
-
-    @property
-    def slots(self) -> Tensor:
-        """[B, T, S, d]."""
-        return self.attention.slots
-
-    @property
-    def mixture_weights(self) -> Tensor:
-        """pi [B, T, K]."""
-        return self.prior.log_weights.exp()
+    def perceiver_reconstructions(self) -> Tensor:
+        """The tokenizer's reconstruction, [B, T, 3, H, W] in about [-1, 1]."""
+        return self.token_info.reconstruction
 
     def keys(self) -> Iterator[str]:
         """Names that `outputs[name]` knows."""

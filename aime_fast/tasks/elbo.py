@@ -11,7 +11,7 @@ from aime_fast.config import ObjectiveConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.tasks.task import Task
-from aime_kernels import gaussian_log_density, mixture_log_density
+from aime_kernels import gaussian_log_density
 
 
 class Elbo(Task):
@@ -40,17 +40,19 @@ class Elbo(Task):
     def terms(
         self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Terms of this rank's batch; `nats` [B*T] and `usage` [K] are vectors.
+        """Terms of this rank's batch; `nats` [B, T] and `usage` [K] are vectors.
 
         `decoder_loss` is weighted, by the frames' weights in `targets` too; the other terms are not.
         """
-        of_nats = weights.lambda_recon / len(targets["frames"]) * targets["frames"]
+        of_nats = weights.lambda_recon / targets["frames"].numel() * targets["frames"]
         decoder_loss, nats, mean_error = pixel_terms(outputs, of_nats, weights.lambda_mean)
+        divergences = {name: kl.mean() for name, kl in outputs.prior.kl_terms().items()}
+        first, *others = divergences.values() or (decoder_loss.new_zeros(()),)
         return {
             "decoder_loss": decoder_loss,
             "mean_error": mean_error,
-            "stick_kl": outputs.stick_kl.mean(),
-            "alpha_kl": outputs.alpha_kl.mean(),
+            **divergences,
+            "hierarchical_kl": sum(others, first),
             "gram_enc_loss": gram_loss(outputs.features, outputs.teacher_features),
             "nats": nats,
             **latent_terms(outputs),
@@ -65,7 +67,6 @@ class Elbo(Task):
         nats, usage = terms.pop("nats"), global_mean(terms.pop("usage"))
         terms["recon_loss"] = (nats * frames).mean()
         terms["kl_z"] = above(terms["kl_z"], weights.free_bits)
-        terms["hierarchical_kl"] = terms["stick_kl"] + terms["alpha_kl"]
         terms["cluster_entropy"] = cluster_entropy(usage, terms["responsibility_entropy"])
         divergence = (
             beta * (terms["kl_z"] + terms["hierarchical_kl"]) - weights.entropy_weight * terms["cluster_entropy"]
@@ -90,18 +91,12 @@ def latent_terms(outputs: SequenceOutputs) -> dict[str, Tensor]:
         responsibility_entropy: mean entropy of the responsibilities r_k(z) in nats, 0-d.
     """
     mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
-    log_q = gaussian_log_density(outputs.samples, mean, log_var).flatten(0, 1)
-    prior = outputs.prior
-    log_p, log_r = mixture_log_density(
-        outputs.samples.flatten(0, 1),
-        prior.log_weights.flatten(0, 1),
-        prior.means.flatten(0, 1),
-        prior.log_vars.flatten(0, 1),
-    )
+    log_q = gaussian_log_density(outputs.samples, mean, log_var)
+    log_p, log_r = outputs.prior.log_prob_and_responsibilities(outputs.samples)
     responsibilities = log_r.exp()
     return {
         "kl_z": (log_q - log_p).mean(),
-        "usage": responsibilities.flatten(0, -2).mean(0),
+        "usage": responsibilities.mean((0, 1, 2)),
         "responsibility_entropy": -(responsibilities * log_r).sum(-1).mean(),
     }
 
@@ -133,34 +128,34 @@ def global_mean(local: Tensor) -> Tensor:
 
 
 def pixel_terms(outputs: SequenceOutputs, of_nats: Tensor, lambda_mean: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The decoder's loss, 0-d; and without a gradient the nats of each frame [B*T] and the mean's error, 0-d.
+    """The decoder's loss, 0-d; and without a gradient the nats of each frame [B, T] and the mean's error, 0-d.
 
     The loss is sum_n of_nats_n * nats_n + lambda_mean * error. Nats are -log p(x | z, slots) per data dimension. The
     error is the mean squared error of the decoder's expectation, frames in [-1, 1]. The gradient of a logistic is
     bounded, so the few pixels of a moving body have little effect on the likelihood early in training; the squared
     error weights them by their error (docs/log.md).
     """
-    frames, dimensions = len(outputs.pixels), outputs.pixels[0].numel()
-    of_error = lambda_mean / (frames * dimensions)
+    dimensions = outputs.pixels[0, 0].numel()
+    of_error = lambda_mean / outputs.pixels.numel()
     loss, nats, error = outputs.likelihood.loss(outputs.pixels, of_nats / dimensions, of_error)
     return loss, nats / dimensions, error.mean() / dimensions
 
 
 def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
-    """Weight of each frame's nats, [B*T], with mean 1 over all ranks.
+    """Weight of each frame's nats, [B, T], with mean 1 over all ranks.
 
     With `precision_weight` w the weight is proportional to 1 + w * surprise. Surprise, in [0, 1], is the total
     variation distance between predicted and observed attention, so errors count more where the schema was wrong.
     """
     if precision_weight <= 0:
-        return outputs.pixels.new_ones(len(outputs.pixels))
+        return outputs.pixels.new_ones(outputs.pixels.shape[:2])
     observed, predicted = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
     surprise = 0.5 * (observed - predicted).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
-    return (weight / global_mean(weight.mean())).flatten()
+    return weight / global_mean(weight.mean())
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference between the cosine similarity matrices of two feature maps [N, F, G, G], 0-d."""
-    live, target = (F.normalize(x.flatten(2), dim=1) for x in (features, teacher))
+    """Mean squared difference between the cosine similarity matrices of two feature maps [B, T, F, G, G], 0-d."""
+    live, target = (F.normalize(x.flatten(3).flatten(0, 1), dim=1) for x in (features, teacher))
     return F.mse_loss(live.transpose(1, 2) @ live, target.transpose(1, 2) @ target)

@@ -36,7 +36,7 @@ class Perceiver(Task):
 
 def pixel_loss(outputs: SequenceOutputs) -> Tensor:
     """Squared error of the tokenizer's reconstruction, frames in [-1, 1], times `PIXEL`, 0-d."""
-    return PIXEL * F.mse_loss(outputs.token_info.reconstruction, outputs.observations.flatten(0, 1))
+    return PIXEL * F.mse_loss(outputs.token_info.reconstruction, outputs.observations)
 
 
 def next_token_loss(outputs: SequenceOutputs) -> Tensor:
@@ -44,7 +44,7 @@ def next_token_loss(outputs: SequenceOutputs) -> Tensor:
     logits = outputs.next_token_logits
     if logits.shape[1] == 0:
         return logits.sum()
-    targets = outputs.token_info.ids.unflatten(0, outputs.context.shape[:2])[:, 1:]
+    targets = outputs.token_info.ids[:, 1:]
     return F.cross_entropy(logits.float().flatten(0, 2), targets.flatten())
 
 

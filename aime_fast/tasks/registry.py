@@ -2,9 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from torch import nn
-
-from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError, unknown_name
 from aime_fast.tasks.elbo import Elbo
 from aime_fast.tasks.perceiver import Perceiver
@@ -33,14 +30,6 @@ def make_tasks(names: Sequence[str] = DEFAULT) -> list[Task]:
         if name in names[:position]:
             raise UserError(f"task {name!r} is named twice in --tasks; name it once")
     return [TASKS[name]() for name in names]
-
-
-def add_heads(model: nn.Module, config: ModelConfig, tasks: Iterable[Task]) -> None:
-    """Register the tasks' heads as `model.heads[task.name]`. Call it after all other parts are made."""
-    for task in tasks:
-        head = task.head(config)
-        if head is not None:
-            model.get_submodule("heads").add_module(task.name, head)
 
 
 def check_data(tasks: Iterable[Task], has_rewards: bool, where: str) -> None:

@@ -13,7 +13,7 @@ from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
-from aime_fast.tasks.registry import add_heads, check_data, make_tasks
+from aime_fast.tasks.registry import check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints
 from aime_fast.training.checkpoint.finding import read_state
 from aime_fast.training.checkpoint.settings import check_settings
@@ -60,7 +60,7 @@ class Components:
 
         torch.manual_seed(config.seed)  # decides the initial weights
         self.model = model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
-        add_heads(model, config.model, tasks)
+        model.add_heads(tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.ds_config is not None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import combinations
 
+import torch
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -10,7 +11,7 @@ from aime_fast.balancing.rgb import RGB
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import Backend
 from aime_fast.data.batch import Batch
-from aime_fast.model.draws import Noise
+from aime_fast.model.draws import Draws
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.engines.engine import Engine, StepReport
@@ -24,7 +25,7 @@ class Inputs:
 
     batch: Batch
     """B/W windows on the device, frames uint8."""
-    noise: Noise
+    draws: Draws
     """The step's random draws for these windows."""
 
 
@@ -60,31 +61,32 @@ class TrainingStep:
         engine, loader = self.engine, self.loader
         with record_function("data"):
             batch = on_device(self.backend.batch(step, engine.rank, engine.world_size), engine.device)
-            noise = self.model.draw_noise(noise_key(self.seed, step), loader.batch_size, loader.sequence_length)
+            draws = self.model.draws(draw_key(self.seed, step), loader.batch_size, loader.sequence_length)
             first = engine.rank * len(batch)
-            return Inputs(batch, noise.rows(first, first + len(batch)).to(engine.device))
+            return Inputs(batch, draws.rows(first, first + len(batch)).to(engine.device))
 
     def __call__(self, inputs: Inputs, beta: float | Tensor) -> StepResult:
         """Train on `inputs` with KL weight `beta`."""
         engine = self.engine
         rows = len(inputs.batch) // engine.accumulation
-        updates, losses_of = [], []
+        used, losses_of = [], []
         for start in range(0, rows * engine.accumulation, rows):
-            micro, noise = inputs.batch.rows(start, start + rows), inputs.noise.rows(start, start + rows)
+            micro, draws = inputs.batch.rows(start, start + rows), inputs.draws.rows(start, start + rows)
             with record_function("forward"):
-                outputs = engine(micro.frames(), micro.actions, noise)
+                outputs = engine(micro.frames(), micro.actions, draws)
                 losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=micro)
             with record_function("backward"):
                 engine.backward(totals, self.names)
-            updates.append(outputs)
+            used.append((outputs.token_info.ids, outputs.token_info.encodings))
             losses_of.append({name: loss.detach() for name, loss in losses.items()})
         with record_function("balance/step"):
             report = engine.balance_and_step(self.balancer)
-            self.model.after_step(updates, report.finite, engine.stored)
+            ids, encodings = (torch.cat(parts) for parts in zip(*used, strict=True))
+            self.model.after_step(ids, encodings, inputs.draws, report.finite, engine.stored)
         return StepResult(average(losses_of) | balance_values(self.names, report), report.finite)
 
 
-def noise_key(seed: int, step: int) -> int:
+def draw_key(seed: int, step: int) -> int:
     """A unique key for every (seed, step) with step below 2^32 and seed below 2^31."""
     return (seed << 32) + step
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import psnr
+from aime_fast.evaluation.metrics import evaluating, psnr
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.meters import Meter
 from aime_fast.training.prefetcher import on_device
-from aime_fast.training.step import noise_key
+from aime_fast.training.step import draw_key
 
 VALIDATION_KEYS = 2**31
 """The draws of validation batch i have the key (seed, this + i), which no training step uses."""
@@ -41,23 +41,20 @@ def validate(
     training. `psnr` (dB, peak 1, per frame, then averaged) compares the decoder's mean at the posterior mean with the
     frames; `psnr_perceiver` does so with the tokenizer's reconstruction.
     """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     meter, pictures = Meter(), None
-    for index, batch in enumerate(batches):
-        if index % group.world_size != group.rank:
-            continue
-        batch = on_device(batch, device)
-        frames = batch.frames()
-        noise = model.draw_noise(noise_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
-        outputs = model(frames, batch.actions, noise)
-        losses, _ = aggregator.compute_losses(outputs, beta=beta, batch=batch)
-        shown = frames, model.reconstruct(outputs), outputs.perceiver_reconstructions
-        losses["psnr"] = psnr(shown[1], frames).mean()
-        losses["psnr_perceiver"] = psnr(shown[2], frames).mean()
-        meter.add(losses, weight=len(batch))
-        if index == 0:
-            pictures = Pictures(*(x[0].cpu() for x in (*shown, outputs.attention_maps)))
-    model.train(training)
+    with evaluating(model) as device:
+        for index, batch in enumerate(batches):
+            if index % group.world_size != group.rank:
+                continue
+            batch = on_device(batch, device)
+            frames = batch.frames()
+            draws = model.draws(draw_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
+            outputs = model(frames, batch.actions, draws)
+            losses, _ = aggregator.compute_losses(outputs, beta=beta, batch=batch)
+            shown = frames, model.reconstruct(outputs), outputs.perceiver_reconstructions
+            losses["psnr"] = psnr(shown[1], frames).mean()
+            losses["psnr_perceiver"] = psnr(shown[2], frames).mean()
+            meter.add(losses, weight=len(batch))
+            if index == 0:
+                pictures = Pictures(*(x[0].cpu() for x in (*shown, outputs.attention_maps)))
     return meter.read(group.gather).means, pictures

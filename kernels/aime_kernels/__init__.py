@@ -9,7 +9,7 @@ from aime_kernels.dpgmm import (
     mixture_log_density,
     stick_breaking_log_weights,
 )
-from aime_kernels.frames import frames_to_levels, gather_windows, normalise_frames, normalised_windows
+from aime_kernels.frames import frames_to_levels, gather_windows, normalise_frames
 from aime_kernels.logistic_mixture import (
     logistic_mixture_log_prob,
     logistic_mixture_loss,
@@ -34,7 +34,6 @@ __all__ = [
     "logistic_mixture_sample",
     "mixture_log_density",
     "normalise_frames",
-    "normalised_windows",
     "rgb_combine",
     "rgb_gram",
     "slot_attention",

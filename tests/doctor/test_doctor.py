@@ -67,15 +67,11 @@ def test_the_exit_code_says_whether_training_can_work(monkeypatch, capsys, statu
     assert told["checks"][1] == dict(name="DALI", status=status, found="found", fix="" if status == "ok" else "fix")
 
 
-def test_the_kernels_and_the_choices_made(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_the_kernels_and_their_routes(monkeypatch):
     monkeypatch.setenv("AIME_KERNELS", "reference")
-    file = tmp_path / "aime_kernels" / "choices.json"
-    file.parent.mkdir()
-    file.write_text(json.dumps({"A card|frames|8|torch 9": ["triton", {"compiled": 2.0, "triton": 1.0}]}))
     row = checks.run_check(next(check for check in CHECKS if check.name == "kernels"))
     assert row.status == "ok" and row.found.startswith("AIME_KERNELS=reference")
-    assert "A card|frames|8|torch 9: triton (compiled 2.000 ms, triton 1.000 ms)" in row.found
+    assert "reference: expected_kumaraswamy_beta_kl" in row.found
 
 
 def test_another_word_for_the_kernels_is_a_mistake(monkeypatch, capsys):

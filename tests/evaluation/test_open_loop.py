@@ -1,18 +1,21 @@
 """The open loop's figures on models that know the answer, or nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from aime_fast.data.batch import Batch
 from aime_fast.evaluation.open_loop import open_loop_psnr
+from aime_fast.tasks.task import Task
 
 CONTEXT, HORIZON = 3, 4
 T = CONTEXT + HORIZON
 
 
 class World(nn.Module):
-    """Frames of one grey level, which each action raises by as many levels of 256; `imagine` knows that.
+    """Frames of one grey level, which each action raises by as many levels of 256; the state is the level.
 
     Future number i is too bright by `errors[i]` levels.
     """
@@ -21,15 +24,37 @@ class World(nn.Module):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
         self.errors, self.heeds_actions = errors, heeds_actions
+        self.heads = {"level": lambda state: state[..., 0, 0, 0]}
         self.register_buffer("mean_frame", torch.full((3, 8, 8), 100 / 127.5 - 1))
 
-    def imagine(self, observations, actions, samples=1, key=0):
-        assert observations.shape[1:] == (CONTEXT, 3, 8, 8)
-        assert actions.shape[1] == T - 1
-        raised = actions[:, None, CONTEXT - 1 :, 0].cumsum(2) * self.heeds_actions
+    def observe(self, frames, actions):
+        assert frames.shape[1:] == (CONTEXT, 3, 8, 8)
+        assert actions.shape[1] == CONTEXT
+        return 127.5 * (frames[:, -1:] + 1)
+
+    def imagine(self, state, actions, samples=1):
+        assert actions.shape[1] == HORIZON
+        raised = actions[:, None, :, 0].cumsum(2) * self.heeds_actions
         raised = raised + torch.tensor(self.errors)[:samples, None]
-        levels = 127.5 * (observations[:, None, -1:] + 1) + raised[..., None, None, None]
-        return levels / 127.5 - 1
+        return (state[:, None] + raised[..., None, None, None]).flatten(0, 1)
+
+    def decode(self, state):
+        return SimpleNamespace(mean=lambda: state / 127.5 - 1)
+
+
+class Level(Task):
+    """Its head reads the grey level from the state."""
+
+    name, total = "level", "total_level"
+
+    def terms(self, outputs, weights, targets):
+        raise NotImplementedError
+
+    def targets(self, batch):
+        return {"level": batch.observations[..., 0, 0, 0].float()}
+
+    def predictions(self, read):
+        return {"level": read}
 
 
 def windows(starts, actions):
@@ -67,6 +92,15 @@ def test_each_row_is_the_error_that_is_known():
     close(seen.mean_frame, decibels((first - 100).abs()).mean(0))
 
 
+def test_errors_of_heads_stand_next_to_the_best_constant():
+    batch = windows([51, 61, 71, 81], [2, 4, 6, 9])
+    found = open_loop_psnr(World(errors=(3, -1)), [batch], CONTEXT, futures=2, tasks=[Level()])
+    close(found.errors["level"], torch.ones(HORIZON))
+    truth = batch.observations[:, CONTEXT:, 0, 0, 0].double()
+    close(found.errors["level, best constant"], (truth - truth.mean()).square().mean(0).sqrt())
+    assert "level, RMSE                       1.0000  1.0000" in str(found)
+
+
 def test_a_model_that_copies_is_as_good_as_copying_whatever_the_actions():
     seen = open_loop_psnr(World((0, 0, 0), heeds_actions=False), [windows([50, 60, 70], [2, 4, 6])], CONTEXT, futures=3)
     close(seen.expected, seen.last_frame)
@@ -89,7 +123,7 @@ def test_a_window_alone_has_no_other_actions():
     close(seen.expected, decibels(1))
     assert seen.other_actions.isnan().all()
     assert "nan" in str(seen)
-    assert "frames ahead                          1      2" in str(seen)
+    assert "frames ahead                           1       2" in str(seen)
 
 
 def test_no_windows_is_an_error():

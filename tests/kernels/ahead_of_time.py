@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aime_kernels.launch import launch_at
+
 ARCHITECTURES = (80, 86, 90)
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
 TABLE = Path(__file__).parents[2] / "benchmarks" / "results" / "aot.json"
@@ -65,7 +67,7 @@ def compile_for(specimen: Specimen, architecture: int) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    launch = specimen.launches[architecture]
+    launch = launch_at(specimen.launches, architecture)
     constants = {name: value(launch) if callable(value) else value for name, value in specimen.constants.items()}
     names = list(specimen.kernel.arg_names)
     signature = {name: specimen.signature.get(name, "constexpr") for name in names}

@@ -33,7 +33,7 @@ def rgb_gram(vectors, dtype=torch.float32):
 
 def rgb_combine(rows, dtype=torch.float32):
     dtypes = [*[dtype] * rows, torch.float32, dtype]
-    constants = {"ROWS": rows, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
+    constants = {"GRADIENTS": rows, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
     constants |= gram.steps(combine.LAUNCH[80].block, dtypes)
     signature = {"addresses": "*i64", "tiles": "*i64", "coefficients": "*fp32", "finite": "*i1"}
     return Specimen(
@@ -74,11 +74,9 @@ def slot_attention(which, names, count, positions, dim):
     return Specimen(name, kernel, {**pointers(names), **strides}, constants, slots.for_tile(launches, positions * dim))
 
 
-def frames(windows):
-    constants = {"WINDOWS": windows, "BLOCK": block}
-    signature = {"store": "*u8", "starts": "*i64", "out": "*fp32", "frames": "i32", "length": "i32", "pixels": "i32"}
-    name = "frames_fwd windows" if windows else "frames_fwd all"
-    return Specimen(name, frames_kernel.frames_fwd_kernel, signature, constants, frames_kernel.LAUNCH)
+def frames():
+    signature = {"frames": "*u8", "out": "*fp32", "pixels": "i32"}
+    return Specimen("frames_fwd", frames_kernel.frames_fwd_kernel, signature, {"BLOCK": block}, frames_kernel.LAUNCH)
 
 
 _MIXTURE = {
@@ -114,10 +112,10 @@ _ALL = [
         for count in (14, 31)
     ),
     *(mixture(which, names, *size) for size in [(15, 36), (32, 64)] for which, names in _MIXTURE.items()),
-    *(frames(windows) for windows in (True, False)),
+    frames(),
     *(slot_attention(which, names, *size) for size in _SLOT_SIZES for which, names in _SLOTS.items()),
 ]
 SPECIMENS = {specimen.name: specimen for specimen in _ALL}
-_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "windows")
+_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "frames")
 FIRST = [name for name in SPECIMENS if any(size in name for size in _MODEL)]
 """The model's sizes."""

@@ -53,11 +53,6 @@ def calls(n, dtype):
         "logistic_mixture_sample": (k.logistic_mixture_sample(draw(n, 10 * M, 4, 5)), [(n, 3, 4, 5)], same),
         "mixture_log_density": (k.mixture_log_density(*mixture), [(n, S), (n, S, K)], same * 2),
         "normalise_frames": (k.normalise_frames(LEVELS[:n]), [(n, 5, 3, 4, 3)], [torch.float32]),
-        "normalised_windows": (
-            k.normalised_windows(LEVELS.flatten(0, 1), torch.zeros(n, dtype=torch.int64), 5),
-            [(n, 5, 3, 4, 3)],
-            [torch.float32],
-        ),
         "rgb_combine": ([*direction, *update], [(3, 2), (5,)] * 2, same * 4),
         "rgb_gram": (k.rgb_gram(vectors), [(n, n)], [torch.float64]),
         "slot_attention": (slots, [(n, S, D), (n, S, P), (n, S, P)], same * 3),

@@ -123,7 +123,7 @@ def test_the_reference_can_be_asked_for(monkeypatch):
     given = inputs(2, 3, 4, 4)
     found = terms(*given)
     monkeypatch.setenv("AIME_KERNELS", "reference")
-    assert mixture.native_obstacle(given[1]) == "AIME_KERNELS=reference"
+    assert mixture.native_obstacle(given[1]) == "the route on cpu is reference"
     for ours, theirs in zip(found, terms(*given), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=4e-3)
 

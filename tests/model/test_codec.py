@@ -11,11 +11,11 @@ from aime_fast.model.parts.likelihood import FAMILIES, GAUSSIAN_STD
 CHANNELS = {"logistic_mixture": 20, "gaussian": 3}
 
 
-def likelihood(family, n=3, images=4, side=5, features=6, dtype=torch.float32):
-    """A distribution over n frames, and some of its frames as sub-images."""
+def likelihood(family, n=3, frames=2, images=4, side=5, features=6, dtype=torch.float32):
+    """A distribution over n x frames frames, and some frames as sub-images."""
     weight = (0.3 * torch.randn(images * CHANNELS[family], features, dtype=dtype)).requires_grad_()
-    centre = 0.3 * torch.randn(n, images, 3, side, side, dtype=dtype)
-    seen = torch.randn(n, side * side, features, dtype=dtype)
+    centre = 0.3 * torch.randn(n, frames, images, 3, side, side, dtype=dtype)
+    seen = torch.randn(n, frames, side * side, features, dtype=dtype)
     made = FAMILIES[family](seen.requires_grad_(), weight, centre.requires_grad_())
     return made, torch.randint(0, 256, centre.shape) * (2 / 255) - 1
 
@@ -23,19 +23,19 @@ def likelihood(family, n=3, images=4, side=5, features=6, dtype=torch.float32):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_a_convolution_of_width_one(family):
     made, pixels = likelihood(family)
-    grid = made.features.mT.unflatten(2, pixels.shape[3:])
+    grid = made.features.mT.flatten(0, 1).unflatten(2, pixels.shape[4:])
     expected = F.conv2d(grid, made.weight[:, :, None, None]).unflatten(1, (4, -1))
-    torch.testing.assert_close(made.parameters(), expected)
+    torch.testing.assert_close(made.parameters(), expected.unflatten(0, pixels.shape[:2]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_weighs_the_nats_and_the_error_of_the_expectation(family):
     made, pixels = likelihood(family)
-    leaves, of_nats = (made.features, made.weight, made.centre), torch.rand(3)
+    leaves, of_nats = (made.features, made.weight, made.centre), torch.rand(3, 2)
     loss, nats, error = made.loss(pixels, of_nats, 0.7)
-    wanted = (made.expectation() - pixels).square().sum((1, 2, 3, 4))
+    wanted = (made.expectation() - pixels).square().sum((2, 3, 4, 5))
     torch.testing.assert_close(error, wanted.detach())
-    torch.testing.assert_close(loss, of_nats @ nats + 0.7 * error.sum())
+    torch.testing.assert_close(loss, (of_nats * nats).sum() + 0.7 * error.sum())
     torch.testing.assert_close(made.nats(pixels), nats)
     assert loss.requires_grad and not nats.requires_grad and not error.requires_grad
     pulls = [
@@ -50,7 +50,7 @@ def test_the_loss_weighs_the_nats_and_the_error_of_the_expectation(family):
 
 def test_nats_of_a_gaussian_are_those_of_its_density():
     made, pixels = likelihood("gaussian")
-    exact = -distributions.Normal(made.expectation(), GAUSSIAN_STD).log_prob(pixels).sum((1, 2, 3, 4))
+    exact = -distributions.Normal(made.expectation(), GAUSSIAN_STD).log_prob(pixels).sum((2, 3, 4, 5))
     torch.testing.assert_close(made.nats(pixels), exact)
 
 

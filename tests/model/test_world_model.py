@@ -28,7 +28,7 @@ def window(batch=B, frames=T, seed=0):
 
 
 def test_shapes_and_key_access(model):
-    outputs = model(*window(), model.draw_noise(0, B, T))
+    outputs = model(*window(), model.draws(0, B, T))
     grid = CONFIG.grid
     wanted = {
         "reconstructions": (B, T, 3, 64, 64),
@@ -55,8 +55,8 @@ def test_the_next_frame_moves_nothing_before_it(model, t):
     changed, acted = observations.clone(), actions.clone()
     changed[:, t + 1] = 255 - changed[:, t + 1]
     acted[:, t + 1] += 1
-    noise = model.draw_noise(0, B, T)
-    first, second = model(observations, actions, noise), model(changed, acted, noise)
+    draws = model.draws(0, B, T)
+    first, second = model(observations, actions, draws), model(changed, acted, draws)
     for name in ("context", "posterior_mean", "posterior_log_var", "latents", "slots", "hidden_states"):
         torch.testing.assert_close(first[name][:, : t + 1], second[name][:, : t + 1], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(first[name][:, t + 1], second[name][:, t + 1]), name
@@ -78,7 +78,7 @@ def test_operator_calls_do_not_grow_with_frames(model):
     for frames in (8, 16):
         observations, actions = window(4, frames)
         with Count() as counter:
-            _, tasks = LossAggregator().compute_losses(model(observations, actions, model.draw_noise(0, 4, frames)))
+            _, tasks = LossAggregator().compute_losses(model(observations, actions, model.draws(0, 4, frames)))
             parameters = [p for p in model.parameters() if p.requires_grad]
             for i, task in enumerate(tasks):
                 torch.autograd.grad(task, parameters, retain_graph=i < 2, allow_unused=True)
@@ -87,29 +87,30 @@ def test_operator_calls_do_not_grow_with_frames(model):
     assert counts[1] < 6000
 
 
-def test_noise_rows_are_those_of_the_global_batch(model):
-    noise = model.draw_noise(7, 4, T)
-    part = noise.rows(1, 4).rows(1, 2)
+def test_draws_of_rows_are_those_of_the_global_batch(model):
+    draws = model.draws(7, 4, T)
+    part = draws.rows(1, 4).rows(1, 2)
     assert part.first_row == 2
-    assert torch.equal(part.latent, noise.latent[2:3])
+    assert torch.equal(part["latent"], draws["latent"][2:3])
 
 
 def test_where_a_frame_counts_as_imagined_dynamics_get_neither_context_nor_attention(model):
-    noise = model.draw_noise(3, B, T)
+    draws = model.draws(3, B, T)
+    mask = draws["imagination_mask"]
     seen = []
     model.dynamics.register_forward_hook(lambda module, inputs, outputs: seen.extend(inputs[:3]))
-    outputs = model(*window(), noise)
-    carried, context, attention = seen
-    assert noise.substitute.any()
-    assert not noise.substitute.all()
+    outputs = model(*window(), draws)
+    noisy, context, attention = seen
+    assert mask.any()
+    assert not mask.all()
     for given, true in ((context, outputs.context), (attention, outputs.attention.state)):
-        assert not given[noise.substitute].any()
-        assert torch.equal(given[~noise.substitute], true[~noise.substitute])
-    torch.testing.assert_close(carried, outputs.latents + CONFIG.carry_noise * noise.carried)
+        assert not given[mask].any()
+        assert torch.equal(given[~mask], true[~mask])
+    torch.testing.assert_close(noisy, outputs.latents + CONFIG.latent_noise * draws["latent_noise"])
 
 
 def test_components_lie_alike_around_the_point_that_is_foreseen(model):
-    means = model(*window(), model.draw_noise(0, B, T)).prior.means
+    means = model(*window(), model.draws(0, B, T)).prior.means
     apart = means - means.mean(2, keepdim=True)
     torch.testing.assert_close(apart, apart[:1, :1].expand_as(apart), rtol=1e-4, atol=1e-5)
     assert apart[0, 0].std() > 0.05
@@ -118,13 +119,14 @@ def test_components_lie_alike_around_the_point_that_is_foreseen(model):
 
 def test_imagination_needs_only_context_and_actions(model):
     observations, actions = window()
-    frames = model.imagine(observations[:, :2], actions, samples=3)
-    assert frames.shape == (B, 3, T - 1, 3, 64, 64)
+    state = model.observe(observations[:, :2], actions[:, :1])
+    frames = model.decode(model.imagine(state, actions[:, 1:], samples=3)).mean()
+    assert frames.shape == (3 * B, T - 1, 3, 64, 64)
     later = actions.clone()
     later[:, 3] += 5
-    changed = model.imagine(observations[:, :2], later, samples=3)
-    torch.testing.assert_close(changed[:, :, :2], frames[:, :, :2])
-    assert not torch.allclose(changed[:, :, 2:], frames[:, :, 2:])
+    changed = model.decode(model.imagine(state, later[:, 1:], samples=3)).mean()
+    torch.testing.assert_close(changed[:, :2], frames[:, :2])
+    assert not torch.allclose(changed[:, 2:], frames[:, 2:])
 
 
 def test_one_batch_is_overfitted(model):
@@ -134,7 +136,7 @@ def test_one_batch_is_overfitted(model):
     actions = torch.zeros(1, 4, CONFIG.action_dim)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     for step in range(150):
-        losses, tasks = LossAggregator().compute_losses(model(levels, actions, model.draw_noise(step, 1, 4)), beta=0.0)
+        losses, tasks = LossAggregator().compute_losses(model(levels, actions, model.draws(step, 1, 4)), beta=0.0)
         optimizer.zero_grad()
         sum(tasks).backward()
         optimizer.step()
@@ -164,15 +166,15 @@ def test_wrong_shapes_and_sizes_are_named():
 
 
 def test_a_step_that_is_not_finite_leaves_codebook_and_teacher(model):
-    outputs = model(*window(), model.draw_noise(0, B, T))
+    outputs = model(*window(), model.draws(0, B, T))
     with torch.no_grad():
         for parameter in model.trunk.parameters():
             parameter += 0.1
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     outputs.token_info.encodings[0, 0] = float("nan")
-    model.after_step([outputs], torch.tensor(False))
+    model.after_step(outputs.token_info.ids, outputs.token_info.encodings, outputs.draws, torch.tensor(False))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    model.after_step([model(*window(), model.draw_noise(0, B, T))], torch.tensor(True))
+    model.after_step(outputs.token_info.ids, outputs.token_info.encodings, outputs.draws, torch.tensor(True))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
     assert "tokenizer.codebook.codes" in changed
     assert {name for name, _ in model.named_parameters() if name.startswith("teacher.")} <= changed

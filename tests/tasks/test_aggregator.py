@@ -15,7 +15,7 @@ def outputs():
     torch.manual_seed(0)
     model = DPGMMVariationalRecurrentAutoencoder.from_config(replace(preset_config("debug").model, action_dim=2))
     frames = torch.randint(0, 256, (2, 4, 3, 64, 64), dtype=torch.uint8)
-    return model(frames, torch.randn(2, 4, 2), model.draw_noise(1, 2, 4))
+    return model(frames, torch.randn(2, 4, 2), model.draws(1, 2, 4))
 
 
 def test_the_tasks_are_the_sum_of_the_weighted_terms():
@@ -52,7 +52,7 @@ def test_the_pixel_terms_reach_the_task_with_their_weights():
     (found,) = torch.autograd.grad(tasks[0], likelihood.features, retain_graph=True)
     parameters = likelihood.parameters()
     log_prob = logistic_mixture_log_prob(
-        made.pixels.flatten(0, 1), parameters.flatten(0, 1), likelihood.centre.flatten(0, 1)
+        made.pixels.flatten(0, 2), parameters.flatten(0, 2), likelihood.centre.flatten(0, 2)
     )
     error = (likelihood.expectation() - made.pixels).square()
     loss = -1.1 * log_prob.sum() / error.numel() + ObjectiveConfig().lambda_mean * error.mean()
@@ -61,9 +61,9 @@ def test_the_pixel_terms_reach_the_task_with_their_weights():
 
 
 def test_gram_loss_is_zero_for_equal_features_and_ignores_scale():
-    features = torch.randn(3, 5, 4, 4)
+    features = torch.randn(3, 2, 5, 4, 4)
     assert elbo.gram_loss(features, 7 * features) < 1e-12
-    assert elbo.gram_loss(features, torch.randn(3, 5, 4, 4)) > 1e-3
+    assert elbo.gram_loss(features, torch.randn(3, 2, 5, 4, 4)) > 1e-3
 
 
 def test_cluster_entropy_lies_between_zero_and_log_k():

@@ -9,13 +9,16 @@ import torch
 from scipy import integrate, stats
 from torch import distributions as D
 
-from aime_fast.config import preset_config
-from aime_fast.model.priors.dpgmm import DPGMMPrior
+from aime_fast.model.priors.dpgmm import MixturePrior
 from aime_fast.tasks import elbo, predictive
 
 WEIGHTS = [0.5, 0.3, 0.2]
 MEANS = [-1.5, 0.4, 3.0]
 VARIANCES = [0.3, 1.2, 0.05]
+
+
+def mixture(log_weights, means, log_vars):
+    return MixturePrior(log_weights, means, log_vars, *[torch.zeros(())] * 5)
 
 
 def outputs_of(posterior, log_weights, means, log_vars, draws):
@@ -26,9 +29,7 @@ def outputs_of(posterior, log_weights, means, log_vars, draws):
         posterior_mean=mean[None, None],
         posterior_log_var=variance.log()[None, None],
         samples=mean + variance.sqrt() * noise,
-        prior=SimpleNamespace(
-            log_weights=log_weights[None, None], means=means[None, None], log_vars=log_vars[None, None]
-        ),
+        prior=mixture(log_weights[None, None], means[None, None], log_vars[None, None]),
     )
 
 
@@ -44,12 +45,12 @@ def double(values):
 def test_kl_z_equals_numerical_integration(mean, variance):
     """In one dimension, where the divergence of a Gaussian and a mixture is an integral."""
 
-    def mixture(x):
+    def density(x):
         return sum(w * stats.norm.pdf(x, m, math.sqrt(v)) for w, m, v in zip(WEIGHTS, MEANS, VARIANCES, strict=True))
 
     q = stats.norm(mean, math.sqrt(variance))
     ends = q.ppf(1e-14), q.ppf(1 - 1e-14)
-    exact = integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - math.log(mixture(x))), *ends, limit=200)[0]
+    exact = integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - math.log(density(x))), *ends, limit=200)[0]
     draws = 200_000
     outputs = outputs_of(
         (double([mean]), double([variance])),
@@ -59,7 +60,7 @@ def test_kl_z_equals_numerical_integration(mean, variance):
         draws,
     )
     z = outputs.samples.flatten().numpy()
-    error = 5 * (q.logpdf(z) - np.log(mixture(z))).std() / math.sqrt(draws)
+    error = 5 * (q.logpdf(z) - np.log(density(z))).std() / math.sqrt(draws)
     found = elbo.latent_terms(outputs)
     assert found["kl_z"].item() == pytest.approx(exact, abs=error)
     assert elbo.above(found["kl_z"], 1e3) == 1e3
@@ -89,28 +90,25 @@ def test_cluster_entropy_of_components_far_apart_is_the_entropy_of_their_use():
             name: torch.cat([getattr(o, name) for o in outputs], 1)
             for name in ("posterior_mean", "posterior_log_var", "samples")
         },
-        prior=SimpleNamespace(
-            **{
-                name: torch.cat([getattr(o.prior, name) for o in outputs], 1)
-                for name in ("log_weights", "means", "log_vars")
-            }
+        prior=mixture(
+            *(torch.cat([getattr(o.prior, name) for o in outputs], 1) for name in ("log_weights", "means", "log_vars"))
         ),
     )
     expected = D.Categorical(double([0.5, 0.25, 0.25])).entropy()
     torch.testing.assert_close(entropy(elbo.latent_terms(joined)), expected, check_dtype=False)
 
 
-def record(log_a, log_b, shape, rate):
-    return SimpleNamespace(log_a=log_a, log_b=log_b, log_concentration=double(shape).log(), log_rate=double(rate).log())
+ALPHA_PRIOR = (6.0, 2.0)
 
 
-@pytest.fixture(scope="module")
-def prior():
-    return DPGMMPrior(preset_config("debug").model).double()
+def sticks_of(log_a, log_b, shape, rate):
+    nothing = torch.zeros(())
+    logs = double(shape).log(), double(rate).log()
+    return MixturePrior(nothing, nothing, nothing, log_a, log_b, *logs, alpha_prior=double(ALPHA_PRIOR))
 
 
 @pytest.mark.parametrize("shape, rate", [(6.0, 2.0), (0.7, 0.4), (40.0, 9.0)])
-def test_stick_kl_is_the_average_over_concentrations_and_sticks(prior, shape, rate):
+def test_stick_kl_is_the_average_over_concentrations_and_sticks(shape, rate):
     """alpha from its Gamma, sticks from their Kumaraswamy: the mean log-ratio of the densities, all by torch's own."""
     draws = 200_000
     a, b = double([0.5, 1.0, 4.0, 2.0]), double([1.0, 3.0, 0.6, 8.0])
@@ -119,16 +117,16 @@ def test_stick_kl_is_the_average_over_concentrations_and_sticks(prior, shape, ra
     v = sticks.sample((draws,)).clamp(1e-12, 1 - 1e-12)
     log_beta = alpha.log() + (alpha - 1) * torch.log1p(-v)
     ratio = (sticks.log_prob(v) - log_beta).sum(-1)
-    found = prior.stick_kl(record(a.log(), b.log(), shape, rate))
+    found = sticks_of(a.log(), b.log(), shape, rate).stick_kl()
     assert found.item() == pytest.approx(ratio.mean().item(), abs=5 * (ratio.std() / math.sqrt(draws)).item())
 
 
 @pytest.mark.parametrize("shape, rate", [(6.0, 2.0), (0.7, 0.4), (40.0, 9.0)])
-def test_alpha_kl_equals_numerical_integration(prior, shape, rate):
-    q, p = stats.gamma(shape, scale=1 / rate), stats.gamma(prior.alpha_prior[0], scale=1 / prior.alpha_prior[1])
+def test_alpha_kl_equals_numerical_integration(shape, rate):
+    q, p = stats.gamma(shape, scale=1 / rate), stats.gamma(ALPHA_PRIOR[0], scale=1 / ALPHA_PRIOR[1])
     high = q.ppf(1 - 1e-15)
     exact = integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x)), 0, high, limit=400)[0]
-    found = prior.alpha_kl(record(None, None, shape, rate))
+    found = sticks_of(double(0.0), double(0.0), shape, rate).alpha_kl()
     assert found.item() == pytest.approx(exact, abs=1e-6)
 
 

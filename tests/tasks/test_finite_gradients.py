@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from aime_fast.config import ObjectiveConfig, preset_config
+from aime_fast.model.priors.dpgmm import MixturePrior
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo, predictive
 from aime_fast.tasks.aggregator import LossAggregator
@@ -34,7 +35,7 @@ def test_latent_terms(distance, log_var, log_weight):
         posterior_mean=mean,
         posterior_log_var=spread,
         samples=mean[:, :, None] + (0.5 * spread).exp()[:, :, None] * torch.randn(1, 2, 2, 4),
-        prior=SimpleNamespace(log_weights=weights.log_softmax(-1), means=means, log_vars=log_vars),
+        prior=MixturePrior(weights.log_softmax(-1), means, log_vars, *[torch.zeros(())] * 5),
     )
     terms = elbo.latent_terms(outputs)
     assert_finite_gradients(
@@ -49,8 +50,8 @@ def test_latent_terms(distance, log_var, log_weight):
 
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e15])
 def test_gram_loss(scale):
-    features = (scale * torch.randn(2, 5, 4, 4)).requires_grad_()
-    assert_finite_gradients(elbo.gram_loss(features, torch.randn(2, 5, 4, 4)), features)
+    features = (scale * torch.randn(2, 3, 5, 4, 4)).requires_grad_()
+    assert_finite_gradients(elbo.gram_loss(features, torch.randn(2, 3, 5, 4, 4)), features)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 1e4])
@@ -79,7 +80,7 @@ def test_the_whole_model_with_saturated_heads(frames, bias, precision_weight):
                 if name.endswith("bias"):
                     parameter.fill_(bias)
     observations = torch.full((1, frames, 3, 64, 64), 255, dtype=torch.uint8)
-    outputs = model(observations, torch.full((1, frames, 2), 1e3), model.draw_noise(0, 1, frames))
+    outputs = model(observations, torch.full((1, frames, 2), 1e3), model.draws(0, 1, frames))
     aggregator = LossAggregator(ObjectiveConfig(precision_weight=precision_weight))
     losses, tasks = aggregator.compute_losses(outputs)
     assert all(loss.isfinite() for loss in losses.values())

@@ -26,7 +26,7 @@ def compute(model, config, rows=slice(0, WINDOWS)):
     light = torch.tensor([2.0, 2.0, 0.2, 0.2])[:, None, None, None, None]
     frames = torch.rand(WINDOWS, FRAMES, 3, 64, 64, generator=generator) * light - 1
     actions = torch.randn(WINDOWS, FRAMES, ACTIONS, generator=generator)
-    noise = model.draw_noise(0, WINDOWS, FRAMES).rows(rows.start, rows.stop)
+    noise = model.draws(0, WINDOWS, FRAMES).rows(rows.start, rows.stop)
     return LossAggregator(config).compute_losses(model(frames[rows], actions[rows], noise), beta=1.0)
 
 

@@ -1,5 +1,6 @@
 """One batch's way: keyed draws and rows, accumulation, and no wait for the device."""
 
+import json
 from contextlib import contextmanager
 
 import pytest
@@ -8,7 +9,8 @@ from recording import tiny_options, write_recording
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_fast.config import preset_config
-from aime_fast.training.step import noise_key
+from aime_fast.tasks.registry import TASKS
+from aime_fast.training.step import draw_key
 from aime_fast.training.trainer import DMCVBTrainer
 
 
@@ -142,12 +144,12 @@ def test_ranks_take_consecutive_rows_of_one_global_batch(data, tmp_path):
     for name in ("observations", "actions", "rewards", "dones"):
         joined = torch.cat([getattr(part.batch, name) for part in parts])
         assert torch.equal(joined, getattr(whole.batch, name))
-    assert torch.equal(torch.cat([part.noise.latent for part in parts]), whole.noise.latent)
-    assert [part.noise.first_row for part in parts] == [0, 2]
+    assert torch.equal(torch.cat([part.draws["latent"] for part in parts]), whole.draws["latent"])
+    assert [part.draws.first_row for part in parts] == [0, 2]
 
 
 def test_draws_differ_between_steps_and_seeds():
-    keys = {noise_key(seed, step) for seed in range(20) for step in (0, 1, 2**31, 2**32 - 1)}
+    keys = {draw_key(seed, step) for seed in range(20) for step in (0, 1, 2**31, 2**32 - 1)}
     assert len(keys) == 80
 
 
@@ -179,3 +181,35 @@ def test_operator_calls_of_a_step_are_bounded_and_do_not_grow_with_the_frames(tm
             trainer.step(inputs, 0.5)
         counts.append(calls.count)
     assert counts[0] == counts[1] <= 6000
+
+
+METRICS = """
+decoder_loss mean_error recon_loss stick_kl alpha_kl hierarchical_kl kl_z cluster_entropy gram_enc_loss total_elbo
+bits_per_dim effective_components top_component_mass responsibility_entropy usage_entropy
+perceiver_recon_loss vq_loss perceiver_ce_loss perplexity perceiver_loss
+attention_kl attention_dynamics_loss attention_diversity self_prediction_loss total_predictive
+grad_norm grad_norm_elbo grad_norm_perceiver grad_norm_predictive rgb_cancelled
+rgb_angle_elbo rgb_angle_perceiver rgb_angle_predictive rgb_projection_elbo rgb_projection_perceiver
+rgb_projection_predictive rgb_cosine_elbo_perceiver rgb_cosine_elbo_predictive rgb_cosine_perceiver_predictive
+"""
+
+
+def test_metrics_keep_their_names(data, tmp_path):
+    trainer = trainer_of(data, tmp_path)
+    trainer.engine.set_lr(1e-4)
+    assert set(METRICS.split()) <= trainer.step(trainer.step.fetch(0), 0.5).values.keys()
+
+
+@pytest.mark.parametrize("tasks", [*([name] for name in TASKS), ["predictive", "elbo"], list(TASKS)], ids="-".join)
+def test_every_task_alone_and_all_together_train_a_run(data, tmp_path, tasks):
+    trainer = trainer_of(data, tmp_path, tasks=tasks, steps=3)
+    before = {name: tensor.clone() for name, tensor in trainer.engine.module.state_dict().items()}
+    trainer.fit()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "val"}
+    for row in rows:
+        assert "nonfinite" not in row
+        assert {name for name in TASKS if TASKS[name].total in row} == set(tasks)
+    assert all(f"grad_norm_{task}" in rows[0] for task in tasks)
+    changed = {name.split(".")[0] for name, p in trainer.engine.module.named_parameters() if (p != before[name]).any()}
+    assert changed, "something was trained"

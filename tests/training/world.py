@@ -23,7 +23,7 @@ class World(nn.Module):
         self.model = DPGMMVariationalRecurrentAutoencoder.from_config(config)
 
     def forward(self, observations: Tensor, actions: Tensor, noise: object = None) -> object:
-        return self.model(observations, actions, noise=noise)
+        return self.model(observations, actions, draws=noise)
 
     def losses(self, outputs: object) -> list[Tensor]:
         return LossAggregator().compute_losses(outputs, beta=0.5)[1]
@@ -33,4 +33,4 @@ class World(nn.Module):
         generator = torch.Generator().manual_seed(step)
         frames = torch.randint(0, 256, (self.windows, FRAMES, 3, 64, 64), generator=generator) / 127.5 - 1
         actions = torch.randn(self.windows, FRAMES, ACTIONS, generator=generator)
-        return frames, actions, self.model.draw_noise(step, self.windows, FRAMES)
+        return frames, actions, self.model.draws(step, self.windows, FRAMES)

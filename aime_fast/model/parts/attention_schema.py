@@ -1,4 +1,4 @@
-"""Attention schema: slots that bind to regions of a frame, and the top-down prior that foresees their maps."""
+"""Attention schema: slots that bind to regions of a frame, and the top-down prior that predicts their maps."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.parts.layers import in_float32, mlp
+from aime_fast.model.parts.layers import in_float32, mlp, wide
 from aime_kernels import slot_attention
 
 
 @dataclass
 class Attention:
-    """What the schema says of [B, T] frames; P = G*G grid cells."""
+    """The schema of [B, T] frames; P = G*G grid cells."""
 
     slots: Tensor
     """[B, T, S, d], normalised."""
@@ -52,15 +52,15 @@ class BottomUpAttention(nn.Module):
         """Features [B*T, F, G, G] and context [B, T, C] -> slots, maps and state; all frames at once."""
         inputs = self.input_norm(self.inputs(features.flatten(2).transpose(1, 2)) + self.position)
         keys, values = self.key_value(inputs).chunk(2, dim=-1)
-        slots = self.seed(context.flatten(0, 1)).float().unflatten(-1, (self.num_slots, -1))
+        slots = wide(self.seed(context.flatten(0, 1))).unflatten(-1, (self.num_slots, -1))
         for _ in range(self.iterations):
             updates, assignments, maps = in_float32(slot_attention)(self.query(self.query_norm(slots)), keys, values)
             slots = self.update(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
             slots = slots + self.refine(slots)
-        slots = self.slot_norm(slots.float())
+        slots = self.slot_norm(wide(slots))
         batch = context.shape[:2]
         centres = in_float32(centre_of_mass)(maps)
-        state = self.state_norm(self.state(torch.cat([slots, centres], dim=-1).flatten(1)).float())
+        state = self.state_norm(wide(self.state(torch.cat([slots, centres], dim=-1).flatten(1))))
         return Attention(
             slots=slots.unflatten(0, batch),
             maps=maps.unflatten(0, batch),
@@ -70,7 +70,7 @@ class BottomUpAttention(nn.Module):
 
 
 class TopDownAttention(nn.Module):
-    """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}) and the motion that a_{t-1} is expected to cause."""
+    """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}) and the motion field predicted from these and a_{t-1}."""
 
     compiled = ("forward",)
 
@@ -94,12 +94,12 @@ class TopDownAttention(nn.Module):
             Log of the predicted maps [B, T-1, S, P], and the motion field [B, T-1, 2, P] in grid widths a frame.
         """
         shape = maps.shape[:2]
-        grid = (maps * self.grid**2).flatten(0, 1).unflatten(-1, (self.grid, self.grid))
-        state = self.state(torch.cat([hidden, latent], dim=-1)).flatten(0, 1)[..., None, None]
-        seen = self.maps(grid) + self.position + state
-        log_maps = self.logits(F.silu(seen)).float().flatten(2).log_softmax(-1)
-        action = self.action(actions).flatten(0, 1)[..., None, None]
-        motion = self.motion(F.silu(seen + action)).float().flatten(2)
+        grid = (maps * self.grid**2).reshape(-1, maps.shape[2], self.grid, self.grid)
+        state = self.state(torch.cat([hidden, latent], dim=-1)).view(-1, len(self.position), 1, 1)
+        joint = self.maps(grid) + self.position + state
+        log_maps = wide(self.logits(F.silu(joint))).flatten(2).log_softmax(-1)
+        action = self.action(actions).view(-1, len(self.position), 1, 1)
+        motion = wide(self.motion(F.silu(joint + action))).flatten(2)
         return log_maps.unflatten(0, shape), motion.unflatten(0, shape)
 
 

@@ -1,4 +1,4 @@
-"""Frame encoder q(z_t | x_t, c_t), decoder p(x_t | z_t, slots_t), and the pixel likelihoods."""
+"""Frame encoder q(z_t | x_t, c_t) and the decoder's features of p(x_t | z_t, slots_t)."""
 
 import math
 
@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.parts.layers import ConvBlock, Residual, bounded_log_variance
+from aime_fast.model.draws import Draw, Normal
+from aime_fast.model.parts.layers import ConvBlock, Residual, bounded_log_variance, wide
 
 BIAS = 0.25
-"""Added to every feature that the decoder's head reads, which then needs no bias of its own: that would be two more
-passes over the largest tensor of a step. Without either the likelihood is learned more slowly (docs/log.md)."""
+"""Added to every feature that the decoder's head reads. It replaces a bias of the head, which would cost two passes
+over the largest tensor of a step. Without either the likelihood learns more slowly (docs/log.md)."""
 
 
 class Trunk(nn.Module):
@@ -31,20 +32,21 @@ class Trunk(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map standardised frames [N, 3, H, W] to features [N, 2*width, G, G]."""
-        return self.layers(frames).float()
+        return wide(self.layers(frames))
 
 
 class PosteriorHead(nn.Module):
     """Diagonal Gaussian q(z_t | x_t, c_t) from the frame, the trunk's features and the context.
 
-    A linear map of the frame at half resolution is added to the mean: with the decoder's linear map it finds the
-    directions in which frames differ most within some fifty steps, and the convolutions learn the rest (docs/log.md).
+    A linear map of the frame at half resolution is added to the mean. Together with the decoder's linear map it finds
+    the directions of largest variance within about fifty steps; the convolutions learn the rest (docs/log.md).
     """
 
     compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.draws: tuple[Draw, ...] = (Normal("latent", (config.kl_samples, config.latent_dim)),)
         self.linear = nn.Linear(3 * (config.image_size // 2) ** 2, config.latent_dim, bias=False)
         width, side = 2 * config.encoder_width, config.grid // 2
         self.down = ConvBlock(width, 2 * width, stride=2)
@@ -56,19 +58,19 @@ class PosteriorHead(nn.Module):
 
     def forward(self, frames: Tensor, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised frames [B*T, 3, H, W], features [B*T, 2w, G, G], c [B, T, C] -> mean, log-variance [B, T, D]."""
-        cells = self.down(features).movedim(1, -1)  # as channels-last memory has them
+        cells = self.down(features).movedim(1, -1)  # the order of channels-last memory
         hidden = self.features(cells.flatten(1)).unflatten(0, context.shape[:2])
-        mean, raw = self.out(hidden + self.context(context)).float().chunk(2, dim=-1)
+        mean, raw = wide(self.out(hidden + self.context(context))).chunk(2, dim=-1)
         linear = self.linear(F.avg_pool2d(frames, 2).flatten(1)).view_as(mean)
         return mean + linear, bounded_log_variance(raw - 2.0)
 
 
 class Decoder(nn.Module):
-    """Latent and slots -> the pixel distribution; nothing else of the frame reaches it.
+    """Latent and slots -> features and centre of the pixel distribution; it reads nothing else of the frame.
 
-    The distribution lies around the mean frame and a linear map of z, the counterpart of the posterior's. It is over
-    `patch`^2 interleaved sub-images (`subimages`), whose parameters the likelihood makes of features by the `head`'s
-    weight: they are the largest tensor of a step, and this way it is never rearranged.
+    The centre is the mean frame plus a linear map of z, the counterpart of the posterior's. The distribution is over
+    `patch`^2 interleaved sub-images (`subimages`). The likelihood computes its parameters from the features with the
+    weight of `head`: they are the largest tensor of a step, and in this layout they are never rearranged.
     """
 
     compiled = ("forward",)
@@ -95,21 +97,21 @@ class Decoder(nn.Module):
     def forward(self, latent: Tensor, slots: Tensor, mean_frame: Tensor) -> tuple[Tensor, Tensor]:
         """z [B, T, D], slots [B, T, S, d], mean frame [3, H, W] -> features at every pixel of a sub-image, and centre.
 
-        Features [B*T, h * w, F], centre [B*T, patch^2, 3, h, w], with h = H/patch and w = W/patch.
+        Features [B, T, h * w, F], centre [B, T, patch^2, 3, h, w], with h = H/patch and w = W/patch.
         """
-        hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1))).flatten(0, 1)
-        grid = hidden.unflatten(1, (self.side, self.side, -1)).movedim(-1, 1)  # channels-last
-        features = self.layers(grid).add_(BIAS)
-        centre = self.centre(latent).view(-1, self.patch**2, 3, *features.shape[2:]).float()
-        centre = centre + subimages(mean_frame[None], self.patch)
-        return features.movedim(1, -1).flatten(1, 2), centre
+        hidden = self.expand(self.inputs(torch.cat([latent, slots.flatten(2)], dim=-1)))
+        cells = hidden.view(latent.shape[0] * latent.shape[1], self.side, self.side, -1)
+        features = self.layers(cells.movedim(-1, 1)).add_(BIAS)  # channels-last
+        centre = wide(self.centre(latent).view(*latent.shape[:2], self.patch**2, 3, *features.shape[2:]))
+        centre = centre + subimages(mean_frame, self.patch)
+        return features.movedim(1, -1).reshape(*latent.shape[:2], -1, features.shape[1]), centre
 
 
 def subimages(frames: Tensor, patch: int) -> Tensor:
-    """Frames [N, C, H, W] -> [N, patch^2, C, H/patch, W/patch]: number i*patch + j has the pixels [i::, j::patch]."""
-    return F.pixel_unshuffle(frames, patch).unflatten(1, (-1, patch**2)).transpose(1, 2)
+    """Frames [..., C, H, W] -> [..., patch^2, C, H/patch, W/patch]: i*patch + j has the pixels [i::patch, j::patch]."""
+    return F.pixel_unshuffle(frames, patch).unflatten(-3, (-1, patch**2)).transpose(-4, -3)
 
 
 def from_subimages(parts: Tensor) -> Tensor:
     """The inverse of `subimages`."""
-    return F.pixel_shuffle(parts.transpose(1, 2).flatten(1, 2), math.isqrt(parts.shape[1]))
+    return F.pixel_shuffle(parts.transpose(-4, -3).flatten(-4, -3), math.isqrt(parts.shape[-4]))

@@ -1,10 +1,11 @@
-"""What happens between frames: the LSTM over the whole sequence, and the slots that z_t alone foretells."""
+"""Dynamics between frames: the LSTM over the whole sequence, and the slots predicted from z_t alone."""
 
 import torch
 from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.parts.layers import in_float32, mlp
+from aime_fast.model.draws import Bernoulli, Draw, Normal
+from aime_fast.model.parts.layers import in_float32, mlp, wide
 
 State = tuple[Tensor, Tensor]
 """LSTM state (h, c), each [1, B, H]."""
@@ -15,6 +16,7 @@ class Dynamics(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.draws: tuple[Draw, ...] = (Normal("latent_noise", (config.latent_dim,)),)
         inputs = config.latent_dim + config.context_dim + config.attention_state_dim + config.action_dim
         self.lstm = nn.LSTM(inputs, config.hidden_dim, batch_first=True)
         self.start = nn.Parameter(torch.zeros(2, config.hidden_dim))
@@ -23,7 +25,7 @@ class Dynamics(nn.Module):
                 nn.init.orthogonal_(parameter)
 
     def start_state(self, batch: int) -> State:
-        """The learned state before the first frame."""
+        """The learned state before the first frame, (h, c)."""
         h, c = self.start[:, None, None].expand(-1, 1, batch, -1)
         return h.contiguous(), c.contiguous()
 
@@ -35,15 +37,16 @@ class Dynamics(nn.Module):
 
 
 class SlotPredictor(nn.Module):
-    """Slots of a frame from its z alone: what the decoder of an imagined frame has instead of pixels."""
+    """Slots of a frame from its z alone: they replace the slots of an imagined frame, which has no pixels."""
 
     compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.draws: tuple[Draw, ...] = (Bernoulli("imagination_mask", (), config.imagination_dropout),)
         self.slots = (config.num_slots, config.slot_dim)
         self.net = mlp(config.latent_dim, config.mlp_dim, config.num_slots * config.slot_dim, layers=2)
 
     def forward(self, latent: Tensor) -> Tensor:
         """z [..., D] -> slots [..., S, d]."""
-        return self.net(latent).float().unflatten(-1, self.slots)
+        return wide(self.net(latent)).unflatten(-1, self.slots)

@@ -11,18 +11,23 @@ T = TypeVar("T")
 
 
 def in_float32(function: Callable[..., T]) -> Callable[..., T]:
-    """`function` computed in float32 on float32 inputs, whatever autocast surrounds the call.
+    """`function` computed without autocast, on inputs of at least float32.
 
-    Bfloat16 is for convolutions, attention and linear maps. Densities, divergences, distances and what accumulates over
-    time keep 24 bits.
+    Bfloat16 is for convolutions, attention and linear maps. Densities, divergences, distances and recurrent states
+    need 24 bits.
     """
 
     def call(*inputs: Any) -> T:
         device = next(x.device.type for x in inputs if isinstance(x, Tensor))
         with torch.autocast(device, enabled=False):
-            return function(*(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs))
+            return function(*(wide(x) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs))
 
     return call
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 where it is float64 already."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def mlp(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequential:
@@ -36,8 +41,8 @@ def mlp(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequentia
 class ConvBlock(nn.Module):
     """Convolution and SiLU; `stride` 2 halves an even side, -2 doubles any side.
 
-    Without normalisation: what tells one frame from the next is faint beside what all share, and normalising over
-    the frame slows learning it (docs/log.md).
+    It has no normalisation: frames differ little from each other, and normalising over the frame slows learning the
+    difference (docs/log.md).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -72,6 +77,6 @@ def bounded_log_variance(raw: Tensor, low: float = -6.0, high: float = 2.0) -> T
 
 
 def previous(sequence: Tensor, start: Tensor) -> Tensor:
-    """Shift [B, T, ...] one frame into the past, with the learned `start` [...] at t = 0."""
+    """Shift [B, T, ...] by one frame: x_{t-1} at t, and the learned `start` [...] at t = 0."""
     first = start.expand(sequence.shape[0], 1, *sequence.shape[2:])
     return torch.cat([first, sequence[:, :-1]], dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import aime_kernels as kernels
 from aime_fast.model.parts.codec import from_subimages
+from aime_fast.model.parts.layers import wide
 
 GAUSSIAN_STD = 0.1
 """Fixed standard deviation of the Gaussian option, in the units of frames in [-1, 1]."""
@@ -16,69 +17,75 @@ GAUSSIAN_STD = 0.1
 
 @dataclass
 class Likelihood(ABC):
-    """A distribution over N frames in [-1, 1], each as q sub-images [3, h, w] (`codec.subimages`).
+    """A distribution over [B, T] frames in [-1, 1], each as q sub-images [3, h, w] (`codec.subimages`).
 
-    Its parameters, the largest tensor of a step, are a linear map of features at every pixel, made where needed.
+    Its parameters, the largest tensor of a step, are a linear map of features at every pixel, computed when needed.
     """
 
     features: Tensor
-    """[N, h * w, F]."""
+    """[B, T, h * w, F]."""
     weight: Tensor
     """[q * channels, F]."""
     centre: Tensor
-    """[N, q, 3, h, w]: what the locations are offsets from."""
+    """[B, T, q, 3, h, w]: the locations are offsets from it."""
 
     def parameters(self) -> Tensor:
-        """[N, q, channels, h, w], float32; differentiable."""
-        weight = self.weight.to(self.features.dtype).expand(len(self.features), -1, -1)
-        images, _, *side = self.centre.shape[1:]
-        return torch.bmm(weight, self.features.mT).float().view(len(weight), images, -1, *side)
+        """[B, T, q, channels, h, w], at least float32; differentiable."""
+        features, (*shape, images, _, height, width) = self.features.flatten(0, 1), self.centre.shape
+        weight = self.weight.to(features.dtype).expand(len(features), -1, -1)
+        return wide(torch.bmm(weight, features.mT)).view(*shape, images, -1, height, width)
 
     def mean(self) -> Tensor:
-        """Expected frames [N, 3, H, W], clamped to [-1, 1]."""
+        """Expected frames [B, T, 3, H, W], clamped to [-1, 1]; differentiable where not clamped."""
         return from_subimages(self.expectation()).clamp(-1, 1)
 
     def nats(self, pixels: Tensor) -> Tensor:
-        """Negative log-likelihood of whole frames, [N, q, 3, h, w] -> nats [N], without a gradient."""
+        """Negative log-likelihood of whole frames, [B, T, q, 3, h, w] -> nats [B, T], without a gradient."""
         with torch.no_grad():
-            return self.loss(pixels, pixels.new_ones(len(pixels)), 0.0)[1]
+            return self.loss(pixels, pixels.new_ones(pixels.shape[:2]), 0.0)[1]
 
     @abstractmethod
     def expectation(self) -> Tensor:
-        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
+        """Expected sub-images [B, T, q, 3, h, w], unclamped; differentiable."""
 
     @abstractmethod
     def loss(self, pixels: Tensor, of_nats: Tensor, of_error: float) -> tuple[Tensor, Tensor, Tensor]:
-        """sum_n of_nats_n * nats_n + of_error * error_n, 0-d, which alone is differentiable; nats [N], error [N].
+        """The sum over frames of of_nats * nats + of_error * error, 0-d; nats and error [B, T], without a gradient.
 
-        pixels [N, q, 3, h, w]; of_nats [N], without a gradient; error is the squared error of `expectation`, summed.
+        Args:
+            pixels: [B, T, q, 3, h, w] in [-1, 1], the frames as sub-images.
+            of_nats: [B, T], weight of each frame's negative log-likelihood (nats); not differentiated.
+            of_error: weight of a frame's error, the squared error of `expectation` summed over the frame.
         """
 
 
 class LogisticMixture(Likelihood):
-    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), located around the centre."""
+    """Mixture of discretised logistics on 256 levels (Salimans et al. 2017), with locations relative to the centre."""
 
     def expectation(self) -> Tensor:
-        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
-        return kernels.logistic_mixture_mean(self.parameters().flatten(0, 1)).view_as(self.centre) + self.centre
+        """Expected sub-images [B, T, q, 3, h, w], unclamped; differentiable."""
+        return kernels.logistic_mixture_mean(self.parameters().flatten(0, 2)).view_as(self.centre) + self.centre
 
     def loss(self, pixels: Tensor, of_nats: Tensor, of_error: float) -> tuple[Tensor, Tensor, Tensor]:
         """As `Likelihood.loss`, by one operator that never keeps the parameters."""
-        x, centre = pixels.flatten(3), self.centre.flatten(3)
-        return kernels.logistic_mixture_loss(x, self.features, self.weight, centre, of_nats, of_error)
+        shape, images = pixels.shape[:2], pixels.shape[2:4]
+        x, centre = (frames.reshape(-1, *images, self.features.shape[2]) for frames in (pixels, self.centre))
+        features, of_frame = self.features.flatten(0, 1), of_nats.flatten()
+        loss, nats, error = kernels.logistic_mixture_loss(x, features, self.weight, centre, of_frame, of_error)
+        return loss, nats.view(shape), error.view(shape)
 
 
 class Gaussian(Likelihood):
     """Independent Gaussians of fixed width; a density, so nats may be negative."""
 
     def expectation(self) -> Tensor:
-        """Expected sub-images [N, q, 3, h, w], unclamped; differentiable."""
+        """Expected sub-images [B, T, q, 3, h, w], unclamped; differentiable."""
         return self.parameters() + self.centre
 
     def loss(self, pixels: Tensor, of_nats: Tensor, of_error: float) -> tuple[Tensor, Tensor, Tensor]:
         """As `Likelihood.loss`; nats are those of the density."""
-        error = (pixels - self.expectation()).square().flatten(1).sum(1)
-        nats = error / (2 * GAUSSIAN_STD**2) + pixels[0].numel() * math.log(GAUSSIAN_STD * math.sqrt(2 * math.pi))
+        error = (pixels - self.expectation()).square().flatten(2).sum(2)
+        nats = error / (2 * GAUSSIAN_STD**2) + pixels[0, 0].numel() * math.log(GAUSSIAN_STD * math.sqrt(2 * math.pi))
         return (nats * of_nats + of_error * error).sum(), nats.detach(), error.detach()
 
 

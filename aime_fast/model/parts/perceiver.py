@@ -1,20 +1,45 @@
 """Causal Perceiver IO: per frame, latent queries read the tokens of that frame and of earlier ones."""
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
+from aime_fast.model.parts.layers import wide
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of an attention layer, each [B, M, dim]."""
 
 
-def causal_bias(queries: int, keys: int, frames: int, heads: int, device: torch.device) -> Tensor:
-    """Additive attention mask [heads, frames*queries, frames*keys] for blocks of tokens, one block a frame.
+@dataclass(frozen=True)
+class PerceiverMemory:
+    """The keys and values of all observed frames (a KV cache): a new frame attends to them without recomputing them."""
 
-    Later frames are -inf; earlier ones fade linearly with their age, each head at its own rate (Press et al. 2022,
-    ALiBi), the first head not at all. Only ages count, so a model trained on T frames filters longer sequences.
+    frames: int = 0
+    """Observed frames; a layer has as many keys for each."""
+    layers: tuple[KeyValue, ...] = ()
+    """Of the read-in and of each self-attention layer, [B, frames * n, dim]; empty before the first frame."""
+
+    def until(self, frames: int) -> "PerceiverMemory":
+        """The memory of the first `frames` frames."""
+        cut = tuple(
+            (k[:, : k.shape[1] // self.frames * frames], v[:, : v.shape[1] // self.frames * frames])
+            for k, v in self.layers
+        )
+        return replace(self, frames=frames, layers=cut)
+
+
+def causal_bias(queries: int, keys: int, past: int, frames: int, heads: int, device: torch.device) -> Tensor:
+    """Additive attention mask [heads, frames*queries, (past+frames)*keys] for blocks of tokens, one block a frame.
+
+    The queries are those of `frames` frames that follow `past` others. Later frames are -inf; the scores of earlier
+    frames fall linearly with age, each head at its own rate (ALiBi, Press et al. 2022), the first head not at all. Only
+    ages count, so a model trained on T frames can filter longer sequences.
     """
-    time = torch.arange(frames, device=device, dtype=torch.float32)
-    age = time[:, None] - time[None, :]
+    time = torch.arange(past + frames, device=device, dtype=torch.float32)
+    age = time[past:, None] - time[None, :]
     slopes = torch.cat([age.new_zeros(1), 2.0 ** torch.linspace(2, -4, heads, device=device)[:-1]])
     bias = (-slopes[:, None, None] * age).masked_fill(age < 0, float("-inf"))
     return bias.repeat_interleave(queries, 1).repeat_interleave(keys, 2)
@@ -23,8 +48,8 @@ def causal_bias(queries: int, keys: int, frames: int, heads: int, device: torch.
 class Attention(nn.Module):
     """Multi-head attention of `x` over `source`, pre-normalised, with a residual feed-forward layer.
 
-    Keys and values have no biases: the softmax does not see the one, and the read-out's own stands for the other. They
-    are two maps because one would copy both gradients side by side.
+    Keys and values have no biases: the softmax ignores a key bias, and the output bias replaces a value bias. They
+    are two maps because a joint one would copy both gradients into one tensor.
     """
 
     def __init__(self, dim: int, heads: int, source_dim: int | None = None) -> None:
@@ -39,22 +64,29 @@ class Attention(nn.Module):
             nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
         )
 
-    def forward(self, x: Tensor, source: Tensor | None, bias: Tensor) -> Tensor:
-        """x [B, N, dim], source [B, M, source_dim] (None: the normalised x), bias [heads, N, M] -> [B, N, dim]."""
+    def forward(
+        self, x: Tensor, source: Tensor | None, bias: Tensor, past: KeyValue | None = None
+    ) -> tuple[Tensor, KeyValue]:
+        """Attend over the past's keys and the source's; return the result and the keys and values of both.
+
+        x [B, N, dim], source [B, M, source_dim] (None: the normalised x), bias [heads, N, past + M] -> [B, N, dim].
+        """
         normed = self.query_norm(x)
         source = normed if source is None else source
-        maps = (self.query(normed), self.key(source), self.value(source))
-        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in maps)
+        queries, keys, values = self.query(normed), self.key(source), self.value(source)
+        if past:
+            keys, values = torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)
+        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (queries, keys, values))
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(query.dtype))
         x = x + self.out(read.transpose(1, 2).flatten(2))
-        return x + self.feed_forward(x)
+        return x + self.feed_forward(x), (keys, values)
 
 
 class CausalPerceiver(nn.Module):
-    """Tokens of T frames -> context c [B, T, C] that knows frames <= t, and logits of the next frame's tokens.
+    """Tokens of T frames -> context c [B, T, C], c_t from frames <= t, and logits of the next frame's tokens.
 
-    A linear map of the frame's own codes joins the pooled read-out: at first attention averages over cells that hardly
-    differ between frames, and without it c stays the same for all frames (docs/log.md).
+    A linear map of the frame's own codes is added to the pooled read-out. Early in training attention averages over
+    cells that hardly differ between frames, and without this map c stays the same for all frames (docs/log.md).
     """
 
     compiled = ("forward", "next_frame_logits")
@@ -76,16 +108,25 @@ class CausalPerceiver(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Context c [B, T, C] of codes [B, T, P, d]."""
+        return self.extend(codes, PerceiverMemory())[0]
+
+    def extend(self, codes: Tensor, memory: PerceiverMemory) -> tuple[Tensor, PerceiverMemory]:
+        """Context of the T frames that follow those in `memory`, and the memory of all."""
         batch, frames, cells, _ = codes.shape
+        past = memory.layers or (None,) * (1 + len(self.layers))
+        sizes = memory.frames, frames, self.heads, codes.device
         tokens = (codes + self.position).flatten(1, 2)
         x = self.latent.repeat(frames, 1).expand(batch, -1, -1)
-        x = self.read(x, tokens, causal_bias(self.latents, cells, frames, self.heads, codes.device))
-        bias = causal_bias(self.latents, self.latents, frames, self.heads, codes.device)
-        for layer in self.layers:
-            x = layer(x, None, bias)
-        pooled = self.pool(x).float().unflatten(1, (frames, self.latents)).mean(2)
-        return self.context_norm(pooled + self.glance(codes.flatten(2)).float())
+        x, read = self.read(x, tokens, causal_bias(self.latents, cells, *sizes), past[0])
+        remembered = [read]
+        bias = causal_bias(self.latents, self.latents, *sizes)
+        for layer, earlier in zip(self.layers, past[1:], strict=True):
+            x, keys_values = layer(x, None, bias, earlier)
+            remembered.append(keys_values)
+        pooled = wide(self.pool(x)).unflatten(1, (frames, self.latents)).mean(2)
+        context = self.context_norm(pooled + wide(self.glance(codes.flatten(2))))
+        return context, PerceiverMemory(memory.frames + frames, tuple(remembered))
 
     def next_frame_logits(self, context: Tensor) -> Tensor:
         """Logits [B, T, P, num_codes] of the tokens of frame t+1, from c_t [B, T, C] alone."""
-        return self.next_token(self.next_context(context)[:, :, None] + self.next_position).float()
+        return wide(self.next_token(self.next_context(context)[:, :, None] + self.next_position))

@@ -7,29 +7,30 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.parts.layers import ConvBlock, in_float32
+from aime_fast.model.draws import Cells, Draw
+from aime_fast.model.parts.layers import ConvBlock, in_float32, wide
 
 DEAD_BELOW = 0.5
-"""A code that wins fewer encodings than this in 1 / (1 - decay) steps has died, and is moved onto an encoding."""
+"""A code that wins fewer encodings than this in 1 / (1 - decay) steps is dead and is moved onto an encoding."""
 SAME = 1e-5
-"""Codes whose squared distances differ by less than this a dimension, a hundred roundings, are equally near. Without
-it two codes on one encoding, common where frames have a background, would be told apart by the order of a sum."""
+"""Codes whose squared distances differ by less than this per dimension, a hundred roundings, are equally near.
+Otherwise the order of a sum would choose between two codes on one encoding, as a static background often has."""
 REVIVED_SHARE = 64
-"""At most one code in so many is moved at a step: a whole cohort at once would change what the tokens mean."""
+"""At most one code in this many is moved in one step: moving many at once would change the meaning of the tokens."""
 
 
 @dataclass
 class Tokens:
-    """What the tokenizer says of N frames."""
+    """The tokenizer's codes of [B, T] frames; P = G*G grid cells."""
 
     ids: Tensor
-    """int64 [N, G*G]: the chosen codes, in [0, num_codes)."""
+    """int64 [B, T, P]: indices of the chosen codes, in [0, num_codes)."""
     codes: Tensor
-    """[N, G*G, d]: the chosen codes themselves, without gradient."""
+    """[B, T, P, d]: the chosen codes, without gradient."""
     encodings: Tensor
-    """[N, G*G, d]: what was quantised, detached; feeds the codebook's moving average."""
+    """[B, T, P, d]: the vectors that were quantised, detached; the codebook averages them."""
     reconstruction: Tensor
-    """[N, 3, H, W] in [-1, 1], not clamped."""
+    """[B, T, 3, H, W] in about [-1, 1], not clamped."""
     commitment: Tensor
     """0-d: mean squared distance of the encodings to their codes."""
 
@@ -37,8 +38,8 @@ class Tokens:
 class Codebook(nn.Module):
     """Codes learned by an exponential moving average of the encodings they win (van den Oord et al. 2017, app. A.1).
 
-    Straight-through gradient. The average moves once a step, in `update`, with the statistics of the whole global
-    batch; codes that died move onto encodings of that batch.
+    The average moves once a step, in `update`, with the statistics of the whole global batch. Dead codes move onto
+    encodings of that batch.
     """
 
     codes: Tensor
@@ -54,18 +55,18 @@ class Codebook(nn.Module):
         self.register_buffer("sums", codes.clone())
 
     def forward(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest codes by squared distance: [N, P, d] -> ids int64 [N, P], codes [N, P, d]; no gradient.
+        """Nearest codes by squared distance: [..., P, d] -> ids int64 [..., P], codes [..., P, d]; no gradient.
 
-        Of equally near codes the first is taken, so that ids do not depend on rounding, nor on the number of processes.
+        Of equally near codes the first is taken, so that ids depend neither on rounding nor on the number of processes.
         """
         with torch.no_grad():
-            flat = encodings.detach().float().flatten(0, -2)
+            flat = wide(encodings.detach()).flatten(0, -2)
             scores = torch.addmm((self.codes**2).sum(1), flat, self.codes.t(), alpha=-2)
             near = scores <= scores.amin(1, keepdim=True) + SAME * flat.shape[1]
-            # The least index, since a compiler makes ten times longer code of an argmax of what is true.
+            # The smallest index: torch.compile generates ten times more code for an argmax over booleans.
             order = torch.arange(len(self.codes), dtype=torch.int32, device=flat.device)
-            ids = torch.where(near, order, len(order) - 1).amin(1).long()  # the last one for NaN
-            # Before the first update the codes mean nothing: nothing is quantised, nothing is pulled to them.
+            ids = torch.where(near, order, len(order) - 1).amin(1).long()  # NaN: the last code
+            # Before the first update the codes are random: quantising by them would only destroy information.
             codes = torch.where(self.counts.any(), self.codes[ids].view_as(encodings), encodings)
             return ids.view(encodings.shape[:-1]), codes
 
@@ -91,20 +92,20 @@ class Codebook(nn.Module):
         started = self.counts.any()
         self.sums.lerp_(statistics[:, :dim], 1 - self.decay)
         self.counts.lerp_(statistics[:, dim], 1 - self.decay)
-        # The rarest code stands against the candidate that the codes serve worst, and so on down both lists.
+        # The rarest code moves to the candidate farthest from all codes, the second rarest to the next, and so on.
         offered = statistics[:, dim + 1 :]
-        worst_first = offered[torch.cdist(offered, self.codes).amin(1).argsort(descending=True, stable=True)]
+        farthest_first = offered[torch.cdist(offered, self.codes).amin(1).argsort(descending=True, stable=True)]
         rarest_first = self.counts.argsort(stable=True)
         replaced = self.counts[rarest_first] < DEAD_BELOW * (1 - self.decay)
         replaced[max(1, num_codes // REVIVED_SHARE) :] = False
         replaced |= ~started
         self.counts[rarest_first] = self.counts[rarest_first].masked_fill(replaced, 1.0)
-        self.sums[rarest_first] = torch.where(replaced[:, None], worst_first, self.sums[rarest_first])
+        self.sums[rarest_first] = torch.where(replaced[:, None], farthest_first, self.sums[rarest_first])
         self.codes.copy_(self.sums / self.counts[:, None])
 
 
 class Tokenizer(nn.Module):
-    """Frame -> G x G codes -> frame, each frame by itself."""
+    """Frame -> G x G codes -> frame, each frame by itself; straight-through gradient."""
 
     compiled = ("forward",)
 
@@ -114,6 +115,7 @@ class Tokenizer(nn.Module):
         self.patch = config.image_size // (2 * config.grid)
         pixels = 3 * self.patch**2
         self.grid = config.grid
+        self.draws: tuple[Draw, ...] = (Cells("code_candidates", (config.num_codes,), config.grid**2),)
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(self.patch),
             ConvBlock(pixels, width),
@@ -128,16 +130,23 @@ class Tokenizer(nn.Module):
             nn.PixelShuffle(self.patch),
         )
 
-    def forward(self, frames: Tensor, mean_frame: Tensor) -> Tokens:
-        """Tokenize standardised frames [N, 3, H, W], and reconstruct them around the mean frame [3, H, W]."""
-        encodings = F.group_norm(self.encoder(frames).float(), 1).flatten(2).transpose(1, 2)
-        ids, codes = in_float32(self.codebook)(encodings)
+    def forward(self, frames: Tensor, mean_frame: Tensor, shape: torch.Size) -> Tokens:
+        """Tokenize standardised frames [B*T, 3, H, W] of `shape` (B, T); reconstruct them around the mean [3, H, W]."""
+        encodings, ids, codes = self.encode(frames, shape)
         passed = encodings + (codes - encodings).detach()
-        grid = passed.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        grid = passed.transpose(2, 3).reshape(len(frames), -1, self.grid, self.grid)
+        reconstruction = wide(self.decoder(grid.contiguous(memory_format=torch.channels_last))) + mean_frame
         return Tokens(
             ids=ids,
             codes=codes,
             encodings=encodings.detach(),
-            reconstruction=self.decoder(grid.contiguous(memory_format=torch.channels_last)).float() + mean_frame,
+            reconstruction=reconstruction.unflatten(0, shape),
             commitment=F.mse_loss(encodings, codes),
         )
+
+    def encode(self, frames: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Standardised frames [B*T, 3, H, W] -> encodings [B, T, P, d], ids int64 [B, T, P], codes [B, T, P, d]."""
+        normalised = F.group_norm(wide(self.encoder(frames)), 1)
+        encodings = normalised.reshape(*shape, normalised.shape[1], self.grid**2).transpose(2, 3)
+        ids, codes = in_float32(self.codebook)(encodings)
+        return encodings, ids, codes

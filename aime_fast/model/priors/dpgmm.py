@@ -8,20 +8,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.parts.layers import bounded_log_variance, in_float32, mlp
-from aime_kernels import (
-    expected_kumaraswamy_beta_kl,
-    gamma_kl,
-    kumaraswamy_log_weights,
-)
+from aime_fast.model.draws import Draws, Uniform
+from aime_fast.model.parts.layers import bounded_log_variance, in_float32, mlp, wide
+from aime_fast.model.priors.prior import Prior, standard_normal
+from aime_kernels import expected_kumaraswamy_beta_kl, gamma_kl, kumaraswamy_log_weights, mixture_log_density
 
 LOG_SHAPE_RANGE = (math.log(0.05), math.log(50.0))
-"""Bounds of log a, log b and log c, log r: where the closed forms keep their stated accuracy."""
+"""Bounds of log a, log b, log c and log r, within which the closed forms keep their stated accuracy."""
 
 
 @dataclass
 class MixturePrior:
-    """The prior of every frame; K components, leading axes [B, T]."""
+    """The prior of every frame: a mixture of K Gaussians, and q(alpha) and the sticks that its weights come from."""
 
     log_weights: Tensor
     """log pi [B, T, K], from one draw of the sticks; exp sums to 1."""
@@ -37,28 +35,63 @@ class MixturePrior:
     """Log shape c of q(alpha) = Gamma(c, r), [B, T]."""
     log_rate: Tensor
     """Log rate r of q(alpha), [B, T]."""
+    alpha_prior: Tensor
+    """Shape a0 and rate b0 of the prior Gamma(a0, b0) of alpha, [2]."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log sum_k pi_k N(z; mu_k, s_k) in nats: z [B, T, n, D] -> [B, T, n]."""
+        return self.log_prob_and_responsibilities(z)[0]
+
+    def log_prob_and_responsibilities(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob(z)` and log p(k | z) [B, T, n, K]."""
+        frames = (x.flatten(0, 1) for x in (z, self.log_weights, self.means, self.log_vars))
+        log_p, log_r = mixture_log_density(*frames)
+        return log_p.view(z.shape[:-1]), log_r.view(*z.shape[:-1], -1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One draw of z [B, T, D]: a component by its weight, then its Gaussian."""
+        """One draw of z [B, T, D]: a component by its weight, then its Gaussian, which alone is differentiable."""
         batch, frames, _, dim = self.means.shape
-        flat = self.log_weights.exp().flatten(0, 1)
-        chosen = torch.multinomial(flat, 1, generator=generator).view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
-        mean, log_var = self.means.gather(2, chosen)[:, :, 0], self.log_vars.gather(2, chosen)[:, :, 0]
-        noise = torch.randn(mean.shape, generator=generator, device=generator.device if generator else None)
-        return mean + (0.5 * log_var).exp() * noise.to(mean.device)
+        weights = self.log_weights.detach().exp().flatten(0, 1)
+        chosen = torch.multinomial(weights, 1, generator=generator).view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
+        mean, log_var = (x.gather(2, chosen)[:, :, 0] for x in (self.means, self.log_vars))
+        return mean + (0.5 * log_var).exp() * standard_normal(mean, generator)
+
+    def kl_terms(self) -> dict[str, Tensor]:
+        """`stick_kl` and `alpha_kl`, [B, T] in nats."""
+        return {"stick_kl": self.stick_kl(), "alpha_kl": self.alpha_kl()}
+
+    def stick_kl(self) -> Tensor:
+        """E_alpha KL(Kumaraswamy(a, b) || Beta(1, alpha)) summed over the sticks, [B, T] in nats.
+
+        alpha enters only through E[alpha] = c/r and E[log alpha] = digamma(c) - log r, so no draw is needed
+        (Nalisnick & Smyth 2017, eq. 12, averaged over q(alpha)).
+        """
+        mean = (self.log_concentration - self.log_rate).exp()
+        mean_log = torch.digamma(self.log_concentration.exp()) - self.log_rate
+        kl = in_float32(expected_kumaraswamy_beta_kl)(self.log_a, self.log_b, mean[..., None], mean_log[..., None])
+        return kl.sum(-1)
+
+    def alpha_kl(self) -> Tensor:
+        """KL(Gamma(c, r) || Gamma(a0, b0)) of the concentration, [B, T] in nats."""
+        return gamma_kl(self.log_concentration.exp(), self.log_rate.exp(), *self.alpha_prior)
 
 
-class DPGMMPrior(nn.Module):
-    """Networks of the sticks, the concentration and the components (model page: docs/model.md, part 3)."""
+class DPGMMPrior(Prior):
+    """Networks of the sticks, the concentration and the components (docs/model.md, part 3).
 
-    compiled = ("forward", "divergences")
+    The components lie around one point predicted from h and c plus a linear map of z_{t-1}, which starts as the
+    identity because frames resemble the one before. Their offsets are learned and the same for all frames. With offsets
+    that depend on the frame the K components become K guesses a frame and overfit (docs/log.md).
+    """
+
+    alpha_prior: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.components, self.latent_dim = config.max_components, config.latent_dim
-        self.alpha_prior = (config.concentration_shape, config.concentration_rate)
-        self.start_context = nn.Parameter(torch.zeros(config.context_dim))
-        self.start_latent = nn.Parameter(torch.zeros(config.latent_dim))
+        self.draws = (Uniform("sticks", (self.components - 1,)),)
+        alpha_prior = (config.concentration_shape, config.concentration_rate)
+        self.register_buffer("alpha_prior", torch.tensor(alpha_prior), persistent=False)
         self.carry = nn.Linear(config.latent_dim, config.latent_dim, bias=False)
         nn.init.eye_(self.carry.weight)
         inputs = config.hidden_dim + config.context_dim
@@ -69,13 +102,12 @@ class DPGMMPrior(nn.Module):
         self.concentration = nn.Linear(config.mlp_dim, 2)
         self.mean = nn.Linear(config.mlp_dim, self.latent_dim)
         self.log_vars = nn.Linear(config.mlp_dim, self.components * self.latent_dim)
-        # Near each other: components that start apart leave all of z to the one that happens to lie nearest.
+        # Close together: when components start apart, the one nearest to the first posteriors takes every z.
         self.offsets = nn.Parameter(0.15 * torch.randn(self.components, self.latent_dim))
-        self._start_at_prior()
+        self._start_at_prior(*alpha_prior)
 
-    def _start_at_prior(self) -> None:
-        """Biases that put q(alpha) at its prior and each stick near Beta(1, E alpha)."""
-        shape, rate = self.alpha_prior
+    def _start_at_prior(self, shape: float, rate: float) -> None:
+        """Set the biases so that q(alpha) starts at its prior and each stick near Beta(1, E alpha)."""
         with torch.no_grad():
             self.concentration.bias.copy_(inverse_softplus(torch.tensor([shape, rate])))
             raw = inverse_softplus(torch.tensor([1.0, shape / rate]))
@@ -83,52 +115,27 @@ class DPGMMPrior(nn.Module):
             self.sticks.weight.mul_(0.1)
             self.concentration.weight.mul_(0.1)
 
-    def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, uniform: Tensor) -> MixturePrior:
-        """The prior of frames t.
-
-        h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D], the sticks' draws U [B, T, K-1] in (0, 1). Components
-        lie around one point foreseen from h and c, plus a linear map of z_{t-1}, at first the identity: frames resemble
-        the one before. How they lie around it is learned and the same for all frames: K guesses a frame, of which
-        the nearest counts, are K chances to learn the training frames by heart (docs/log.md).
-        """
+    def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, draws: Draws) -> MixturePrior:
+        """The mixture of frames t from h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D] and draws."""
         features = self.hidden(torch.cat([hidden, context], dim=-1))
         log_a, log_b = log_softplus(self.sticks(features)).chunk(2, dim=-1)
         log_shape, log_rate = log_softplus(self.concentration(features)).unbind(-1)
-        centre = (self.mean(features) + self.carry(latent)).float()
+        centre = wide(self.mean(features) + self.carry(latent))
         return MixturePrior(
-            log_weights=kumaraswamy_log_weights(log_a, log_b, uniform),
+            log_weights=kumaraswamy_log_weights(log_a, log_b, draws["sticks"]),
             means=centre[:, :, None] + self.offsets,
-            log_vars=bounded_log_variance(self.log_vars(features).float().unflatten(-1, self.offsets.shape)),
+            log_vars=bounded_log_variance(wide(self.log_vars(features)).unflatten(-1, self.offsets.shape)),
             log_a=log_a,
             log_b=log_b,
             log_concentration=log_shape,
             log_rate=log_rate,
+            alpha_prior=self.alpha_prior,
         )
-
-    def divergences(self, prior: MixturePrior) -> tuple[Tensor, Tensor]:
-        """`stick_kl` and `alpha_kl`."""
-        return self.stick_kl(prior), self.alpha_kl(prior)
-
-    def stick_kl(self, prior: MixturePrior) -> Tensor:
-        """E_alpha KL(Kumaraswamy(a, b) || Beta(1, alpha)) summed over the sticks, in nats, [B, T].
-
-        alpha enters the divergence only through E[alpha] = c/r and E[log alpha] = digamma(c) - log r, so no draw is
-        needed (Nalisnick & Smyth 2017, eq. 12, averaged over q(alpha)).
-        """
-        mean = (prior.log_concentration - prior.log_rate).exp()
-        mean_log = torch.digamma(prior.log_concentration.exp()) - prior.log_rate
-        kl = in_float32(expected_kumaraswamy_beta_kl)(prior.log_a, prior.log_b, mean[..., None], mean_log[..., None])
-        return kl.sum(-1)
-
-    def alpha_kl(self, prior: MixturePrior) -> Tensor:
-        """KL(Gamma(c, r) || Gamma(a0, b0)) of the concentration, in nats, [B, T]."""
-        shape, rate = (prior.log_rate.new_tensor(value) for value in self.alpha_prior)
-        return gamma_kl(prior.log_concentration.exp(), prior.log_rate.exp(), shape, rate)
 
 
 def log_softplus(raw: Tensor) -> Tensor:
-    """log softplus(raw) in float32, clamped to `LOG_SHAPE_RANGE` with the gradient let through at the bounds."""
-    log = F.softplus(raw.float()).clamp_min(1e-20).log()
+    """log softplus(raw) in float32, clamped to `LOG_SHAPE_RANGE`; the gradient passes the bounds unchanged."""
+    log = F.softplus(wide(raw)).clamp_min(1e-20).log()
     return log + (log.clamp(*LOG_SHAPE_RANGE) - log).detach()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.tasks.registry import make_tasks
 from aime_fast.training.checkpoint.finding import fault, find, fitting_weights, pointed, read_manifest, read_state
 
 
@@ -23,11 +24,13 @@ def load_model(
     path = best if best.is_dir() and fault(best) is None else find(where, note)
     if path is None:
         raise UserError(f"{where}: no checkpoint there; give a run's folder or one of its checkpoints")
-    sizes = read_state(path)["config"]["model"]
-    assert isinstance(sizes, dict)
+    config = read_state(path)["config"]
+    sizes, tasks = config["model"], config["tasks"]
+    assert isinstance(sizes, dict) and isinstance(tasks, list)
     if unknown := sorted(sizes.keys() - {item.name for item in fields(ModelConfig)}):
         version = read_manifest(path)["version"]
         raise UserError(f"{path}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
     model = DPGMMVariationalRecurrentAutoencoder.from_config(ModelConfig(**sizes))
+    model.add_heads(make_tasks(tasks))
     model.load_state_dict(fitting_weights(path, model.state_dict()))
     return model.eval()

@@ -91,7 +91,7 @@ class Engine:
         # Parameters stay float32: autocast hands bfloat16 copies of them to the operators that may have those, and
         # their gradients come back in float32.
         with self._autocast:
-            return self.module(observations, actions, noise=noise)
+            return self.module(observations, actions, noise)
 
     def _fetch(self) -> None:
         """Make the parameters whole until `_release`, where they are not; any number of times a step."""

@@ -1,7 +1,7 @@
-"""Mixture log-density and responsibilities, forward and backward: one row (its S samples) a program.
+"""Mixture log-density and responsibilities, forward and backward; one program handles the S samples of one row.
 
-The K x D means and log-variances are read once and stay in registers while the samples pass by; the backward pass adds
-their gradients up in registers, so neither pass makes anything of size [N, S, K, D].
+The K x D means and log-variances are read once and stay in registers during the loop over samples. The backward pass
+accumulates their gradients in registers. Neither pass makes a tensor [N, S, K, D].
 """
 
 import triton
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from aime_kernels.launch import Launch, launch_for, on_device_of
 
-# ptxas settles the backward pass at 64 registers and spills a few on sm_80 with fused multiply-adds, on sm_86 without.
-LAUNCH = {80: Launch(1, 4, False), 86: Launch(1, 4, True), 90: Launch(1, 4, True)}
-MOST_TILE = 2048
-"""Components times dimensions, each rounded up to a power of two, that the registers are planned for."""
+# The backward pass spills a few registers with fused multiply-adds on sm_80, and without them on sm_86.
+LAUNCH = {80: Launch(1, 4, False), 86: Launch(1, 4, True)}
 LOG_2PI = tl.constexpr(1.8378770664093453)
 
 
@@ -31,7 +29,7 @@ def mixture_fwd_kernel(
     K_PAD: tl.constexpr,
     D_PAD: tl.constexpr,
 ):
-    """log sum_k pi_k N(z; mean_k, var_k), and each component's share of it."""
+    """log sum_k pi_k N(z; mean_k, var_k), and the log-responsibility of each component."""
     row = tl.program_id(0).to(tl.int64)
     k, d = tl.arange(0, K_PAD), tl.arange(0, D_PAD)
     tile = row * (K * D) + k[:, None] * D + d[None, :]
@@ -39,7 +37,7 @@ def mixture_fwd_kernel(
     mean = tl.load(means + tile, mask=inside, other=0.0)
     log_var = tl.load(log_vars + tile, mask=inside, other=0.0)
     inverse = tl.exp(-0.5 * log_var)
-    # Components that are padding have weight zero.
+    # Padded components have weight zero.
     base = tl.load(log_pi + row * K + k, mask=k < K, other=float("-inf")) - 0.5 * (tl.sum(log_var, 1) + D * LOG_2PI)
     for s in range(samples):
         at = row * samples + s
@@ -70,7 +68,7 @@ def mixture_bwd_kernel(
     K_PAD: tl.constexpr,
     D_PAD: tl.constexpr,
 ):
-    """With g the gradient of the joint log-density: pull = g (z - mean) / var moves z one way, the mean the other."""
+    """With g the gradient of the joint log-density, pull = g (z - mean) / var is d mean, and -pull is d z."""
     row = tl.program_id(0).to(tl.int64)
     k, d = tl.arange(0, K_PAD), tl.arange(0, D_PAD)
     tile = row * (K * D) + k[:, None] * D + d[None, :]
@@ -95,36 +93,21 @@ def mixture_bwd_kernel(
     tl.store(grad_log_vars + tile, 0.5 * (by_log_var - by_weight[:, None]), mask=inside)
 
 
-def mixture_triton(z: Tensor, log_pi: Tensor, means: Tensor, log_vars: Tensor) -> tuple[Tensor, Tensor]:
-    """Contiguous [N, S, D], [N, K], [N, K, D], [N, K, D] -> [N, S], [N, S, K]."""
-    out = z.new_empty(z.shape[:2]), z.new_empty(*z.shape[:2], means.shape[1])
-    _launch(mixture_fwd_kernel, [z, log_pi, means, log_vars, *out], means, z.shape[1])
-    return out
-
-
-def mixture_backward_triton(
-    z: Tensor, means: Tensor, log_vars: Tensor, log_responsibilities: Tensor, grad_log_prob: Tensor, grad_log_r: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z, log pi, means and log-variances, in their shapes."""
-    out = z.new_empty(z.shape), z.new_empty(means.shape[:2]), z.new_empty(means.shape), z.new_empty(means.shape)
-    tensors = [z, means, log_vars, log_responsibilities, grad_log_prob, grad_log_r, *out]
-    _launch(mixture_bwd_kernel, tensors, means, z.shape[1])
-    return out
-
-
 def padded(components: int, dim: int) -> tuple[int, int]:
     """The tile [K_PAD, D_PAD]."""
     return triton.next_power_of_2(components), triton.next_power_of_2(dim)
 
 
-def _launch(kernel: triton.JITFunction, tensors: list[Tensor], means: Tensor, samples: int) -> None:
+def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
+    """tensors: the kernel's arguments, z first; means are its first [N, K, D]."""
+    z, means = tensors[0], next(tensor for tensor in tensors[1:] if tensor.dim() == 3)
     rows, components, dim = means.shape
     k_pad, d_pad = padded(components, dim)
     if rows:
         with on_device_of(means):
             kernel[(rows,)](
-                *tensors,
-                samples,
+                *(tensor.contiguous() for tensor in tensors),
+                z.shape[1],
                 K=components,
                 D=dim,
                 K_PAD=k_pad,

@@ -1,6 +1,6 @@
-"""Special functions for kernels, from exp and log alone, so that the interpreter runs what a GPU runs.
+"""Special functions for kernels, made of exp and log only, so that the interpreter runs the same code as a GPU.
 
-Compensated forms (Kahan): with u = 1 + x rounded, log(u) / (u - 1) is smooth in u, so the rounding of u does not show.
+Compensated forms (Kahan): with u = 1 + x rounded, log(u) / (u - 1) is smooth in u, so the rounding of u cancels.
 They need a correctly rounded difference: launch with `enable_fp_fusion=False`.
 """
 
@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 LOG_LOG_2 = tl.constexpr(-0.36651292058166435)
-"""Where the two forms of log(1 - exp(-x)) meet: x = log 2."""
+"""log x at x = log 2, where the two forms of log(1 - exp(-x)) meet."""
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def remainder(s):
     x = tl.exp(tl.minimum(s, 80.0))
     u = tl.exp(-x)
     small = s < LOG_LOG_2
-    # Double where: each branch is evaluated at a harmless point where the other one counts.
+    # Each branch is evaluated at a harmless point where the other one is selected.
     ratio = ratio_below(tl.where(small, u, 1.0))
     beyond = tl.where(small, 0.5, u)
     value = tl.where(small, s + tl.log(ratio), log1p(-beyond))
@@ -42,7 +42,7 @@ def remainder(s):
 
 @triton.jit
 def log_minus_remainder(s, TINY: tl.constexpr):
-    """log(-L(s)) and its derivative L'(s) / L(s), finite however far 1 - exp(-x) is from 0 or 1."""
+    """log(-L(s)) and its derivative L'(s) / L(s), finite also where 1 - exp(-x) rounds to 0 or 1."""
     x = tl.exp(tl.minimum(s, 80.0))
     u = tl.exp(-x)
     small = s < LOG_LOG_2

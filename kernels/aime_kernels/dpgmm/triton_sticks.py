@@ -1,7 +1,7 @@
-"""Sticks to log-weights, and the sticks' divergence, forward and backward; 32 rows a program.
+"""Sticks to log-weights, and the sticks' divergence, forward and backward; one program handles 32 rows.
 
-Rows of J = K - 1 sticks are read as one flat stretch, which is aligned and so loaded 16 bytes at a time; `tl.gather`
-moves values between that stretch, the stretch of K weights, and a grid [rows, WIDTH] on which rows can be scanned.
+Rows of J = K - 1 sticks are read as one flat range, which is aligned and therefore loaded 16 bytes at a time.
+`tl.gather` moves values between that range, the range of K weights, and a grid [rows, WIDTH] for scans along rows.
 """
 
 import torch
@@ -13,9 +13,8 @@ from aime_kernels.dpgmm.divergence import NODES, SPAN
 from aime_kernels.dpgmm.triton_special import digamma_1p, log1p, log_minus_remainder, remainder, trigamma_1p
 from aime_kernels.launch import Launch, launch_for, on_device_of
 
-# Fusing would undo the compensated forms.
-LAUNCH = {80: Launch(32, 4, False), 86: Launch(32, 4, False), 90: Launch(32, 4, False)}
-MOST_STICKS = 31
+# Fused multiply-adds would undo the compensated forms.
+LAUNCH = {80: Launch(32, 4, False)}
 EULER_GAMMA = tl.constexpr(0.5772156649015329)
 FIRST_NODE = tl.constexpr(SPAN[0])
 NODE_STEP = tl.constexpr((SPAN[1] - SPAN[0]) / (NODES - 1))
@@ -33,7 +32,7 @@ def regrid(values, FROM: tl.constexpr, TO: tl.constexpr, SHIFT: tl.constexpr, LA
 
 @triton.jit
 def load_rows(pointer, rows, WIDE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
-    """The program's rows of a [rows, WIDE] array as one flat stretch."""
+    """The program's rows of a [rows, WIDE] array as one flat range."""
     start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
     inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
     return tl.load(pointer + start + lane, mask=inside, other=0.0)
@@ -49,13 +48,13 @@ def store_rows(pointer, values, rows, WIDE: tl.constexpr, ROWS: tl.constexpr, LA
 
 @triton.jit
 def log_exponential(uniform, EPS: tl.constexpr):
-    """log(-log(1 - U)), with 0 and 1 read as half a rounding step inside."""
+    """log(-log(1 - U)), where U = 0 and 1 are moved half a rounding step inside."""
     return tl.log(-log1p(-tl.minimum(tl.maximum(uniform, 0.5 * EPS), 1.0 - 0.5 * EPS)))
 
 
 @triton.jit
 def node_and_weight(i, like):
-    """Node i of `divergence.QUADRATURE` and its weight, [1] in the dtype of `like`: three exps instead of two loads."""
+    """Node i of `divergence.QUADRATURE` and its weight, [1] in the dtype of `like`; computed, not loaded."""
     y = FIRST_NODE + NODE_STEP * (tl.zeros([1], like.dtype) + i)
     away = tl.exp(-y)
     node = y - away
@@ -82,7 +81,7 @@ def stick_weights_fwd_kernel(
     value, _ = remainder(s)
     inner, _ = log_minus_remainder(s, TINY)
     rest, _ = remainder(inner - a)
-    # Shifted by one before the scan, so that a prefix never contains, and never has to lose, its own stick.
+    # Shifted by one before the scan: a prefix must not contain its own stick.
     before = tl.cumsum(tl.reshape(regrid(rest, J, WIDTH, -1, LANES), [ROWS, WIDTH]), 1)
     weights = regrid(value * tl.exp(-a), J, WIDTH, 0, LANES) + tl.reshape(before, [LANES])
     store_rows(log_pi, regrid(weights, WIDTH, J + 1, 0, LANES), rows, J + 1, ROWS, LANES)
@@ -103,7 +102,7 @@ def stick_weights_bwd_kernel(
     EPS: tl.constexpr,
     TINY: tl.constexpr,
 ):
-    """log v_j is in weight j, log(1 - v_j) in every later one."""
+    """log v_j contributes to weight j, log(1 - v_j) to every later one."""
     LANES: tl.constexpr = ROWS * WIDTH
     grad = load_rows(grad_log_pi, rows, J + 1, ROWS, LANES)
     grid = tl.reshape(regrid(grad, J + 1, WIDTH, 0, LANES), [ROWS, WIDTH])
@@ -168,7 +167,7 @@ def stick_kl_bwd_kernel(
     NODES: tl.constexpr,
     TINY: tl.constexpr,
 ):
-    """The same quadrature for M and both its derivatives."""
+    """One quadrature for M and its two derivatives."""
     LANES: tl.constexpr = ROWS * WIDTH
     a, b = load_rows(log_a, rows, J, ROWS, LANES), load_rows(log_b, rows, J, ROWS, LANES)
     grad = load_rows(grad_kl, rows, J, ROWS, LANES)
@@ -186,57 +185,27 @@ def stick_kl_bwd_kernel(
     by_b = 1.0 - (1.0 - inverse_a) * plain_b * trigamma_1p(plain_b) - inverse_b + more * m_by_b
     store_rows(grad_log_a, grad * by_a, rows, J, ROWS, LANES)
     store_rows(grad_log_b, grad * by_b, rows, J, ROWS, LANES)
-    # A row's sums: what lies outside its J columns is zero on the grid.
+    # Sums over rows: outside its J columns the grid is zero.
     for_mean = tl.sum(tl.reshape(regrid(grad * m, J, WIDTH, 0, LANES), [ROWS, WIDTH]), 1)
     for_log = tl.sum(tl.reshape(regrid(grad, J, WIDTH, 0, LANES), [ROWS, WIDTH]), 1)
     store_rows(grad_mean, for_mean, rows, 1, ROWS, ROWS)
     store_rows(grad_mean_log, -for_log, rows, 1, ROWS, ROWS)
 
 
-def stick_weights_triton(log_a: Tensor, log_b: Tensor, uniform: Tensor) -> Tensor:
-    """Contiguous [rows, J] three times -> log pi [rows, J + 1]."""
-    rows, sticks = log_a.shape
-    log_pi = log_a.new_empty(rows, sticks + 1)
-    _launch(stick_weights_fwd_kernel, [log_a, log_b, uniform, log_pi], log_a, EPS=torch.finfo(log_a.dtype).eps)
-    return log_pi
-
-
-def stick_weights_backward_triton(log_a: Tensor, log_b: Tensor, uniform: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients [rows, J] of log a and log b."""
-    out = torch.empty_like(log_a), torch.empty_like(log_b)
-    tensors = [log_a, log_b, uniform, grad, *out]
-    _launch(stick_weights_bwd_kernel, tensors, log_a, EPS=torch.finfo(log_a.dtype).eps)
-    return out
-
-
-def stick_kl_triton(log_a: Tensor, log_b: Tensor, mean: Tensor, mean_log: Tensor) -> Tensor:
-    """Contiguous [rows, J] twice and [rows] twice -> [rows, J]."""
-    kl = torch.empty_like(log_a)
-    _launch(stick_kl_fwd_kernel, [log_a, log_b, mean, mean_log, kl], log_a, NODES=NODES)
-    return kl
-
-
-def stick_kl_backward_triton(
-    log_a: Tensor, log_b: Tensor, mean: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of all four, in their shapes."""
-    out = torch.empty_like(log_a), torch.empty_like(log_b), torch.empty_like(mean), torch.empty_like(mean)
-    _launch(stick_kl_bwd_kernel, [log_a, log_b, mean, grad, *out], log_a, NODES=NODES)
-    return out
-
-
-def _launch(kernel: triton.JITFunction, tensors: list[Tensor], like: Tensor, **constants: float) -> None:
-    rows, sticks = like.shape
-    launch = launch_for(LAUNCH, like.device)
+def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
+    """tensors: the kernel's arguments, the first of them [rows, J]."""
+    rows, sticks = tensors[0].shape
+    chosen, numbers = launch_for(LAUNCH, tensors[0].device), torch.finfo(tensors[0].dtype)
+    constants = {"EPS": numbers.eps, "NODES": NODES}
     if rows:
-        with on_device_of(like):
-            kernel[(triton.cdiv(rows, launch.block),)](
-                *tensors,
+        with on_device_of(tensors[0]):
+            kernel[(triton.cdiv(rows, chosen.block),)](
+                *(tensor.contiguous() for tensor in tensors),
                 rows,
                 J=sticks,
-                ROWS=launch.block,
+                ROWS=chosen.block,
                 WIDTH=triton.next_power_of_2(sticks + 1),
-                TINY=1e6 * torch.finfo(like.dtype).tiny,
-                **constants,
-                **launch.options(),
+                TINY=1e6 * numbers.tiny,
+                **{name: value for name, value in constants.items() if name in kernel.arg_names},
+                **chosen.options(),
             )

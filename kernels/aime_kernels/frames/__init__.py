@@ -1,6 +1,6 @@
-"""Frames in and out of uint8: window gathering, normalisation, and its exact inverse."""
+"""Frames in and out of uint8: cutting windows, normalisation, and its exact inverse."""
 
-from aime_kernels.frames.op import normalise_frames, normalised_windows
+from aime_kernels.frames.op import normalise_frames
 from aime_kernels.frames.reference import frames_to_levels, gather_windows
 
-__all__ = ["frames_to_levels", "gather_windows", "normalise_frames", "normalised_windows"]
+__all__ = ["frames_to_levels", "gather_windows", "normalise_frames"]

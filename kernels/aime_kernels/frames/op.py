@@ -1,75 +1,40 @@
-"""`normalise_frames` and `normalised_windows`: the public functions, and the operator behind their kernel."""
+"""`normalise_frames`: the public function, and the operator around its kernel."""
 
 import torch
 from torch import Tensor
 
-from aime_kernels.dispatch import implementation, kernels_possible, size_class
+from aime_kernels.dispatch import call
 from aime_kernels.frames import reference
+from aime_kernels.torch_operator import kernel_operator
 
 
 def normalise_frames(frames: Tensor) -> Tensor:
-    """Map uint8 levels [B, T, H, W, 3] to float32 [B, T, 3, H, W]: level * (2 / 255) - 1, in [-1, 1].
+    """Map uint8 levels [B, T, H, W, 3] to float32 [B, T, 3, H, W] in [-1, 1]: level * (2 / 255) - 1. Any H and W.
 
-    Level 0 maps to exactly -1 and level 255 to exactly +1; `frames_to_levels` inverts all 256 levels exactly.
+    Level 0 maps to exactly -1 and level 255 to exactly 1; `frames_to_levels` inverts all 256 levels exactly.
 
-    Why an op: a transpose of bytes and a conversion are four passes; the kernel reads a byte and writes a float.
+    Why a kernel: the transpose and the conversion are four passes over memory. The kernel reads each byte once and
+    writes each float once.
     """
-    if not kernels_possible(frames.device):
-        return reference.normalise_frames(frames)
-    reason = _obstacle(frames) if frames.dim() == 5 else f"frames {tuple(frames.shape)} are not [B, T, H, W, 3]"
-    classes = (size_class(frames.numel()),)
-    plain, name = reference.normalise_frames, "normalise_frames"
-    return implementation(name, plain, _normalise_by_kernel, (frames,), reason, classes, 0)(frames)
+    return call("normalise_frames", frames.device, reference.normalise_frames, _by_kernel, _obstacle, frames)
 
 
-def normalised_windows(store: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Windows of a resident store, normalised: `normalise_frames(gather_windows(store, starts, length))` in one pass.
-
-    store: uint8 [F, H, W, 3]; starts: int64 [B], each in [0, F - length]. Returns float32 [B, length, 3, H, W].
-    A window that leaves the store raises IndexError on a CPU; from the kernel its outside frames come back as NaN,
-    because asking the host would stall the device.
-    """
-    if not kernels_possible(store.device):
-        return _windows(store, starts, length)
-    reason = _obstacle(store) if store.dim() == 4 else f"store {tuple(store.shape)} is not [F, H, W, 3]"
-    if reason is None and (starts.dtype != torch.int64 or starts.dim() != 1 or starts.device != store.device):
-        reason = f"starts are {starts.dtype} {tuple(starts.shape)} on {starts.device}, not int64 [B] on {store.device}"
-    if reason is None and length < 1:
-        reason = f"a length of {length}"
-    classes = (size_class(starts.numel()), length, size_class(store[:1].numel()))
-
-    def plain(store: Tensor, starts: Tensor) -> Tensor:
-        return _windows(store, starts, length)
-
-    def kernel(store: Tensor, starts: Tensor) -> Tensor:
-        return _frames(store, starts, length).unflatten(0, (-1, length))
-
-    return implementation("normalised_windows", plain, kernel, (store, starts), reason, classes, 0)(store, starts)
-
-
-def _windows(store: Tensor, starts: Tensor, length: int) -> Tensor:
-    return reference.normalise_frames(reference.gather_windows(store, starts, length))
-
-
-def _normalise_by_kernel(frames: Tensor) -> Tensor:
-    return _frames(frames.flatten(0, 1), None, 1).unflatten(0, frames.shape[:2])
+def _by_kernel(frames: Tensor) -> Tensor:
+    return frames_operator(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 
 def _obstacle(frames: Tensor) -> str | None:
-    if frames.dtype != torch.uint8 or frames.shape[-1] != 3:
-        return f"{frames.dtype} {tuple(frames.shape)}, built for uint8 [..., 3]"
+    if frames.dim() != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+        return f"{frames.dtype} {tuple(frames.shape)}, built for uint8 [B, T, H, W, 3]"
     return None
 
 
-@torch.library.custom_op("aime_kernels::frames", mutates_args=())
-def _frames(store: Tensor, starts: Tensor | None, length: int) -> Tensor:
-    from aime_kernels.frames.triton_kernel import frames_triton
-
-    return frames_triton(store.contiguous(), None if starts is None else starts.contiguous(), length)
+def _outputs(frames: Tensor) -> Tensor:
+    count, height, width, _ = frames.shape
+    return frames.new_empty(count, 3, height, width, dtype=torch.float32)
 
 
-@_frames.register_fake
-def _(store: Tensor, starts: Tensor | None, length: int) -> Tensor:
-    frames, height, width, _ = store.shape
-    count = frames if starts is None else starts.shape[0] * length
-    return store.new_empty(count, 3, height, width, dtype=torch.float32)
+frames_operator = kernel_operator(
+    "frames(Tensor frames) -> Tensor", _outputs, "aime_kernels.frames.triton_kernel", "frames_fwd_kernel"
+)
+"""uint8 [F, H, W, 3] -> float32 [F, 3, H, W]."""

@@ -1,4 +1,4 @@
-"""uint8 frames: cut windows out of a resident store, and map the 256 levels to [-1, 1] and back."""
+"""uint8 frames: cut windows out of a store, and map the 256 levels to [-1, 1] and back."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def gather_windows(store: Tensor, starts: Tensor, length: int) -> Tensor:
 
 def normalise_frames(frames: Tensor) -> Tensor:
     """`aime_kernels.normalise_frames` in tensor algebra."""
-    # The transpose is done on bytes: a quarter of the traffic of transposing floats.
+    # Transposing bytes moves a quarter of what transposing floats would.
     return frames.movedim(-1, -3).contiguous().to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
 
 

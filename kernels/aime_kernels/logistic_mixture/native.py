@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aime_kernels.dispatch import kernel_mode
+from aime_kernels.dispatch import route
 from aime_kernels.native import attempt, library
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -15,10 +15,10 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 
 def native_obstacle(parameters: Tensor) -> str | None:
     """Why the C++ form cannot take these parameters; None when it can."""
-    if kernel_mode() == "reference":
-        return "AIME_KERNELS=reference"
-    if parameters.device.type != "cpu" or parameters.dtype != torch.float32:
-        return f"{parameters.dtype} on {parameters.device.type}, built for float32 on a CPU"
+    if (found := route("logistic_mixture", parameters.device)) != "native":
+        return f"the route on {parameters.device.type} is {found}"
+    if parameters.dtype != torch.float32:
+        return f"{parameters.dtype}, built for float32"
     return build_obstacle()
 
 

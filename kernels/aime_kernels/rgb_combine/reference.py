@@ -1,32 +1,27 @@
-"""Two linear combinations of long vectors in one streaming pass, in place."""
+"""Two linear combinations of long vectors in one pass over chunks, in place."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from aime_kernels.rgb_gram.layout import chunk_elements, chunks, flat_alike, gather
+from aime_kernels.rgb_gram.layout import Vector, chunk_elements, chunks, flat_alike, gather
 
 
-def rgb_combine(
-    rows: Sequence[Sequence[Tensor | None]],
-    direction: Sequence[Tensor | None],
-    update: Sequence[Tensor | None],
-    coefficients: Tensor,
-    finite: Tensor,
-) -> None:
-    """`aime_kernels.rgb_combine`, a chunk at a time."""
-    columns = [column for column in zip(*rows, direction, update, strict=True) if column[-2] is not None]
-    if not columns:
-        return
+def rgb_combine(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> None:
+    """`aime_kernels.rgb_combine`, one chunk at a time.
+
+    columns: for each position with a direction the n gradients, the direction and the update.
+    """
     if torch.compiler.is_compiling():
         return _in_one_loop(columns, coefficients, finite)
     positions = [flat_alike(column) for column in columns]
-    first = next(tensor for tensor in direction if tensor is not None)
-    scalars = [list(row) for row in coefficients.to(first.dtype)]
+    direction = [column[-2] for column in columns if column[-2] is not None]
+    first = direction[0]
+    scalars = [list(line) for line in coefficients.to(first.dtype)]
     chunk = chunk_elements(first.device)
-    size = sum(tensor.numel() for tensor in direction if tensor is not None)
-    scratch = first.new_empty(len(rows) + 3, min(chunk, size))
+    size = sum(tensor.numel() for tensor in direction)
+    scratch = first.new_empty(len(columns[0]) + 1, min(chunk, size))
     zero = first.new_zeros(())
     buffers: dict[int, Sequence[Tensor]] = {}
     for lengths, pieces in chunks(positions, chunk):
@@ -34,7 +29,7 @@ def rgb_combine(
         if length not in buffers:
             buffers[length] = scratch[:, :length].unbind()
         *gathered, new, total = buffers[length]
-        # A stretch of one tensor is read, and written, in place; short tensors are gathered first.
+        # A piece that fills the chunk is read, and written, in place; shorter ones are gathered first.
         inputs = [
             parts[0] if len(parts) == 1 else gather(parts, lengths, buffer)
             for parts, buffer in zip(pieces[:-1], gathered, strict=True)
@@ -51,14 +46,14 @@ def rgb_combine(
     copy_back(columns, positions)
 
 
-def _place(targets: Sequence[Tensor | None], result: Tensor) -> Tensor:
-    """Where a result goes: the target itself if it is one and of this dtype, else the buffer that it is in."""
+def _place(targets: Vector, result: Tensor) -> Tensor:
+    """Where a result is written: the only target if it has this dtype, else the result's own buffer."""
     only = targets[0]
     return only if len(targets) == 1 and only is not None and only.dtype == result.dtype else result
 
 
-def _in_one_loop(columns: Sequence[Sequence[Tensor | None]], coefficients: Tensor, finite: Tensor) -> None:
-    """The same for a compiler, which makes one loop over the elements of it."""
+def _in_one_loop(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> None:
+    """The same for a compiler, which fuses it into one loop over the elements."""
     for *terms, old, target in columns:
         assert old is not None and target is not None
         of_update, of_direction = coefficients.to(old.dtype).unbind()
@@ -73,9 +68,7 @@ def _in_one_loop(columns: Sequence[Sequence[Tensor | None]], coefficients: Tenso
         target.copy_(torch.where(finite, total, 0.0))
 
 
-def _combine(
-    inputs: Sequence[Tensor | None], old: Tensor, scalars: list[list[Tensor]], new: Tensor, total: Tensor
-) -> None:
+def _combine(inputs: Vector, old: Tensor, scalars: list[list[Tensor]], new: Tensor, total: Tensor) -> None:
     """Write both combinations of 1-d tensors into `new` and `total`; `scalars` are the coefficients as 0-d tensors."""
     of_update, of_direction = scalars
     terms = [(i, term) for i, term in enumerate(inputs) if term is not None]
@@ -87,8 +80,8 @@ def _combine(
         total.addcmul_(term, of_update[i])
 
 
-def copy_back(columns: Sequence[Sequence[Tensor | None]], positions: Sequence[Sequence[Tensor | None]]) -> None:
-    """Copy direction and update home where mixed layouts made `flat_alike` return copies of them."""
+def copy_back(columns: Sequence[Vector], positions: Sequence[Vector]) -> None:
+    """Copy direction and update back where `flat_alike` returned copies because of mixed layouts."""
     for tensors, flats in zip(columns, positions, strict=True):
         for tensor, flat in zip(tensors[-2:], flats[-2:], strict=True):
             if tensor is not None and flat is not None and tensor.data_ptr() != flat.data_ptr():

@@ -1,21 +1,27 @@
-"""Long vectors stored as lists of tensors, walked in flat chunks of even size without moving them as a whole."""
+"""Long vectors stored as lists of tensors, read in flat chunks of similar size without copying them as a whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Flats = Sequence[Tensor | None]
+Vector = Sequence[Tensor | None]
+"""A long vector in parts, or the parts of several vectors at one position; None for zeros."""
 
 
 class Chunk(NamedTuple):
-    """The same stretch of several long vectors."""
+    """The same range of several long vectors."""
 
     lengths: list[int]
     """Elements of each piece."""
     pieces: list[list[Tensor | None]]
     """`pieces[i][j]`: piece j of vector i, 1-d, `lengths[j]` elements, a view of its memory; None for zeros."""
+
+
+def device_of(tensors: Iterable[Tensor | None]) -> torch.device:
+    """The device of the first tensor that is not None; the CPU where there is none."""
+    return next((tensor.device for tensor in tensors if tensor is not None), torch.device("cpu"))
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -29,12 +35,11 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def flat_alike(tensors: Flats) -> list[Tensor | None]:
+def flat_alike(tensors: Vector) -> list[Tensor | None]:
     """View tensors of one shape as 1-d tensors whose elements correspond; None stays None.
 
-    Tensors that share one dense layout (contiguous, channels-last, transposed, ...) come back as views in the order
-    of memory. Where the layouts differ, those that are not contiguous come back as contiguous copies instead.
-    Raises ValueError when the shapes differ.
+    Tensors that share one dense layout (contiguous, channels-last, transposed, ...) give views in memory order. Where
+    the layouts differ, those that are not contiguous give contiguous copies. Raises ValueError when shapes differ.
     """
     present = [tensor for tensor in tensors if tensor is not None]
     if len({tensor.shape for tensor in present}) > 1:
@@ -47,34 +52,34 @@ def flat_alike(tensors: Flats) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous().view(-1) for tensor in tensors]
 
 
-def chunks(positions: Sequence[Flats], size: int) -> Iterator[Chunk]:
+def chunks(positions: Sequence[Vector], size: int) -> Iterator[Chunk]:
     """Cut long vectors into chunks of at most `size` elements: long tensors are split evenly, short ones gathered.
 
-    positions: for each position the 1-d tensors of all vectors there, of one length, at least one not None. So the
-    number of chunks follows from the number of elements, however many tensors they are in.
+    positions: for each position the 1-d tensors of all vectors, of one length, at least one not None. The number of
+    chunks depends on the number of elements, not on the number of tensors.
     """
     lengths: list[int] = []
-    columns: list[Flats] = []
+    columns: list[Vector] = []
     for flats in positions:
         numel = next(flat.numel() for flat in flats if flat is not None)
         parts = -(-numel // size)
         cuts = [numel * (part + 1) // parts - numel * part // parts for part in range(parts)]
-        stretches = [flats] if parts == 1 else zip(*(_split(flat, cuts) for flat in flats), strict=True)
-        for length, column in zip(cuts, stretches if parts else (), strict=True):
+        ranges = [flats] if parts == 1 else zip(*(_split(flat, cuts) for flat in flats), strict=True)
+        for length, column in zip(cuts, ranges if parts else (), strict=True):
             if sum(lengths) + length > size:
-                yield Chunk(lengths, [list(row) for row in zip(*columns, strict=True)])
+                yield Chunk(lengths, [list(parts) for parts in zip(*columns, strict=True)])
                 lengths, columns = [], []
             lengths.append(length)
             columns.append(column)
     if lengths:
-        yield Chunk(lengths, [list(row) for row in zip(*columns, strict=True)])
+        yield Chunk(lengths, [list(parts) for parts in zip(*columns, strict=True)])
 
 
-def _split(flat: Tensor | None, lengths: list[int]) -> Flats:
+def _split(flat: Tensor | None, lengths: list[int]) -> Vector:
     return [None] * len(lengths) if flat is None else flat.split(lengths)
 
 
-def gather(pieces: Flats, lengths: Sequence[int], out: Tensor) -> Tensor:
+def gather(pieces: Vector, lengths: Sequence[int], out: Tensor) -> Tensor:
     """Copy pieces one after the other into `out` [sum of lengths], zeros for None, in its dtype; returns it."""
     if len(pieces) == 1 and pieces[0] is not None:
         return out.copy_(pieces[0])
@@ -87,5 +92,5 @@ def gather(pieces: Flats, lengths: Sequence[int], out: Tensor) -> Tensor:
 
 
 def chunk_elements(device: torch.device) -> int:
-    """Elements of a chunk: on a CPU few enough that a few of them stay in cache, many more where launches cost more."""
+    """Elements of a chunk: on a CPU a few chunks fit in the cache; elsewhere launches cost more, so many more."""
     return 1 << 19 if device.type == "cpu" else 1 << 21

@@ -1,4 +1,4 @@
-"""Gram matrix of long vectors in one streaming pass, in double precision."""
+"""Gram matrix of long vectors in one pass over chunks, in double precision."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,16 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aime_kernels.rgb_gram.layout import chunk_elements, chunks, flat_alike, gather
+from aime_kernels.rgb_gram.layout import Vector, chunk_elements, chunks, device_of, flat_alike, gather
 
 _BLOCK = 4096
-"""Elements of one small product; the blocks of a chunk are the batch over which the threads divide."""
+"""Elements of one small product. The blocks of a chunk are a batch, over which the threads divide."""
 
 
-def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
+def rgb_gram(vectors: Sequence[Vector]) -> Tensor:
     """`aime_kernels.rgb_gram` with every product and sum in float64."""
-    if len({len(vector) for vector in vectors}) > 1:
-        raise ValueError(f"vectors have different numbers of tensors: {[len(vector) for vector in vectors]}")
     m = len(vectors)
     columns = [column for column in zip(*vectors, strict=True) if any(tensor is not None for tensor in column)]
     if not columns:
@@ -23,10 +21,10 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
     if torch.compiler.is_compiling():
         return _products(columns, m)
     positions = [flat_alike(column) for column in columns]
-    sizes = [next(flat.numel() for flat in flats if flat is not None) for flats in positions]
-    device = next(flat.device for flat in positions[0] if flat is not None)
+    size = sum(next(flat.numel() for flat in flats if flat is not None) for flats in positions)
+    device = device_of(positions[0])
     chunk = chunk_elements(device)
-    blocks = -(-min(chunk, sum(sizes)) // _BLOCK)
+    blocks = -(-min(chunk, size) // _BLOCK)
     staging = torch.empty(m, blocks * _BLOCK, dtype=torch.float64, device=device)
     sums = torch.zeros(blocks, m, m, dtype=torch.float64, device=device)
     views: dict[int, _Views] = {}
@@ -34,24 +32,29 @@ def rgb_gram(vectors: Sequence[Sequence[Tensor | None]]) -> Tensor:
         total = sum(lengths)
         if total not in views:
             views[total] = _views(staging, sums, total)
-        rows, rest, left, right, of_blocks = views[total]
-        for row, parts in zip(rows, pieces, strict=True):
-            gather(parts, lengths, row)
-        if rest is not None:
-            rest.zero_()
+        lines, padding, left, right, of_blocks = views[total]
+        for line, parts in zip(lines, pieces, strict=True):
+            gather(parts, lengths, line)
+        if padding is not None:
+            padding.zero_()
         of_blocks.baddbmm_(left, right)
     gram = sums.sum(0)
     return (gram + gram.t()) / 2
 
 
 class _Views(NamedTuple):
-    """Of `staging` [m, size]: a row a vector of a chunk, what is left of the last block, all blocks both ways; sums."""
+    """Views of `staging` [m, size] and `sums` for a chunk."""
 
-    rows: Sequence[Tensor]
-    rest: Tensor | None
+    lines: Sequence[Tensor]
+    """The chunk of each vector."""
+    padding: Tensor | None
+    """What follows them in the last block."""
     left: Tensor
+    """[blocks, m, block]."""
     right: Tensor
+    """[blocks, block, m]."""
     sums: Tensor
+    """[blocks, m, m]."""
 
 
 def _views(staging: Tensor, sums: Tensor, total: int) -> _Views:
@@ -59,15 +62,14 @@ def _views(staging: Tensor, sums: Tensor, total: int) -> _Views:
     block = min(total, _BLOCK)
     padded = -(-total // block) * block
     batch = staging[:, :padded].unflatten(1, (-1, block))
-    rest = staging[:, total:padded] if padded > total else None
-    rows = staging[:, :total].unbind()
-    return _Views(rows, rest, batch.permute(1, 0, 2), batch.permute(1, 2, 0), sums[: batch.shape[1]])
+    padding = staging[:, total:padded] if padded > total else None
+    lines = staging[:, :total].unbind()
+    return _Views(lines, padding, batch.permute(1, 0, 2), batch.permute(1, 2, 0), sums[: batch.shape[1]])
 
 
-def _products(columns: Sequence[Sequence[Tensor | None]], m: int) -> Tensor:
-    """The same for a compiler, which makes one loop over the elements of all these sums."""
-    device = next(tensor.device for tensor in columns[0] if tensor is not None)
-    zero = torch.zeros((), dtype=torch.float64, device=device)
+def _products(columns: Sequence[Vector], m: int) -> Tensor:
+    """The same for a compiler, which fuses all these sums into one loop over the elements."""
+    zero = torch.zeros((), dtype=torch.float64, device=device_of(columns[0]))
     gram = {}
     for i in range(m):
         for j in range(i + 1):

@@ -1,4 +1,4 @@
-"""One pass over m long vectors: the partial Gram matrix of every tile, then a sum of those in a fixed order."""
+"""One pass over m long vectors: a partial Gram matrix for every tile, then their sum in a fixed order."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from aime_kernels.launch import Launch, launch_for, on_device_of
 from aime_kernels.rgb_gram.table import TILE_BYTES, Work, narrowest
 
-# A block is 4096 bytes of the narrowest vector: 16 for each thread.
-LAUNCH = {80: Launch(4096, 8, True), 86: Launch(4096, 8, True), 90: Launch(4096, 8, True)}
+# A block is 4096 bytes of the narrowest vector: 16 bytes for each thread.
+LAUNCH = {80: Launch(4096, 8, True)}
 TRITON_DTYPE = {
     torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
@@ -22,7 +22,7 @@ TRITON_DTYPE = {
 
 @triton.jit
 def load_piece(address, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, ALIGNMENT: tl.constexpr):
-    """Elements `start + offsets` of the tensor at `address`, as COMPUTE; zeros where masked or where it is 0."""
+    """Elements `start + offsets` of the tensor at `address`, as COMPUTE; zeros where masked or if the address is 0."""
     pointer = tl.multiple_of(address, ALIGNMENT).to(tl.pointer_type(DTYPE))
     pointers = tl.multiple_of(pointer, ALIGNMENT) + start + offsets
     return tl.load(pointers, mask=mask & (address != 0), other=0.0).to(COMPUTE)
@@ -30,9 +30,10 @@ def load_piece(address, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.c
 
 @triton.jit
 def rescaled(piece, AXIS: tl.constexpr):
-    """Each group of a float32 piece, along AXIS, times a power of two near 1 / its largest, and that exponent's field.
+    """Multiply each group of a float32 piece, along AXIS, by a power of two near 1 / its largest magnitude.
 
-    The power is made from the exponent of the largest magnitude: exact, and no finite square overflows or vanishes.
+    Returns the scaled piece and the exponent fields of the powers. The scaling is exact, and after it no finite square
+    overflows or vanishes.
     """
     largest = tl.max(tl.abs(piece), AXIS)
     field = tl.minimum(tl.maximum(254 - (largest.to(tl.int32, bitcast=True) >> 23), 1), 253)
@@ -48,16 +49,16 @@ def added_products(
     mask,
     VECTORS: tl.constexpr,
     GROUP: tl.constexpr,
-    ROW_DTYPE: tl.constexpr,
+    FIRST_DTYPE: tl.constexpr,
     LAST_DTYPE: tl.constexpr,
     COMPUTE: tl.constexpr,
     ALIGNMENT: tl.constexpr,
 ):
-    """`totals` plus the inner products of every group: in COMPUTE on values scaled to about 1, unscaled in float64.
+    """Add the inner products of every group to `totals`: computed in COMPUTE on scaled values, unscaled in float64.
 
-    A group is what one thread loads, so that threads exchange nothing before the end of a tile.
+    A group is what one thread loads. Threads exchange nothing before the end of a tile.
     """
-    # Wide loads leave neighbours in a thread, narrow ones elements that lie apart.
+    # After wide loads a thread holds neighbours, after narrow ones elements that are far apart.
     AXIS: tl.constexpr = 1 if ALIGNMENT == 16 else 0
     pieces, fields = (), ()
     for i in tl.static_range(VECTORS):
@@ -65,7 +66,7 @@ def added_products(
         if i == VECTORS - 1:
             piece = load_piece(address, start, offsets, mask, LAST_DTYPE, COMPUTE, ALIGNMENT)
         else:
-            piece = load_piece(address, start, offsets, mask, ROW_DTYPE, COMPUTE, ALIGNMENT)
+            piece = load_piece(address, start, offsets, mask, FIRST_DTYPE, COMPUTE, ALIGNMENT)
         if AXIS == 1:
             piece = tl.reshape(piece, [piece.shape[0] // GROUP, GROUP])
         else:
@@ -95,9 +96,9 @@ def rgb_gram_fwd_kernel(
     partials,  # float64 [T, VECTORS, VECTORS]
     VECTORS: tl.constexpr,
     BLOCK: tl.constexpr,
-    STEPS: tl.constexpr,  # stretches of BLOCK elements in a tile
+    STEPS: tl.constexpr,  # ranges of BLOCK elements in a tile
     GROUP: tl.constexpr,  # elements of one 16-byte load
-    ROW_DTYPE: tl.constexpr,
+    FIRST_DTYPE: tl.constexpr,
     LAST_DTYPE: tl.constexpr,
     COMPUTE: tl.constexpr,
     ALIGNMENT: tl.constexpr,  # bytes
@@ -107,11 +108,11 @@ def rgb_gram_fwd_kernel(
     entries = addresses + VECTORS * tl.load(tiles + 3 * program)
     start = tl.multiple_of(tl.load(tiles + 3 * program + 1), BLOCK)
     count = tl.load(tiles + 3 * program + 2)
-    # Whole groups are loaded wide under a mask of their width, the last few elements one by one, each its own group.
+    # Whole groups are loaded wide. The last few elements are loaded one by one, each as its own group.
     whole = count // GROUP * GROUP
     rest = whole + tl.arange(0, GROUP)
     rests = added_products(
-        (), entries, start, rest, rest < count, VECTORS, 1, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
+        (), entries, start, rest, rest < count, VECTORS, 1, FIRST_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
     )  # fmt: skip
     totals, first = (), tl.arange(0, BLOCK // GROUP) == 0
     for i in tl.static_range(VECTORS * (VECTORS + 1) // 2):
@@ -119,7 +120,7 @@ def rgb_gram_fwd_kernel(
     for step in tl.static_range(STEPS):
         wide = step * BLOCK + tl.arange(0, BLOCK)
         totals = added_products(
-            totals, entries, start, wide, wide < whole, VECTORS, GROUP, ROW_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
+            totals, entries, start, wide, wide < whole, VECTORS, GROUP, FIRST_DTYPE, LAST_DTYPE, COMPUTE, ALIGNMENT
         )  # fmt: skip
     for i in tl.static_range(VECTORS):
         for j in tl.static_range(i + 1):
@@ -149,16 +150,16 @@ def rgb_gram_triton(work: Work) -> Tensor:
 
 
 def steps(block: int, dtypes: Sequence[torch.dtype]) -> dict[str, int]:
-    """A tile as STEPS stretches of BLOCK elements."""
+    """A tile as STEPS ranges of BLOCK elements."""
     return {"BLOCK": block, "STEPS": TILE_BYTES // (block * narrowest(dtypes))}
 
 
 def piece_types(dtypes: Sequence[torch.dtype], last: int, aligned: bool) -> dict[str, object]:
-    """Constants of `load_piece` for vectors of these dtypes, the first and the one at `last` standing for all read."""
+    """Constants of `load_piece`: every vector that is read has the first of `dtypes` or the one at `last`."""
     smallest = narrowest(dtypes)
     return {
         "GROUP": 16 // smallest,
-        "ROW_DTYPE": TRITON_DTYPE[dtypes[0]],
+        "FIRST_DTYPE": TRITON_DTYPE[dtypes[0]],
         "LAST_DTYPE": TRITON_DTYPE[dtypes[last]],
         "COMPUTE": tl.float64 if torch.float64 in dtypes else tl.float32,
         "ALIGNMENT": 16 if aligned else smallest,

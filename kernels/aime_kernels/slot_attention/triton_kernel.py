@@ -1,21 +1,19 @@
-"""Slot attention of one frame a program: keys and values are read once, every map is written once.
+"""Slot attention, one frame per program: keys and values are read once, every map is written once.
 
-No tensor-core product: five slots would fill a third of its smallest tile, tf32 would cost three digits, and a frame's
-16 KiB of keys and values take longer to arrive than their products. Each slot's row of logits is a sum over features.
+There is no tensor-core product. Five slots would fill a third of its smallest tile, TF32 would cost three digits, and
+loading a frame's 16 KiB of keys and values takes longer than their products.
 """
-
-from collections.abc import Mapping
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, launch_for, on_device_of
+from aime_kernels.launch import Launch, Launches, launch_for, on_device_of
 
-# Of the largest tile; see `for_tile`.
-LAUNCH = {80: Launch(1, 8, True), 86: Launch(1, 8, True), 90: Launch(1, 8, True)}
-# The backward pass keeps twice as much at hand: with twice the warps two programs still share a multiprocessor.
-BACKWARD_LAUNCH = {80: Launch(1, 16, True), 86: Launch(1, 16, True), 90: Launch(1, 16, True)}
+# For the largest tile; see `for_tile`.
+LAUNCH = {80: Launch(1, 8, True)}
+# The backward pass holds twice as much in registers: with twice the warps two programs still share a multiprocessor.
+BACKWARD_LAUNCH = {80: Launch(1, 16, True)}
 
 
 @triton.jit
@@ -67,14 +65,14 @@ def slot_attention_fwd_kernel(
 
 @triton.jit
 def load_maps(pointer, n, SLOTS: tl.constexpr, P: tl.constexpr, P_PAD: tl.constexpr, LEVELS: tl.constexpr):
-    """The maps [SLOTS, P] of frame n as one tile [P_PAD, 2**LEVELS], 16 bytes a load: one map alone is too short."""
+    """The maps [SLOTS, P] of frame n as one tile [P_PAD, 2**LEVELS], in 16-byte loads: one map alone is too short."""
     s, p = tl.arange(0, 2**LEVELS)[None, :], tl.arange(0, P_PAD)[:, None]
     return tl.load(pointer + n * (SLOTS * P) + s * P + p, mask=(s < SLOTS) & (p < P), other=0.0)
 
 
 @triton.jit
 def columns(tile, LEVELS: tl.constexpr):
-    """A tile [P, 2**LEVELS] as a tuple of its columns, halved LEVELS times."""
+    """The columns of a tile [P, 2**LEVELS] as a tuple, by halving it LEVELS times."""
     parts = (tile,)
     for level in tl.static_range(LEVELS):
         halves = ()
@@ -114,10 +112,10 @@ def slot_attention_bwd_kernel(
     SCALE: tl.constexpr,
     LEVELS: tl.constexpr,  # 2**LEVELS >= SLOTS
 ):
-    """Through both softmaxes in the log domain; each is g - softmax * sum(g) of what reaches its logarithm.
+    """Both softmaxes are differentiated in the log domain: the gradient of each is g - softmax * sum(g).
 
-    Values and maps are done with, and their gradient stored, before keys and assignments are loaded: the registers of
-    the one half serve the other.
+    The gradient of the values is stored before keys and assignments are loaded, so that both halves use the same
+    registers.
     """
     n = tl.program_id(0).to(tl.int64)
     p, d = tl.arange(0, P_PAD), tl.arange(0, D_PAD)
@@ -150,51 +148,36 @@ def slot_attention_bwd_kernel(
     tl.store(grad_keys + flat, by_key, mask=inside)
 
 
-def for_tile(launches: Mapping[int, Launch], tile: int) -> dict[int, Launch]:
-    """Launches for `tile` padded elements of keys: in proportion fewer warps than for the largest, 4096."""
-    return {known: launch._replace(warps=max(1, launch.warps * tile // 4096)) for known, launch in launches.items()}
+def for_tile(launches: Launches, tile: int) -> dict[int, Launch]:
+    """Launches for `tile` padded elements of keys: fewer warps in proportion than for the largest, 4096."""
+    return {known: entry._replace(warps=max(1, entry.warps * tile // 4096)) for known, entry in launches.items()}
 
 
-def slot_attention_triton(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """slots contiguous [N, S, D]; keys, values [N, P, D] with contiguous rows -> updates, assignments, maps."""
-    shape = (*slots.shape[:2], keys.shape[1])
-    out = slots.new_empty(slots.shape), slots.new_empty(shape), slots.new_empty(shape)
-    _launch(slot_attention_fwd_kernel, [slots, keys, values, *out], LAUNCH)
-    return out
-
-
-def slot_attention_backward_triton(
-    slots: Tensor, keys: Tensor, values: Tensor, rest: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """rest: assignments, maps and the gradients of updates, assignments, maps, all contiguous."""
-    out = slots.new_empty(slots.shape), slots.new_empty(keys.shape), slots.new_empty(keys.shape)
-    levels = (slots.shape[1] - 1).bit_length()
-    _launch(slot_attention_bwd_kernel, [slots, keys, values, *rest, *out], BACKWARD_LAUNCH, LEVELS=levels)
-    return out
-
-
-def _launch(
-    kernel: triton.JITFunction, tensors: list[Tensor], launches: Mapping[int, Launch], **constants: int
-) -> None:
-    """`tensors` begin with slots, keys and values."""
-    slots, keys, values = tensors[:3]
+def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
+    """tensors: slots, keys, values, then the other arguments of the kernel up to its last result."""
+    slots, keys, values, *rest = tensors
+    # Keys and values are halves of one projection: rows that are contiguous are read in place.
+    keys, values = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (keys, values))
     frames, count, dim = slots.shape
     positions = keys.shape[1]
     p_pad, d_pad = triton.next_power_of_2(positions), triton.next_power_of_2(dim)
+    backward = kernel is slot_attention_bwd_kernel
+    launches = for_tile(BACKWARD_LAUNCH if backward else LAUNCH, p_pad * d_pad)
     if frames:
         with on_device_of(slots):
             kernel[(frames,)](
-                *tensors,
-                keys.stride(0),
-                keys.stride(1),
-                values.stride(0),
-                values.stride(1),
+                slots.contiguous(),
+                keys,
+                values,
+                *(tensor.contiguous() for tensor in rest),
+                *keys.stride()[:2],
+                *values.stride()[:2],
                 SLOTS=count,
                 P=positions,
                 D=dim,
                 P_PAD=p_pad,
                 D_PAD=d_pad,
                 SCALE=dim**-0.5,
-                **constants,
-                **launch_for(for_tile(launches, p_pad * d_pad), slots.device).options(),
+                **({"LEVELS": (count - 1).bit_length()} if backward else {}),
+                **launch_for(launches, slots.device).options(),
             )

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from aime_kernels import rgb_combine, rgb_gram
-from aime_kernels.rgb_combine import reference as combine_reference
-from aime_kernels.rgb_combine.op import _rgb_combine
-from aime_kernels.rgb_gram.op import _rgb_gram
-from aime_kernels.rgb_gram.table import Work
+from aime_kernels.rgb_combine import reference
+from aime_kernels.rgb_combine.op import combine_operator
+from aime_kernels.rgb_gram.op import gram_operator
+from aime_kernels.rgb_gram.table import Work, works
 from aime_kernels.rgb_gram.triton_kernel import rgb_gram_triton
 
 SHAPES = [(3, 5), (4096 + 19,), (1,), (2, 3, 4, 4), (0,), (2, 4096)]
@@ -68,6 +68,11 @@ def test_one_poisoned_element_shows_on_the_diagonal(poison, place, device):
     assert rgb_gram(given).isfinite().diagonal().tolist() == [True, False, True]
 
 
+def plain_combine(rows, direction, update, coefficients, finite):
+    columns = [column for column in zip(*rows, direction, update, strict=True) if column[-1] is not None]
+    reference.rgb_combine(columns, coefficients, finite)
+
+
 def problem(n, device, dtype, wide, shapes=SHAPES):
     rows, (direction,) = vectors(n, device, dtype, shapes), vectors(1, device, wide, shapes)
     return rows, direction, torch.randn(2, n + 1, dtype=torch.float64).to(device)
@@ -81,7 +86,7 @@ def test_combination_in_place_and_apart(n, dtype, device, true):
     tolerance = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 2e-2}
     exact = [tensor.double().clone() for tensor in direction]
     update = [torch.empty_like(tensor) for tensor in exact]
-    combine_reference.rgb_combine([[t.double() for t in row] for row in rows], exact, update, coefficients, true)
+    plain_combine([[t.double() for t in row] for row in rows], exact, update, coefficients, true)
     apart, kept = [torch.empty_like(tensor) for tensor in rows[0]], [tensor.clone() for tensor in direction]
     rgb_combine(rows, kept, apart, coefficients, true)
     others = [[tensor.clone() for tensor in row] for row in rows[1:]]
@@ -101,12 +106,54 @@ def test_combination_with_holes_layouts_and_odd_addresses(device, true):
     rows[2][1] = rows[1][0] = direction[2] = None
     update = [None if tensor is None else torch.empty_like(tensor) for tensor in direction]
     expected = [None if t is None else t.clone() for t in direction], [None if t is None else t.clone() for t in update]
-    combine_reference.rgb_combine(rows, *expected, coefficients, true)
+    plain_combine(rows, *expected, coefficients, true)
     rgb_combine(rows, direction, update, coefficients, true)
     for found, other in zip([*direction, *update], [*expected[0], *expected[1]], strict=True):
         assert (found is None) == (other is None)
         if found is not None:
             torch.testing.assert_close(found, other, rtol=2e-6, atol=4e-6)
+
+
+def flat_views(count, offset, cuts, device, dtype=torch.float32):
+    """`count` vectors, each as slices of a flat buffer that begin `offset` elements into it."""
+    buffers = torch.randn(count, offset + sum(cuts) + 16, device=device).to(dtype)
+    return [list(buffer[offset : offset + sum(cuts)].split(cuts)) for buffer in buffers.unbind()]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("cuts", [(5000,), (4097, 3, 130, 4096)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_views_into_flat_buffers_at_any_offset(offset, cuts, dtype, device, true):
+    rows, direction = flat_views(3, offset, cuts, device, dtype), flat_views(1, offset, cuts, device)[0]
+    exact, size = exact_gram([*rows, direction])
+    assert ((rgb_gram([*rows, direction]) - exact).abs() <= 5e-7 * size).all()
+    coefficients, update = (
+        torch.randn(2, 4, dtype=torch.float64, device=device),
+        flat_views(1, 1, cuts, device, dtype)[0],
+    )
+    expected = [t.clone() for t in direction], [t.clone() for t in update]
+    plain_combine(rows, *expected, coefficients, true)
+    rgb_combine(rows, direction, update, coefficients, true)
+    limit = 2e-2 if dtype == torch.bfloat16 else 4e-6
+    for found, other in zip([*direction, *update], [*expected[0], *expected[1]], strict=True):
+        torch.testing.assert_close(found, other, rtol=limit, atol=limit)
+
+
+def test_writes_stay_inside_a_view(device, true):
+    buffers = torch.ones(4, 4200, device=device)
+    one, two, direction, update = ([buffer[3:4101]] for buffer in buffers.unbind())
+    rgb_combine([one, two], direction, update, torch.ones(2, 3, dtype=torch.float64, device=device), true)
+    assert direction[0].eq(3).all() and update[0].eq(5).all()
+    assert buffers[:, :3].eq(1).all() and buffers[:, 4101:].eq(1).all()
+
+
+def test_only_the_elements_before_the_first_aligned_one_are_read_narrowly(device):
+    def sizes(*offsets):
+        flats = [torch.zeros(1000 + offset, device=device)[offset:][:1000] for offset in offsets]
+        return {work.aligned: work.tiles[:, 2].sum().item() for work in works([flats], torch.device(device))}
+
+    assert sizes(0, 0) == {True: 1000} and sizes(1, 1) == {False: 3, True: 997} and sizes(3, 7) == {False: 1, True: 999}
+    assert sizes(0, 1) == {False: 1000}
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -180,8 +227,8 @@ def test_tiles_beyond_32_bits(device, tmp_path):
 def test_operators_and_a_graph_around_them(device, true):
     rows, direction, coefficients = problem(2, device, torch.float32, torch.float32, [(3, 5), (7,)])
     flat, update = [t for row in rows for t in row], [torch.zeros_like(t) for t in direction]
-    torch.library.opcheck(_rgb_gram, (flat, 2))
-    torch.library.opcheck(_rgb_combine, (flat, direction, update, coefficients, true))
+    torch.library.opcheck(gram_operator, (flat, 2))
+    torch.library.opcheck(combine_operator, (flat, direction, update, coefficients, true))
 
     def both(rows, direction, update, coefficients):
         rgb_combine(rows, direction, update, coefficients, true)

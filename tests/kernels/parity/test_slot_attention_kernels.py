@@ -5,7 +5,7 @@ import torch
 
 from aime_kernels import slot_attention
 from aime_kernels.slot_attention import reference
-from aime_kernels.slot_attention.op import _slot_attention, _slot_attention_backward
+from aime_kernels.slot_attention.op import slot_attention_backward, slot_attention_operator
 
 
 def draw(n, s, p, d, device, dtype=torch.float32):
@@ -100,9 +100,9 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, monkeypatch):
 
 def test_operators_and_a_graph_around_them(device):
     inputs = draw(2, 2, 3, 4, device)
-    torch.library.opcheck(_slot_attention, tuple(x.clone().requires_grad_() for x in inputs))
+    torch.library.opcheck(slot_attention_operator, tuple(x.clone().requires_grad_() for x in inputs))
     updates, assignments, maps = slot_attention(*inputs)
-    torch.library.opcheck(_slot_attention_backward, (*inputs, assignments, maps, updates, assignments, maps))
+    torch.library.opcheck(slot_attention_backward, (*inputs, assignments, maps, updates, assignments, maps))
     compiled = torch.compile(slot_attention, fullgraph=True, backend="aot_eager")
     for one, other in zip(with_gradients(compiled, inputs), with_gradients(slot_attention, inputs), strict=True):
         torch.testing.assert_close(one, other)

@@ -1,0 +1,123 @@
+"""The parts of the world model, built from one configuration, and what every pass over them shares."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aime_fast.config import ModelConfig
+from aime_fast.errors import UserError
+from aime_fast.model.draws import Draw
+from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
+from aime_fast.model.parts.codec import Decoder, PosteriorHead, Trunk, subimages
+from aime_fast.model.parts.dynamics import Dynamics, SlotPredictor
+from aime_fast.model.parts.likelihood import FAMILIES, Likelihood
+from aime_fast.model.parts.perceiver import CausalPerceiver, PerceiverMemory
+from aime_fast.model.parts.tokenizer import Tokenizer
+from aime_fast.model.priors import make_prior
+from aime_fast.model.state import LatentState
+from aime_kernels import normalise_frames
+
+CONTRAST = 4.0
+"""Networks read (x - mean frame) * CONTRAST, which has about unit size."""
+
+
+class HeadMaker(Protocol):
+    """What may add a head: a module that maps a `LatentState` to a tensor [B, T, ...]."""
+
+    @property
+    def name(self) -> str:
+        """Name of the head."""
+
+    def head(self, config: ModelConfig) -> nn.Module | None:
+        """Make the head; None for no head."""
+
+
+class Assembly(nn.Module):
+    """The parts by name; `UserError` for sizes that do not fit together and for an unknown prior."""
+
+    mean_frame: Tensor
+    """[3, H, W] in [-1, 1]: networks read and predict differences to it; zero until the trainer sets it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        check_sizes(config)
+        self.register_buffer("mean_frame", torch.zeros(3, config.image_size, config.image_size))
+        self.tokenizer = Tokenizer(config)
+        self.perceiver = CausalPerceiver(config)
+        self.trunk = Trunk(config)
+        self.teacher = Trunk(config).requires_grad_(False)
+        self.teacher.load_state_dict(self.trunk.state_dict())
+        self.posterior = PosteriorHead(config)
+        self.decoder = Decoder(config)
+        self.prior = make_prior(config)
+        self.attention = BottomUpAttention(config)
+        self.attention_prior = TopDownAttention(config)
+        self.dynamics = Dynamics(config)
+        self.predictor = SlotPredictor(config)
+        self.heads = nn.ModuleDict()
+
+    def add_heads(self, makers: Iterable[HeadMaker]) -> None:
+        """Register heads as `self.heads[name]`, after all other parts: theirs are the last initial weights drawn."""
+        for maker in makers:
+            if head := maker.head(self.config):
+                self.heads[maker.name] = head
+
+    @property
+    def declared_draws(self) -> list[Draw]:
+        """The draws of all parts; their order fixes the numbers that a key gives."""
+        parts = (self.prior, self.posterior, self.predictor, self.tokenizer, self.dynamics)
+        return [draw for part in parts for draw in part.draws]
+
+    def standardise(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames [B, T, 3, H, W] -> the networks' input [B*T, 3, H, W], channels last, and the frames' `subimages`."""
+        flat = ((frames.flatten(0, 1) - self.mean_frame) * CONTRAST).contiguous(memory_format=torch.channels_last)
+        return flat, subimages(frames, self.decoder.patch).contiguous()
+
+    def likelihood(self, latents: Tensor, slots: Tensor) -> Likelihood:
+        """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d]."""
+        features, centre = self.decoder(latents, slots, self.mean_frame)
+        return FAMILIES[self.config.likelihood](features, self.decoder.head.weight, centre)
+
+    def initial_state(self, batch: int) -> LatentState:
+        """The state before the first frame of `batch` sequences: tensors [B, 0, ...]; `filter` goes on from it."""
+        config, empty = self.config, self.mean_frame.new_zeros(batch, 0)
+        return LatentState(
+            latent=empty.new_zeros(batch, 0, config.latent_dim),
+            context=empty.new_zeros(batch, 0, config.context_dim),
+            slots=empty.new_zeros(batch, 0, config.num_slots, config.slot_dim),
+            attention=empty.new_zeros(batch, 0, config.attention_state_dim),
+            hidden=empty.new_zeros(batch, 0, config.hidden_dim),
+            cell=empty.new_zeros(batch, 0, config.hidden_dim),
+            memory=PerceiverMemory(),
+        )
+
+    def check(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """The frames [B, T, 3, H, W] as floats in [-1, 1]; `UserError` where frames or actions have other shapes."""
+        size = self.config.image_size
+        if observations.ndim != 5 or observations.shape[2:] != (3, size, size):
+            raise UserError(f"observations are {tuple(observations.shape)}; the model reads [B, T, 3, {size}, {size}]")
+        wanted = (*observations.shape[:2], self.config.action_dim)
+        if actions.shape != wanted:
+            raise UserError(f"actions are {tuple(actions.shape)}; the model reads {wanted}: check action_dim")
+        if observations.dtype == torch.uint8:
+            return normalise_frames(observations.movedim(2, -1))
+        return observations
+
+
+def check_sizes(config: ModelConfig) -> None:
+    """Refuse sizes that do not fit together, with `UserError`."""
+    rules = {
+        "action_dim must be at least 1": config.action_dim >= 1,
+        "max_components must be at least 2": config.max_components >= 2,
+        "grid must be an even number": config.grid >= 2 and config.grid % 2 == 0,
+        "image_size must be a multiple of 4 * grid": config.image_size > 0
+        and config.image_size % (4 * config.grid) == 0,
+        "perceiver_dim must be a multiple of perceiver_heads": config.perceiver_dim % config.perceiver_heads == 0,
+        "kl_samples must be at least 1": config.kl_samples >= 1,
+        "decoder_width must be a multiple of 2": config.decoder_width % 2 == 0,
+    }
+    if broken := [rule for rule, holds in rules.items() if not holds]:
+        raise UserError(f"model sizes do not fit: {'; '.join(broken)}")

@@ -1,0 +1,56 @@
+"""What a prior of the latent state must provide."""
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from aime_fast.config import ModelConfig
+from aime_fast.model.draws import Draw, Draws
+
+
+class PriorDistribution(Protocol):
+    """p(z_t | h_{t-1}, c_{t-1}, z_{t-1}) of every frame of [B, T], as a mixture of K components (K = 1: no mixture)."""
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log of the components' weights, [B, T, K]; the weights sum to 1."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats of n samples a frame: z [B, T, n, D] -> [B, T, n]."""
+
+    def log_prob_and_responsibilities(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob(z)` and, from the same evaluation, log p(component | z) [B, T, n, K]."""
+
+    def sample(self, generator: Generator | None = None) -> Tensor:
+        """One draw of z, [B, T, D]; differentiable with respect to means and variances."""
+
+    def kl_terms(self) -> dict[str, Tensor]:
+        """The prior's own divergences by name, each [B, T] in nats; they enter the ELBO with the weight of `kl_z`."""
+
+
+class Prior(nn.Module, ABC):
+    """The network that gives a `PriorDistribution`; subclasses add their layers and list them in `PRIORS`."""
+
+    compiled = ("forward",)
+    draws: tuple[Draw, ...] = ()
+    """The random numbers that `forward` reads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.start_context = nn.Parameter(torch.zeros(config.context_dim))
+        self.start_latent = nn.Parameter(torch.zeros(config.latent_dim))
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, draws: Draws) -> PriorDistribution:
+        """The prior of frames t from h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D] and `self.draws`.
+
+        At t = 0 the model passes its learned start: the first LSTM state, `start_context` and `start_latent`.
+        """
+
+
+def standard_normal(like: Tensor, generator: Generator | None) -> Tensor:
+    """Standard normal numbers of the shape and device of `like`, drawn on the generator's device (default: the CPU)."""
+    drawn_on = generator.device if generator else torch.device("cpu")
+    return torch.randn(like.shape, generator=generator, device=drawn_on).to(like.device)
