@@ -56,7 +56,7 @@ class Components:
         )
         self.config = config = with_data_sizes(config, self.backend)
         check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
-        self.schedules = Schedules.from_config(config, self.backend.steps_per_epoch)
+        self.schedules = Schedules(config, self.backend.steps_per_epoch)
 
         torch.manual_seed(config.seed)  # decides the initial weights
         self.model = model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)

@@ -50,7 +50,7 @@ class Checkpoints:
         """The newest checkpoint that is complete on the disk."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
-        self._failure: str | None = None
+        self._failure: BaseException | None = None
 
     def save(self, state: RunState, best: bool = False) -> None:
         """Copy every rank's state to host memory and start to write it; `best` also makes `best` point to it.
@@ -72,31 +72,27 @@ class Checkpoints:
         if self._writing is not None and self._writing.done():
             self.settle()
         failure, self._failure = self._failure, None
-        return failure
+        return failure and str(failure)
 
     def finish(self) -> None:
         """Wait until the latest checkpoint is on the disk.
 
         Raises `UserError` on every rank if one rank could not write; the previous checkpoint is then still intact.
         """
-        writing = self._writing
         self.settle()
+        if self._failure is not None:
+            raise self._failure
+
+    def settle(self) -> None:
+        """Wait for the current write and keep its failure for `take_failure` and `finish`."""
+        writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            self._failure = writing.exception()
+            self.newest = self.newest if self._failure else writing.result()
 
     def close(self) -> None:
         """End the thread after the current write."""
         self._thread.shutdown(wait=True)
-
-    def settle(self) -> None:
-        """Wait for the current write and keep its outcome for `take_failure`."""
-        if self._writing is None:
-            return
-        writing, self._writing = self._writing, None
-        try:
-            self.newest = writing.result()
-        except UserError as error:
-            self._failure = str(error)
 
     def load(self, path: Path, state: RunState) -> None:
         """Restore `state` from a verified checkpoint of any engine and world size; collective.

@@ -78,9 +78,6 @@ def copy_tensors(source: object, target: object) -> None:
             old.copy_(new, non_blocking=True)
         elif is_dataclass(new) or isinstance(new, dict):
             copy_tensors(new, old)
-        elif isinstance(new, dict):
-            for name, value in new.items():
-                old[name].copy_(value, non_blocking=True)
         elif new != old:
             raise ValueError(f"{name} is {new}, in the captured step {old}")
 

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 REPEAT_SECONDS = 2.0
@@ -27,9 +27,7 @@ class Interruptions:
             self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -38,5 +36,5 @@ class Interruptions:
         if not self.received:
             self.received, self._when = number, time.monotonic()
         elif time.monotonic() - self._when > REPEAT_SECONDS:
-            self.__exit__(None, None, None)
+            self.__exit__()
             os.kill(os.getpid(), number)
