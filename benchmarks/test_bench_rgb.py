@@ -12,9 +12,9 @@ from itertools import cycle
 
 import pytest
 import torch
+from direct import direct_balance
 from measuring import peak_bytes
 
-from aime_fast.balancing.direct import direct_balance
 from aime_fast.balancing.rgb import RGB
 from aime_fast.config import preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder

@@ -124,7 +124,7 @@ def test_a_balance_report(n, dtype):
         assert_is(tensor, shape, dtype)
     wanted = {"cosines": (n, n), "projections": (n,), "angles": (n,), "norms": (n,), "update_norm": ()}
     flags = {"finite": (), "active": (n,), "cancelled": ()}
-    assert {field.name for field in fields(BalanceReport)} == {"update", *wanted, *flags}
+    assert {field.name for field in fields(BalanceReport)} == {"update", "weights", *wanted, *flags}
     for name, shape in (wanted | flags).items():
         assert_is(getattr(report, name), shape, torch.bool if name in flags else torch.float64)
 

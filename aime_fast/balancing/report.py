@@ -1,23 +1,26 @@
-"""What a balancing step tells about itself."""
+"""What one balancing reports."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from aime_fast.balancing.solvers.rotation import Rotation
 from aime_fast.balancing.vectors import Vector
 
 
 @dataclass(frozen=True)
 class BalanceReport:
-    """What one balancing did: float64 tensors on the gradients' device, equal on all ranks; n tasks."""
+    """What one balancing did: tensors on the gradients' device, float64, equal on all ranks; n tasks, G groups.
+
+    Norms and cosines are those of the whole gradients. Angles and projections are means over the groups, and zeros for
+    solvers that do not turn gradients.
+    """
 
     update: Vector
-    """The balanced update, in the rows' own memory; None where no row and no direction ever had an entry."""
+    """The balanced update; None where no vector and no direction ever had an entry."""
     finite: Tensor
     """0-d bool: False when any gradient was not finite; then the update is zero and no state has changed."""
     cosines: Tensor
-    """[n, n]: cosines between the tasks' gradients; a task without gradient has zeros."""
+    """[n, n]: cosines between the tasks' gradients; a task without a gradient has zeros."""
     projections: Tensor
     """[n]: p_i, cosine between task i's gradient and the new direction d."""
     angles: Tensor
@@ -25,13 +28,10 @@ class BalanceReport:
     norms: Tensor
     """[n]: norms of the gradients; not finite where a gradient is not."""
     active: Tensor
-    """[n] bool: tasks with a gradient; the others took no part."""
+    """[n] bool: tasks with a gradient."""
     cancelled: Tensor
-    """0-d bool: the unit gradients sum to zero; before the first consensus the update is then zero, see docs/rgb.md."""
+    """0-d bool: the unit gradients sum to zero, so that they have no common direction."""
+    weights: Tensor
+    """[G, n]: weights of the task gradients in the update of each group, before it is clipped."""
     update_norm: Tensor
-    """0-d: norm of the whole update, over all shards, before it is clipped."""
-
-    @classmethod
-    def of(cls, update: Vector, rotation: Rotation) -> "BalanceReport":
-        """The report of a rotation that was carried out."""
-        return cls(update, *(getattr(rotation, item.name) for item in fields(cls)[1:]))
+    """0-d: norm of the whole update, over all groups and shards, before it is clipped."""

@@ -1,28 +1,44 @@
 """Long vectors as lists of tensors: gradients, updates and directions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 Vector = list[Tensor | None]
 """One tensor a parameter (or a shard, or a flat buffer); None stands for zeros."""
 
 
-def owned(gradients: Iterable[Tensor | None], dtype: torch.dtype | None = None) -> Vector:
-    """Contiguous gradients that may be overwritten, in `dtype` or their own: copies only where that takes one.
+def owned(gradients: Iterable[Tensor | None]) -> Vector:
+    """Contiguous gradients that may be overwritten; copies only where that takes one.
 
-    Autograd may hand out one tensor for two parameters (a sum's gradient), a part of a larger one, or a scalar that is
-    expanded.
+    Autograd may return one tensor for two parameters (the gradient of a sum), a part of a larger one, or an expanded
+    scalar.
     """
     seen: set[int] = set()
-    row: Vector = []
+    vector: Vector = []
     for gradient in gradients:
         if gradient is not None:
-            storage, wanted = gradient.untyped_storage(), dtype or gradient.dtype
-            shared = storage.data_ptr() in seen or storage.nbytes() != gradient.numel() * gradient.element_size()
-            if shared or gradient.dtype != wanted or not gradient.is_contiguous():
-                gradient = gradient.to(wanted, memory_format=torch.contiguous_format, copy=True)
+            storage = gradient.untyped_storage()
+            whole = storage.nbytes() == gradient.numel() * gradient.element_size()
+            if storage.data_ptr() in seen or not whole or not gradient.is_contiguous():
+                gradient = gradient.contiguous().clone()
             seen.add(storage.data_ptr())
-        row.append(gradient)
-    return row
+        vector.append(gradient)
+    return vector
+
+
+def weighted_sum(vectors: Sequence[Vector], target: Vector, weights: Tensor, finite: Tensor) -> None:
+    """Write sum_i weights[i] vectors[i] into `target`, whose tensors may be those of one vector; zeros if not finite.
+
+    weights: float64 [n]. finite: 0-d bool. Both on the vectors' device. A position without a tensor stays as it is.
+    """
+    for *terms, place in zip(*vectors, target, strict=True):
+        if place is None:
+            continue
+        scalars = weights.to(place.dtype).unbind()
+        own = next(i for i, term in enumerate(terms) if term is not None and term.data_ptr() == place.data_ptr())
+        place.mul_(scalars[own])
+        for i, term in enumerate(terms):
+            if term is not None and i != own:
+                place.addcmul_(term, scalars[i])
+        place.masked_fill_(~finite, 0.0)  # zero times NaN is NaN

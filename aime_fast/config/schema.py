@@ -123,8 +123,10 @@ class BalancingConfig:
     """Step size of the angle search."""
     update_interval: int = 1
     """Rotate every so many steps; on the others average the unit gradients."""
-    mode: Literal["global", "local"] = "global"
-    """`global` equals one process with the whole batch; `local` balances each rank alone (different mathematics)."""
+    solver: str = "rotation"
+    """How task gradients become one update: rotation, sum, mgda, upgrad, uncertainty or pcgrad."""
+    groups: Literal["all", "shared", "module"] = "all"
+    """What is balanced as one: all parameters, those that several tasks reach, or each module by itself."""
     rescale: Literal["none", "mean", "rms"] = "none"
     """Multiply the update by the mean or root mean square of the task gradients' norms."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import Backend, open_backend
 from aime_fast.errors import UserError
@@ -21,8 +21,8 @@ from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.build_locks import refuse_stale_build_locks
-from aime_fast.training.engines.engine import open_engine
 from aime_fast.training.engines.host_group import HostGroup
+from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.run import folder as run_folder
 from aime_fast.training.schedules import Schedules
 from aime_fast.training.step import TrainingStep
@@ -69,13 +69,14 @@ class Components:
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
         self.aggregator = LossAggregator(config.objectives, tasks)
-        self.rgb = RGB.from_config(config.balancing)
-        step = TrainingStep(self.engine, self.rgb, self.aggregator, self.backend, config)
+        names = [task.name for task in tasks]
+        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, names)
+        step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()
         self.step: TrainingStep | CapturedStep = CapturedStep(step) if config.cuda_graph else step
 
         self.progress = Progress()
-        self.state = RunState(config, self.engine, self.rgb, self.progress)
+        self.state = RunState(config, self.engine, self.balancer, self.progress)
         self.folder = self.hosts.first(lambda: run_folder.choose(config, self.notes.append))
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.hosts, config.keep_checkpoints)
         self._closing.callback(self.checkpoints.close)
@@ -86,7 +87,9 @@ class Components:
         """Mark the step for compilation if that is wanted; the first step compiles it."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation([*self.model.modules(), *self.aggregator.tasks, self.rgb], self.engine.device)
+        compilation = Compilation(
+            [*self.model.modules(), *self.aggregator.tasks, self.balancer, self.balancer.layout], self.engine.device
+        )
         self._closing.callback(compilation.close)
         self.notes.append(f"compiling the step first: takes minutes, or seconds if {cache_folder()} already has it")
         return compilation

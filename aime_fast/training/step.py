@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import Backend
 from aime_fast.data.batch import Batch
@@ -43,9 +43,13 @@ class TrainingStep:
     """One optimiser step. `fetch` and `__call__` never wait for the device."""
 
     def __init__(
-        self, engine: Engine, balancer: RGB, aggregator: LossAggregator, backend: Backend, config: TrainConfig
+        self,
+        engine: Engine[WorldModel],
+        balancer: Balancer,
+        aggregator: LossAggregator,
+        backend: Backend,
+        config: TrainConfig,
     ) -> None:
-        assert isinstance(engine.module, WorldModel)
         self.engine, self.model, self.balancer, self.aggregator, self.backend = (
             engine,
             engine.module,

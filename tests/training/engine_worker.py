@@ -1,6 +1,7 @@
 """One rank of the engine tests: `RANK=r WORLD_SIZE=n python engine_worker.py FOLDER` runs every case and saves it.
 
-With a third word, `eight`, it runs three steps of the world model under ZeRO-2 alone.
+With a third word, `eight`, it runs three steps of the world model under ZeRO-2 alone; with `solvers` every solver and
+every kind of groups.
 
 Every case is run in one process, because starting torch and DeepSpeed costs more than all of them together. Results
 go to FOLDER/<world size>-<rank>.pt as {case: values}.
@@ -17,27 +18,30 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from toy import Toy, batch, run_step, toy_config
+from toy import Toy, balancer_of, batch, run_step, toy_config
 from world import WINDOWS, World
 
-from aime_fast.balancing.layouts.layout import ParameterRows
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.groups import GROUPS
+from aime_fast.balancing.solvers.registry import SOLVERS
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
-from aime_fast.training.engines.engine import open_engine
+from aime_fast.training.engines.open_engine import open_engine
 
 STEPS = 20
 WORLD_STEPS = 5
+SOLVER_STEPS = 4
+FAST = [("rotation", "module"), ("sum", "shared")]
+"""What runs in every test run; `solvers` runs the rest."""
 CLIP = 0.5
 LR = {"sgd": 0.05, "adamw": 0.005}
 
 
-def open_case(stage, name="sgd", accumulation=1, mode="global", seed=0, bf16=False, **zero):
+def open_case(stage, name="sgd", accumulation=1, solver="rotation", groups="all", seed=0, bf16=False, **zero):
     """An engine on the toy and its balancer; `zero` joins the ZeRO options."""
     config = toy_config(name=name, lr=LR[name], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
     path = Path(sys.argv[1]) / f"zero-{os.environ['RANK']}.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": stage, **zero}, "bf16": {"enabled": bf16}}))
-    config = replace(config, balancing=replace(config.balancing, mode=mode), ds_config=str(path))
-    return open_engine(Toy(seed), config), RGB()
+    engine = open_engine(Toy(seed), replace(config, ds_config=str(path)))
+    return engine, balancer_of(engine, solver, groups)
 
 
 def open_world(stage, accumulation, windows=WINDOWS, precision="auto"):
@@ -45,7 +49,8 @@ def open_world(stage, accumulation, windows=WINDOWS, precision="auto"):
     optim = dict(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=CLIP, precision=precision)
     config = toy_config(**optim)
     config = replace(config, loader=replace(config.loader, batch_size=windows), ds_config=f"zero{stage}")
-    return open_engine(World(windows=windows), config), RGB()
+    engine = open_engine(World(windows=windows), config)
+    return engine, balancer_of(engine)
 
 
 def parameters(engine):
@@ -53,18 +58,18 @@ def parameters(engine):
         return torch.cat([p.detach().flatten() for p in engine.module.parameters() if p.requires_grad])
 
 
-def train(engine, rgb, steps=range(STEPS)):
+def train(engine, balancer, steps=range(STEPS)):
     """The flat parameters after each step, the balanced and clipped gradients, their norms before clipping, losses."""
     norms, gradients, trail, losses = [], [], [], []
-    place = engine._rows.place
+    place = engine.layout.place
 
-    def placed(update):
-        gradients.append(flat_gradient(engine, update))
-        place(update)
+    def placed():
+        gradients.append(flat_gradient(engine.layout))
+        place()
 
-    engine._rows.place = placed
+    engine.layout.place = placed
     for step in steps:
-        norms.append(run_step(engine, rgb, step).grad_norm)
+        norms.append(run_step(engine, balancer, step).grad_norm)
         trail.append(parameters(engine))
         with engine.whole(), torch.no_grad():
             losses.append(torch.stack(engine.module.losses(engine.module(*engine.module.inputs(step)))))
@@ -72,67 +77,59 @@ def train(engine, rgb, steps=range(STEPS)):
     return {name: torch.stack(rows) for name, rows in values.items()}
 
 
-def flat_gradient(engine, update):
+def flat_gradient(layout):
     """What the optimiser is given, in the order of `parameters`: shards of all ranks joined, padding left out."""
-    shared = getattr(engine._rows, "shared", engine._rows)
-    if isinstance(shared, ParameterRows):
-        return torch.cat(
-            [
-                torch.zeros(p.numel()) if g is None else g.flatten()
-                for p, g in zip(shared.parameters, update, strict=True)
-            ]
-        )
-    parts = [torch.empty(0)] * len(shared.parameters)
-    for group, flat in zip(shared.groups, update, strict=True):
-        joined = flat
-        if len(flat) < group.numel:
-            joined = torch.empty(group.numel)
+    parts = [torch.empty(0)] * len(layout.parameters)
+    for buffer, flat in zip(layout.buffers, layout.update, strict=True):
+        joined = torch.zeros(buffer.numel) if flat is None else flat
+        if len(joined) < buffer.numel:
+            joined = torch.empty(buffer.numel)
             dist.all_gather_single(joined, flat)
-        for position, index in enumerate(group.indices):
-            parts[index] = torch.cat(group.pieces(joined, position))
+        for position, index in enumerate(buffer.indices):
+            parts[index] = torch.cat(buffer.pieces(joined, position))
     return torch.cat(parts)
 
 
-def equality(**case):
-    engine, rgb = open_case(**case)
-    values = train(engine, rgb)
+def equality(steps=STEPS, **case):
+    engine, balancer = open_case(**case)
+    values = train(engine, balancer, range(steps))
     engine.close()
     return values
 
 
 def resume(stage, name):
     """Whether five steps equal two steps, a new engine with the saved state, and three more."""
-    engine, rgb = open_case(stage=stage, name=name)
-    train(engine, rgb, range(2))
+    engine, balancer = open_case(stage=stage, name=name)
+    train(engine, balancer, range(2))
     weights = {key: value.clone() for key, value in engine.weights().items()}
-    balance = rgb.state_dict()
+    balance = balancer.state_dict()
     named = {key: value.clone() for key, value in portable_state(engine, balance["direction"]).items()}
     files = [Path(sys.argv[1]) / f"state-{rank}-of-{engine.world_size}" for rank in range(engine.world_size)]
     save_file(named, files[engine.rank])
     engine.barrier()
-    whole = train(engine, rgb, range(2, 5))
-    again, rgb = open_case(stage=stage, name=name, seed=5)
+    whole = train(engine, balancer, range(2, 5))
+    again, balancer = open_case(stage=stage, name=name, seed=5)
     again.load_weights(weights)
-    rgb.load_state_dict(balance | {"direction": StoredState(files).restore(again)})
-    values = train(again, rgb, range(2, 5))
+    balancer.load_state_dict(balance | {"direction": StoredState(files).restore(again)})
+    values = train(again, balancer, range(2, 5))
     again.close()
     engine.close()  # it opened the process group, where there is one process
     return {"whole": whole["parameters"], "resumed": values["parameters"]}
 
 
-def nonfinite(stage, mode):
+def nonfinite(stage, solver):
     """A NaN in one task on the last rank: parameters before, after, and after one more good step."""
-    engine, rgb = open_case(stage=stage, name="adamw", mode=mode)
-    run_step(engine, rgb, 0)
+    engine, balancer = open_case(stage=stage, name="adamw", solver=solver)
+    run_step(engine, balancer, 0)
     before = parameters(engine)
     observations, actions = (part.chunk(engine.world_size)[engine.rank] for part in batch(1))
     losses = engine.module.losses(engine(observations, actions, None))
     if engine.rank == engine.world_size - 1:
         losses[1] = losses[1] * torch.nan
     engine.backward(losses)
-    report = engine.balance_and_step(rgb)
+    report = engine.balance_and_step(balancer)
     after = parameters(engine)
-    good = run_step(engine, rgb, 2)
+    good = run_step(engine, balancer, 2)
     values = {"before": before, "after": after, "later": parameters(engine)}
     engine.close()
     return values | {"finite": bool(report.finite), "finite later": bool(good.finite)}
@@ -153,20 +150,20 @@ class Collectives(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def traffic(stage, mode):
-    """Elements of the collectives of one step with two micro-batches, and of this rank's rows."""
-    engine, rgb = open_case(stage=stage, accumulation=2, mode=mode)
-    run_step(engine, rgb, 0)
-    held, rows = [], engine._rows.rows
+def traffic(stage):
+    """Elements of the collectives of one step with two micro-batches, and of this rank's task gradients."""
+    engine, balancer = open_case(stage=stage, accumulation=2)
+    run_step(engine, balancer, 0)
+    held, vectors = [], engine.layout.vectors
 
     def counted():
-        found = rows()
+        found = vectors()
         held.append(sum(tensor.numel() for row in found for tensor in row if tensor is not None))
         return found
 
-    engine._rows.rows = counted
+    engine.layout.vectors = counted
     with Collectives() as collectives:
-        run_step(engine, rgb, 1)
+        run_step(engine, balancer, 1)
     engine.close()
     return {**collectives.elements, "rows": held[0]}
 
@@ -177,14 +174,26 @@ def main(folder, what="all"):
     if world_size > 1:
         dist.init_process_group("gloo")
     if what == "eight":
-        engine, rgb = open_world(2, accumulation=1, windows=8)
-        results = train(engine, rgb, range(3))
+        engine, balancer = open_world(2, accumulation=1, windows=8)
+        results = train(engine, balancer, range(3))
         engine.close()
+    elif what == "solvers":
+        results = every_solver([(solver, groups) for solver in SOLVERS for groups in GROUPS])
     else:
-        results = every_case(world_size)
+        results = every_case(world_size) | every_solver(FAST)
     torch.save(results, Path(folder) / f"{world_size}-{os.environ['RANK']}.pt")
     if world_size > 1:
         dist.destroy_process_group()
+
+
+def every_solver(cases):
+    return {
+        f"{solver}-{groups}-{stage}": equality(
+            SOLVER_STEPS, stage=stage, solver=solver, groups=groups, accumulation=1 + stage % 2
+        )
+        for solver, groups in cases
+        for stage in (0, 1, 2, 3)
+    }
 
 
 def every_case(world_size):
@@ -194,20 +203,18 @@ def every_case(world_size):
             results[f"sgd-{stage}-{accumulation}"] = equality(stage=stage, accumulation=accumulation)
         results[f"adamw-{stage}-1"] = equality(stage=stage, name="adamw")
         results[f"bf16-{stage}"] = equality(stage=stage, bf16=True)
-        for mode in ("global", "local"):
-            results[f"traffic-{stage}-{mode}"] = traffic(stage, mode)
-        results[f"local-{stage}"] = equality(stage=stage, mode="local", accumulation=2)
-        for mode in ("global", "local"):
-            results[f"nonfinite-{stage}-{mode}"] = nonfinite(stage, mode)
+        results[f"traffic-{stage}"] = traffic(stage)
+        for solver in ("rotation", "sum"):
+            results[f"nonfinite-{stage}-{solver}"] = nonfinite(stage, solver)
         for name in ("sgd", "adamw"):
             results[f"resume-{stage}-{name}"] = resume(stage, name)
     results["sgd-blocking"] = equality(stage=2, accumulation=2, overlap_comm=False, contiguous_gradients=False)
     for stage in (0, 2, 3):
-        engine, rgb = open_world(stage, accumulation=2 if stage >= 2 and world_size == 1 else 1)
-        results[f"world-{stage}"] = train(engine, rgb, range(WORLD_STEPS))
+        engine, balancer = open_world(stage, accumulation=2 if stage >= 2 and world_size == 1 else 1)
+        results[f"world-{stage}"] = train(engine, balancer, range(WORLD_STEPS))
         engine.close()
-    engine, rgb = open_world(3, accumulation=1, precision="bf16")
-    results["world-bf16"] = train(engine, rgb, range(WORLD_STEPS))
+    engine, balancer = open_world(3, accumulation=1, precision="bf16")
+    results["world-bf16"] = train(engine, balancer, range(WORLD_STEPS))
     engine.close()
     return results
 

@@ -84,7 +84,7 @@ def test_everything_is_restored(checkpoints):
         assert torch.equal(other.engine.module.state_dict()[name], tensor), name
     moments = [list(state.engine.optimizer.state.values()) for state in (saved, other)]
     assert all(torch.equal(one[key], two[key]) for one, two in zip(*moments, strict=True) for key in one)
-    assert other.rgb.value == 1
+    assert other.balancer.value == 1
     assert other.progress == saved.progress
     assert torch.equal(torch.rand(2), expected)
 
@@ -140,7 +140,7 @@ def test_the_same_step_can_be_saved_again(checkpoints, tmp_path):
     assert fault(path) is None
     state = run_state()
     checkpoints.load(path, state)
-    assert state.rgb.value == 2
+    assert state.balancer.value == 2
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -225,7 +225,7 @@ def test_weights_of_another_version_are_refused_by_name_before_anything_changes(
     }
     with pytest.raises(UserError, match=rf"another model: {told[change]}; use the version that wrote it \("):
         checkpoints.load(path, state)
-    assert state.rgb.value == 2
+    assert state.balancer.value == 2
 
 
 @pytest.mark.parametrize(

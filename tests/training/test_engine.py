@@ -7,13 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy import Mean, Toy, batch, run_step, toy_config
+from toy import Toy, balancer_of, batch, run_step, toy_config
 
-from aime_fast.balancing.layouts.layout import global_norm, nonfinite_poisons_all
-from aime_fast.balancing.rgb import RGB
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
-from aime_fast.training.engines.engine import ADAM_EPSILON, micro_batch_size, open_engine
+from aime_fast.training.engines.engine import ADAM_EPSILON, micro_batch_size
+from aime_fast.training.engines.open_engine import open_engine
 
 torch.set_num_threads(1)
 
@@ -21,7 +20,7 @@ torch.set_num_threads(1)
 def reference_step(module, optimizer, clip, step):
     observations, actions = batch(step)
     optimizer.zero_grad()
-    (sum(module.losses(module(observations, actions))) / 3).backward()
+    sum(module.losses(module(observations, actions))).backward()
     module.idle.grad = torch.zeros_like(module.idle)
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
     optimizer.step()
@@ -40,7 +39,7 @@ def test_steps_equal_plain_torch(accumulation, clip):
     optimizer = torch.optim.AdamW(groups, lr=0.01, betas=betas, eps=ADAM_EPSILON, fused=False, foreach=False)
     engine = open_engine(module, config)
     for step in range(5):
-        report = run_step(engine, Mean(), step)
+        report = run_step(engine, balancer_of(engine, "sum"), step)
         norm = reference_step(expected, optimizer, clip, step)
         torch.testing.assert_close(report.grad_norm, norm, rtol=1e-5, atol=1e-6)
         assert bool(report.finite)
@@ -52,12 +51,12 @@ def test_steps_equal_plain_torch(accumulation, clip):
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_non_finite_gradient_skips_the_step_and_its_state(name):
     engine = open_engine(Toy(), toy_config(name=name, lr=0.1, weight_decay=0.1))
-    run_step(engine, Mean(), 0)
+    run_step(engine, balancer_of(engine, "sum"), 0)
     before = copy.deepcopy(engine.optimizer.state_dict()), [p.detach().clone() for p in engine.module.parameters()]
     observations, actions = batch(1)
     observations[0, 0] = torch.nan
     engine.backward(engine.module.losses(engine(observations, actions, None)))
-    report = engine.balance_and_step(Mean())
+    report = engine.balance_and_step(balancer_of(engine, "sum"))
     assert not bool(report.finite)
     after = engine.optimizer.state_dict()
     for have, want in zip(engine.module.parameters(), before[1], strict=True):
@@ -65,7 +64,7 @@ def test_a_non_finite_gradient_skips_the_step_and_its_state(name):
     for index, state in before[0]["state"].items():
         for key, value in state.items():
             assert value is None or torch.equal(after["state"][index][key], value)
-    assert bool(run_step(engine, Mean(), 2).finite)
+    assert bool(run_step(engine, balancer_of(engine, "sum"), 2).finite)
     assert all(torch.isfinite(p).all() for p in engine.module.parameters())
 
 
@@ -75,7 +74,7 @@ def test_resume_is_bit_exact(name, tmp_path):
     whole = open_engine(Toy(), config)
     for step in range(6):
         whole.set_lr(0.02 / (step + 1))
-        run_step(whole, Mean(), step)
+        run_step(whole, balancer_of(whole, "sum"), step)
         if step == 2:
             save_file({name: value.clone() for name, value in whole.weights().items()}, tmp_path / "weights")
             save_file({name: value.clone() for name, value in portable_state(whole, None).items()}, tmp_path / "state")
@@ -84,7 +83,7 @@ def test_resume_is_bit_exact(name, tmp_path):
     StoredState([tmp_path / "state"]).restore(resumed)
     for step in range(3, 6):
         resumed.set_lr(0.02 / (step + 1))
-        run_step(resumed, Mean(), step)
+        run_step(resumed, balancer_of(resumed, "sum"), step)
     for have, want in zip(resumed.module.parameters(), whole.module.parameters(), strict=True):
         assert torch.equal(have, want)
 
@@ -93,7 +92,7 @@ def test_set_lr_reaches_every_group_and_zero_stops():
     engine = open_engine(Toy(), toy_config(lr=0.1))
     before = [p.detach().clone() for p in engine.module.parameters()]
     engine.set_lr(0.0)
-    run_step(engine, Mean(), 0)
+    run_step(engine, balancer_of(engine, "sum"), 0)
     assert all(torch.equal(have, want) for have, want in zip(engine.module.parameters(), before, strict=True))
 
 
@@ -102,7 +101,7 @@ def test_a_loss_without_gradient_is_a_task_of_zeros():
     observations, actions = batch(0)
     losses = engine.module.losses(engine(observations, actions, None))
     engine.backward([losses[0], torch.zeros(()), losses[1]])
-    report = engine.balance_and_step(Mean())
+    report = engine.balance_and_step(balancer_of(engine, "sum"))
     assert bool(report.finite) and float(report.grad_norm) > 0
 
 
@@ -121,7 +120,7 @@ class Offset(Toy):
 def test_a_scalar_added_to_a_loss_does_not_change_later_gradients():
     engine = open_engine(Offset(), toy_config(accumulation=2))
     engine.set_lr(0.0)
-    norms = [run_step(engine, RGB(), 0).balance.norms for _ in range(3)]
+    norms = [run_step(engine, balancer_of(engine), 0).balance.norms for _ in range(3)]
     assert torch.equal(norms[0], norms[1]) and torch.equal(norms[0], norms[2])
 
 
@@ -139,9 +138,10 @@ class Loud(Toy):
 def test_scaling_a_loss_by_a_million_leaves_training_unchanged(ds_config, name):
     trails = []
     for kind in (Toy, Loud):
-        engine, rgb = open_engine(kind(), replace(toy_config(name=name, lr=0.01), ds_config=ds_config)), RGB()
+        engine = open_engine(kind(), replace(toy_config(name=name, lr=0.01), ds_config=ds_config))
+        balancer = balancer_of(engine)
         for step in range(20):
-            run_step(engine, rgb, step)
+            run_step(engine, balancer, step)
         trails.append(engine.weights())
         engine.close()
     for key, value in trails[0].items():
@@ -165,10 +165,10 @@ class Waits(TorchDispatchMode):
 def test_no_call_of_a_step_waits_for_the_device(ds_config):
     engine = open_engine(Toy(), replace(toy_config(accumulation=2), ds_config=ds_config))
     with Waits() as waits:
-        run_step(engine, Mean(), 0)
+        run_step(engine, balancer_of(engine, "sum"), 0)
         engine.set_lr(0.1)
         assert waits.count == 0
-        assert bool(run_step(engine, Mean(), 1).finite)
+        assert bool(run_step(engine, balancer_of(engine, "sum"), 1).finite)
     assert waits.count == 1
     engine.close()
 
@@ -183,21 +183,21 @@ def test_balance_and_step_make_no_copy_of_a_gradient(peak_bytes):
 
     module = Wide()
     engine = open_engine(module, toy_config())
-    rgb = RGB()
+    balancer = balancer_of(engine)
 
     def backward():
         engine.backward([sum((p - shift).square().sum() for p in module.parts) for shift in (0.0, 1.0, 2.0)])
 
     backward()
-    engine.balance_and_step(rgb)
+    engine.balance_and_step(balancer)
     backward()
-    assert peak_bytes(lambda: engine.balance_and_step(rgb)) < 22_000_000 < 4 * (1 << 23)
+    assert peak_bytes(lambda: engine.balance_and_step(balancer)) < 22_000_000 < 4 * (1 << 23)
 
 
 def test_calls_out_of_order_are_errors():
     engine = open_engine(Toy(), toy_config(accumulation=2))
     with pytest.raises(RuntimeError, match="0 of 2"):
-        engine.balance_and_step(Mean())
+        engine.balance_and_step(balancer_of(engine, "sum"))
 
 
 @pytest.mark.parametrize(("world_size", "accumulation", "size"), [(1, 1, 12), (2, 3, 2), (3, 4, 1)])
@@ -221,23 +221,3 @@ def test_a_bad_timeout_is_a_users_mistake(monkeypatch, minutes):
     monkeypatch.setenv("DEEPSPEED_TIMEOUT", minutes)
     with pytest.raises(UserError, match=f"DEEPSPEED_TIMEOUT={minutes} .* whole minutes"):
         open_engine(Toy(), replace(toy_config(), ds_config="zero2"))
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_one_bad_rank_poisons_every_local_gram(bad):
-    grams = [torch.eye(3), torch.full((3, 3), bad)]
-    reduced = nonfinite_poisons_all(lambda tensor: sum(gram * 0 for gram in grams))(grams[0])
-    assert torch.isnan(reduced).all()
-    assert torch.equal(nonfinite_poisons_all(lambda tensor: tensor * 2)(torch.eye(3)), torch.eye(3))
-
-
-def test_global_norm_counts_every_shard():
-    whole = torch.randn(101, generator=torch.Generator().manual_seed(0))
-    norm = global_norm([whole[:40].view(8, 5), None], lambda square: square + whole[40:].square().sum(), whole.device)
-    torch.testing.assert_close(norm, whole.norm())
-    assert global_norm([None], None, whole.device) == 0
-
-
-def test_global_norm_is_exact_on_long_vectors():
-    long = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(global_norm([long], None, long.device), long.double().norm().float(), rtol=2e-7, atol=0)

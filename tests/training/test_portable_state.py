@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from aime_fast.balancing.layouts import flat as flat_rows
-from aime_fast.balancing.layouts.flat import FlatRows
-from aime_fast.balancing.layouts.layout import ParameterRows
+from aime_fast.balancing.layouts.flat import FlatLayout
+from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.layouts.partitions import FlatGroup, WholePartition
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
@@ -46,12 +46,13 @@ def one_rank(rank, world_size, stage, align):
     if stage == "plain":
         optimizer = torch.optim.AdamW(parameters)
         partition = WholePartition(module, optimizer)
-        rows, stepped = FlatRows(parameters, partition.groups, 1, partition), optimizer.param_groups[0]["params"]
+        rows, stepped = FlatLayout(parameters, partition.groups, 1, partition), optimizer.param_groups[0]["params"]
     elif stage:
-        rows = FlatRows(parameters, groups, world_size, partition=object())
+        rows = FlatLayout(parameters, groups, world_size, partition=object())
         stepped = [nn.Parameter(torch.zeros(cut.shape)) for cut in rows.cuts()]
     else:
-        rows, stepped = ParameterRows(parameters), parameters
+        whole = [Cut.whole(index, parameter) for index, parameter in enumerate(parameters)]
+        rows, stepped = SimpleNamespace(cuts=lambda: whole), parameters
     engine.optimizer_cuts = lambda: list(zip(stepped, rows.cuts(), strict=True))
     engine.optimizer = torch.optim.AdamW(stepped)
     engine.row_cuts = rows.cuts

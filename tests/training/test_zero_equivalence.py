@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_worker import CLIP, LR, STEPS, WORLD_STEPS
+from direct import direct_balance
+from engine_worker import CLIP, FAST, LR, SOLVER_STEPS, STEPS, WORLD_STEPS
 from toy import Toy
 from world import World
 
-from aime_fast.balancing.direct import direct_balance
-from aime_fast.config import OptimConfig
+from aime_fast.balancing.groups import GROUPS
+from aime_fast.balancing.solvers.registry import SOLVERS
+from aime_fast.balancing.solvers.solver import Problem
+from aime_fast.config import BalancingConfig, OptimConfig
 from aime_fast.training.engines.engine import ADAM_EPSILON
 
 OPTIM = OptimConfig()
@@ -48,11 +51,14 @@ def launch(world_size, folder, *words):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
+    return run_workers(tmp_path_factory.mktemp("ranks"))
+
+
+def run_workers(folder, *words):
     """{(world size, rank): {case: values}}, and the workers must have printed nothing."""
-    folder = tmp_path_factory.mktemp("ranks")
     found = {}
     for world_size in (1, 2):
-        processes = launch(world_size, folder)
+        processes = launch(world_size, folder, *words)
         try:
             printed = [process.communicate(timeout=400)[0] for process in processes]
         finally:
@@ -65,35 +71,61 @@ def results(tmp_path_factory):
     return found
 
 
+class Direct:
+    """Balances whole gradients in float64: rotation by its direct form, other solvers from each group's own vectors."""
+
+    def __init__(self, solver, groups, module):
+        self.solver, self.groups, self.states = solver, groups, {}
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self.names = torch.cat([torch.full((p.numel(),), hash(name.partition(".")[0])) for name, p in named])
+
+    def __call__(self, vectors, losses):
+        if self.groups == "all":
+            return self._group(0, vectors, losses)
+        update = vectors.sum(0)
+        if self.groups == "shared":
+            masks = [self.reached.sum(0) > 1]
+        else:
+            masks = [self.names == name for name in self.names.unique()]
+        for number, mask in enumerate(masks):
+            update[mask] = self._group(number, vectors[:, mask], losses)
+        return update
+
+    def _group(self, number, vectors, losses):
+        n, size = vectors.shape
+        if self.solver == "rotation":
+            known = self.states.get(number, (torch.zeros(size).double(), torch.zeros(n).double()))
+            update, *self.states[number] = direct_balance(vectors, *known)
+            return update
+        solver = SOLVERS[self.solver](BalancingConfig())
+        state = self.states.get(number, solver.initial_state(1, n))
+        solution = solver.solve(Problem.of((vectors @ vectors.t())[None], n), state, losses.double())
+        self.states[number] = solution.state
+        return solution.weights[0] @ vectors
+
+
 @cache
-def reference(name="sgd", parts=1, kind=Toy, steps=STEPS):
-    """What each step of plain torch gives: whole-batch gradients, the direct form of RGB in float64, clipping.
+def reference(name="sgd", kind=Toy, steps=STEPS, solver="rotation", groups="all"):
+    """What each step of plain torch gives: whole-batch gradients, balancing by `Direct`, clipping.
 
     By name: the parameters after it, the balanced and clipped gradient, its norm before clipping, the losses after it.
-    With `parts` > 1 each part of the batch is balanced alone with its own state and the updates are averaged.
     """
     module = kind()
     parameters = [p for p in module.parameters() if p.requires_grad]
     wide, rest = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
-    groups = [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    stepped = [{"params": wide, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     kinds = {
         "sgd": torch.optim.SGD,
         "adamw": partial(torch.optim.AdamW, betas=(OPTIM.beta1, OPTIM.beta2), eps=ADAM_EPSILON),
     }
-    optimizer = kinds[name](groups, lr=LR[name], fused=False, foreach=False)
-    size = sum(p.numel() for p in parameters)
-    states = [(torch.zeros(size, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)) for _ in range(parts)]
-    trail = []
+    optimizer = kinds[name](stepped, lr=LR[name], fused=False, foreach=False)
+    balance, trail = Direct(solver, groups, module), []
     for step in range(steps):
-        update = torch.zeros(size, dtype=torch.float64)
         observations, actions, noise = module.inputs(step)
-        share = len(observations) // parts
-        for part in range(parts):
-            rows = slice(part * share, (part + 1) * share)
-            losses = module.losses(module(observations[rows], actions[rows], noise.rows(rows.start, rows.stop)))
-            rows = torch.stack([flat_gradient(loss, parameters) for loss in losses])
-            balanced, *states[part] = direct_balance(rows.double(), *states[part])
-            update += balanced / parts
+        losses = module.losses(module(observations, actions, noise.rows(0, len(observations))))
+        balance.reached = torch.stack([reached(loss, parameters) for loss in losses])
+        vectors = torch.stack([flat_gradient(loss, parameters) for loss in losses]).double()
+        update = balance(vectors, torch.stack(losses).detach())
         norm = update.norm()
         update *= (CLIP / (norm + 1e-6)).clamp(max=1.0)
         for parameter, gradient in zip(parameters, update.split([p.numel() for p in parameters]), strict=True):
@@ -111,10 +143,16 @@ def flat_gradient(loss, parameters):
     return torch.cat([gradient.flatten() for gradient in filled])
 
 
+def reached(loss, parameters):
+    """Whether the loss reaches each entry of the parameters."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return torch.cat([torch.full((p.numel(),), g is not None) for p, g in zip(parameters, gradients, strict=True)])
+
+
 def assert_equal(values, wanted, **tolerances):
-    """Each of `COMPARED` within 1e-6, losses within 1e-4 relative, or what `tolerances` say."""
+    """Each of `COMPARED` within 1e-6, losses and norms also relative to their size, or what `tolerances` say."""
     for name in COMPARED:
-        bounds = {"rtol": 1e-4, "atol": 1e-6} if name == "losses" else {"rtol": 0, "atol": tolerances.get(name, 1e-6)}
+        bounds = {"rtol": {"losses": 1e-4, "norms": 1e-6}.get(name, 0), "atol": tolerances.get(name, 1e-6)}
         torch.testing.assert_close(values[name], wanted[name], **bounds, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -146,23 +184,32 @@ def test_adamw_equals_one_process_with_the_whole_batch(results, world_size, stag
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_ranks_hold_the_same_parameters_bit_for_bit(results, stage):
-    for case in (f"sgd-{stage}-2", f"adamw-{stage}-1", f"local-{stage}"):
+    for case in (f"sgd-{stage}-2", f"adamw-{stage}-1", f"rotation-module-{stage}"):
         assert torch.equal(results[2, 0][case]["parameters"], results[2, 1][case]["parameters"])
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_local_mode_is_the_mean_of_updates_balanced_alone(results, stage):
-    alone, whole = reference(parts=2), reference()
-    assert_equal(results[2, 0][f"local-{stage}"], alone)
-    assert (alone["parameters"] - whole["parameters"]).abs().max() > 1e-4
-    assert_equal(results[1, 0][f"local-{stage}"], whole)
+@pytest.mark.parametrize("solver, groups", FAST)
+def test_solvers_and_groups_equal_one_process_with_the_whole_batch(results, solver, groups, stage):
+    wanted = reference(steps=SOLVER_STEPS, solver=solver, groups=groups)
+    for cases in results.values():
+        assert_equal(cases[f"{solver}-{groups}-{stage}"], wanted)
 
 
-@pytest.mark.parametrize("mode", ["global", "local"])
+@pytest.mark.slow
+def test_every_solver_and_every_kind_of_groups_equals_one_process(tmp_path):
+    for cases in run_workers(tmp_path, "solvers").values():
+        assert len(cases) == 4 * len(SOLVERS) * len(GROUPS)
+        for case, values in cases.items():
+            solver, groups, _ = case.split("-")
+            assert_equal(values, reference(steps=SOLVER_STEPS, solver=solver, groups=groups))
+
+
+@pytest.mark.parametrize("solver", ["rotation", "sum"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_nan_on_one_rank_skips_the_step_on_all(results, stage, mode):
+def test_a_nan_on_one_rank_skips_the_step_on_all(results, stage, solver):
     for where, cases in results.items():
-        values = cases[f"nonfinite-{stage}-{mode}"]
+        values = cases[f"nonfinite-{stage}-{solver}"]
         assert not values["finite"] and values["finite later"], where
         assert torch.equal(values["before"], values["after"])
         assert torch.isfinite(values["later"]).all() and not torch.equal(values["later"], values["after"])
@@ -196,7 +243,7 @@ def test_the_world_model_in_bf16_stays_near_float32(results, world_size):
 def test_what_a_step_sends_and_holds(results, stage):
     """Two micro-batches, n = 3 tasks, two processes; padding rounds a group up to what its shards need."""
     size, tasks, micro_batches = sum(p.numel() for p in Toy().parameters()), 3, 2
-    found = dict(results[2, 0][f"traffic-{stage}-global"])
+    found = dict(results[2, 0][f"traffic-{stage}"])
     whole_rows, padding = tasks * size, tasks * 16
     if stage == 0:
         assert found == {"allreduce": tasks * size, "rows": whole_rows}
@@ -209,13 +256,6 @@ def test_what_a_step_sends_and_holds(results, stage):
     assert size <= gathered <= size + 16
     assert reductions * size <= reduced <= reductions * (size + 16)
     assert gathered + reduced == sum(found.values()), found
-
-
-def test_local_mode_reduces_one_vector_a_step(results):
-    size = sum(p.numel() for p in Toy().parameters())
-    reached = size - Toy().idle.numel()
-    found = results[2, 0]["traffic-0-local"]
-    assert found["allreduce"] == size + 4**2 and found["rows"] <= 3 * reached
 
 
 @pytest.mark.slow

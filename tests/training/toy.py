@@ -1,12 +1,13 @@
-"""A small module with three tasks, a balancer without state, and the batch they are tested on."""
+"""A small module with three tasks, and the batch they are tested on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aime_fast.config import TrainConfig, preset_config
+from aime_fast.balancing.balancer import Balancer
+from aime_fast.config import BalancingConfig, TrainConfig, preset_config
 
 
 class Toy(nn.Module):
@@ -41,30 +42,6 @@ class Toy(nn.Module):
         ]
 
 
-@dataclass(frozen=True)
-class MeanReport:
-    update: list[Tensor | None]
-    finite: Tensor
-    update_norm: Tensor
-
-
-class Mean:
-    """Plain average of the task gradients, in the form `RGB.balance` has."""
-
-    def balance(self, rows: Any, reduce: Any = None, max_norm: float | None = None) -> MeanReport:
-        update: list[Tensor | None] = []
-        for parts in zip(*rows, strict=True):
-            present = [part for part in parts if part is not None]
-            update.append(torch.stack(present).sum(0) / len(rows) if present else None)
-        square = torch.stack([part.double().square().sum() for part in update if part is not None]).sum()
-        norm = (square if reduce is None else reduce(square)).sqrt()
-        if max_norm is not None:
-            for part in update:
-                if part is not None:
-                    part.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
-        return MeanReport(update, torch.isfinite(norm), norm)
-
-
 class NoDraws:
     """The toy needs no randomness."""
 
@@ -82,6 +59,12 @@ def toy_config(**optim: Any) -> TrainConfig:
     """The debug preset with a batch of 12 and the given optimiser settings."""
     config = preset_config("debug")
     return replace(config, loader=replace(config.loader, batch_size=12), optim=replace(config.optim, **optim))
+
+
+def balancer_of(engine: Any, solver: str = "rotation", groups: str = "all", tasks: int = 3) -> Balancer:
+    """A balancer of the engine's task gradients."""
+    config = BalancingConfig(solver=solver, groups=groups)
+    return Balancer(config, engine.layout, engine.parameter_names, [f"task {number}" for number in range(tasks)])
 
 
 def run_step(engine: Any, balancer: Any, step: int) -> Any:

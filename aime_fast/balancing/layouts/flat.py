@@ -1,7 +1,10 @@
-"""Flat rows: whole or sharded, reduced over processes a task at a time while the next backward pass runs.
+"""Task gradients in flat buffers: one process, whole vectors over ranks, and ZeRO shards.
 
-One process uses them too: a few long tensors are balanced in a third of the operator calls that many short ones take,
-and in half of the time on a CPU, which pays for the copy.
+Gradients come from `torch.autograd.grad`, not from `loss.backward()`: no `.grad` is touched, so none of DeepSpeed's
+backward hooks run, and several backward passes over one graph leave its counters alone. What remains is one reduction a
+task, done here straight into the shards that the optimiser steps (`partitions.py`), while the next task's backward pass
+runs. The price is that one task's whole gradient lives on each rank until it is reduced. One process uses flat buffers
+too: a few long tensors take a third of the operator calls that many short ones take.
 """
 
 from collections.abc import Sequence
@@ -10,83 +13,75 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aime_fast.balancing.layouts.layout import (
-    Cut,
-    ParameterRows,
-    Piece,
-    Reduce,
-    nonfinite_poisons_all,
-    total_over_ranks,
-)
+from aime_fast.balancing.layouts.layout import Cut, Layout, Piece
 from aime_fast.balancing.layouts.partitions import FlatGroup, Partition
 from aime_fast.balancing.vectors import Vector
 
 
-class FlatRows:
-    """A row is one flat float32 tensor a group, whole on every rank or this rank's contiguous shard.
+class FlatLayout(Layout):
+    """A vector is one flat float32 tensor a buffer, whole on every rank or this rank's contiguous shard.
 
     Args:
         parameters: all trainable parameters, in the order of the gradients.
-        groups: the flat buffers.
+        buffers: the flat buffers.
         world_size: ranks of the default process group, 1 without one.
-        partition: the shards that rows are reduced to, of the same groups; None keeps whole rows.
+        partition: the shards that gradients are reduced to, of the same buffers; None keeps whole vectors.
         reduce_each: reduce every micro-batch instead of adding whole gradients up until the last one (ZeRO-2, 3).
         overlap: reduce a task's gradient while the next task's backward pass runs.
     """
 
-    averages = False
-
     def __init__(
         self,
         parameters: Sequence[torch.nn.Parameter],
-        groups: Sequence[FlatGroup],
+        buffers: Sequence[FlatGroup],
         world_size: int,
         partition: Partition | None = None,
         reduce_each: bool = False,
         overlap: bool = True,
     ) -> None:
+        super().__init__()
         self.parameters = list(parameters)
-        self.groups = list(groups)
+        self.buffers = list(buffers)
         self.world_size = world_size
         self.partition = partition
         self.reduce_each = reduce_each
         self.overlap = overlap
+        self.tasks_reaching = [set() for _ in self.parameters]
         self._device = self.parameters[0].device
         self._shards = 1 if partition is None else world_size
-        self.reduce: Reduce | None = total_over_ranks if self._shards > 1 else None
-        self.norm_reduce: Reduce | None = self.reduce
-        self._rows: dict[int, Vector] = {}
+        self._vectors: dict[int, Vector] = {}
         self._local: dict[int, Vector] = {}
-        self._under_way: tuple[int, Vector, list[tuple[dist.Work, Tensor]]] | None = None
+        self._under_way: tuple[int, Vector, list[dist.Work]] | None = None
 
     def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
-        """Flatten gradients aligned with the parameters and begin to reduce them, once there is something to reduce."""
+        """Add one micro-batch's gradients of a task, aligned with the parameters and already scaled to a mean.
+
+        Begins to reduce them where there is something to reduce. last: this is the step's last micro-batch.
+        """
         self._finish()
-        flats = [self._flatten(group, gradients) for group in self.groups]
+        if self._segments is None:
+            for tasks, gradient in zip(self.tasks_reaching, gradients, strict=True):
+                if gradient is not None:
+                    tasks.add(task)
+        flats = [self._flatten(buffer, gradients) for buffer in self.buffers]
         if task in self._local:
             flats = _sum(flats, self._local.pop(task))
         if not (last or self.reduce_each):
             self._local[task] = flats
             return
-        shards: Vector = []
-        works = []
-        for flat in flats:
-            shard, work = (None, None) if flat is None else self._reduce(flat)
-            shards.append(shard)
-            if work is not None and flat is not None:
-                works.append((work, flat))
-        self._under_way = (task, shards, works)
+        reduced = [(None, None) if flat is None else self._reduce(flat) for flat in flats]
+        self._under_way = task, [shard for shard, _ in reduced], [work for _, work in reduced if work is not None]
         if not self.overlap:
             self._finish()
 
-    def _flatten(self, group: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor | None:
-        if self.world_size == 1 and all(gradients[index] is None for index in group.indices):
+    def _flatten(self, buffer: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor | None:
+        if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
             return None  # with other ranks there is a reduction to take part in
-        flat = torch.empty(group.numel, device=self._device)
-        parameters, zeros = group.views(flat)
+        flat = torch.empty(buffer.numel, device=self._device)
+        parameters, zeros = buffer.views(flat)
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for index, pieces in zip(group.indices, parameters, strict=True):
+        for index, pieces in zip(buffer.indices, parameters, strict=True):
             gradient = gradients[index]
             if gradient is None:
                 zeros += pieces
@@ -113,56 +108,63 @@ class FlatRows:
             return
         task, shards, works = self._under_way
         self._under_way = None
-        for work, _ in works:
+        for work in works:
             work.wait()
-        self._rows[task] = _sum(self._rows[task], shards) if task in self._rows else shards
+        self._vectors[task] = _sum(self._vectors[task], shards) if task in self._vectors else shards
 
-    def rows(self) -> list[Vector]:
-        """The reduced rows in task order, one tensor a group; None where one process reaches no parameter of it."""
+    def vectors(self) -> list[Vector]:
+        """The reduced task gradients; None where one process reaches no parameter of a buffer."""
         self._finish()
-        return [list(self._rows[task]) for task in sorted(self._rows)]
+        return [self._vectors[task] for task in sorted(self._vectors)]
 
-    def merge(self, update: Vector) -> Vector:
-        """The update itself: the rows were averages already."""
-        return update
+    def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Both summed over the ranks, by one all-reduce at most."""
+        if self.world_size == 1 or (losses is None and self._shards == 1):
+            return grams, losses
+        copies = self.world_size // self._shards  # ranks with whole vectors all have the complete Gram matrices
+        numbers = grams.flatten() if losses is None else torch.cat([grams.flatten() / copies, losses])
+        dist.all_reduce(numbers)
+        total = numbers[: grams.numel()].view_as(grams)
+        return total, None if losses is None else numbers[grams.numel() :]
 
-    def place(self, update: Vector) -> None:
-        """Give each shard to the partition, or each parameter its view of the whole."""
-        for number, (group, flat) in enumerate(zip(self.groups, update, strict=True)):
+    def place(self) -> None:
+        """Give the optimiser the update: each shard to the partition, or each parameter its view of the whole."""
+        for number, (buffer, flat) in enumerate(zip(self.buffers, self.update, strict=True)):
             if flat is None:
-                flat = torch.zeros(group.numel // self._shards, device=self._device)
+                flat = torch.zeros(buffer.numel // self._shards, device=self._device)
             if self.partition is not None:
                 self.partition.place(number, flat)
                 continue
-            for index, (entries,) in zip(group.indices, group.views(flat)[0], strict=True):
+            for index, (entries,) in zip(buffer.indices, buffer.views(flat)[0], strict=True):
                 parameter = self.parameters[index]
                 parameter.grad = entries.view(parameter.shape)
 
+    def clear(self) -> None:
+        """Free the task gradients, the update and every gradient that was placed."""
+        self._vectors.clear()
+        self.update = []
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.partition is not None:
+            self.partition.clear()
+
     def cuts(self) -> list[Cut]:
-        """This rank's shard of each group, or the whole of it."""
+        """This rank's shard of each buffer, or the whole of it."""
         rank = dist.get_rank() if self._shards > 1 else 0
         cuts = []
-        for group in self.groups:
-            pieces, length = [], group.numel // self._shards
-            for index, offset, size in zip(group.indices, group.offsets, group.sizes, strict=True):
-                if group.cuts == 1:
+        for buffer in self.buffers:
+            pieces, length = [], buffer.numel // self._shards
+            for index, offset, size in zip(buffer.indices, buffer.offsets, buffer.sizes, strict=True):
+                if buffer.cuts == 1:
                     low, high = max(offset, rank * length), min(offset + size, (rank + 1) * length)
                     piece = Piece(index, low - offset, low - rank * length, high - low)
                 else:
-                    part = -(-size // group.cuts)
+                    part = -(-size // buffer.cuts)
                     piece = Piece(index, rank * part, offset, min(part, size - rank * part))
                 if piece.numel > 0:
                     pieces.append(piece)
             cuts.append(Cut((length,), tuple(pieces)))
         return cuts
-
-    def clear(self) -> None:
-        """Free the rows and every gradient."""
-        self._rows.clear()
-        for parameter in self.parameters:
-            parameter.grad = None
-        if self.partition is not None:
-            self.partition.clear()
 
 
 def _sum(one: Vector, other: Vector) -> Vector:
@@ -171,49 +173,3 @@ def _sum(one: Vector, other: Vector) -> Vector:
     if pairs:
         torch._foreach_add_(*(list(tensors) for tensors in zip(*pairs, strict=True)))
     return [b if a is None else a for a, b in zip(one, other, strict=True)]
-
-
-class LocalRows:
-    """Many processes that each balance their own gradients; only the balanced update is averaged.
-
-    Different mathematics from one process with the whole batch: a conflict between ranks is averaged, not rotated. It
-    reduces one vector a step instead of one a task.
-    """
-
-    averages = True
-
-    def __init__(self, shared: FlatRows) -> None:
-        self.shared = shared
-        self.own = ParameterRows(shared.parameters)
-        self.reduce: Reduce | None = nonfinite_poisons_all(total_over_ranks)
-        self.norm_reduce: Reduce | None = shared.norm_reduce
-
-    def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
-        """Keep the gradients on this rank."""
-        self.own.add(task, gradients, last)
-
-    def rows(self) -> list[Vector]:
-        """This rank's whole rows."""
-        return self.own.rows()
-
-    def merge(self, update: Vector) -> Vector:
-        """The mean of all ranks' updates."""
-        present = [tensor for tensor in update if tensor is not None]
-        if present:
-            torch._foreach_mul_(present, 1.0 / self.shared.world_size)
-        self.shared.add(0, update, last=True)
-        self.own.clear()
-        return self.shared.rows()[0]
-
-    def place(self, update: Vector) -> None:
-        """Hand the averaged update to the optimiser."""
-        self.shared.place(update)
-
-    def clear(self) -> None:
-        """Free everything."""
-        self.own.clear()
-        self.shared.clear()
-
-    def cuts(self) -> list[Cut]:
-        """Whole parameters; the optimiser's tensors are cut as those of `shared`."""
-        return self.own.cuts()

@@ -1,38 +1,19 @@
-"""Where a task's gradient lives: whole per parameter, whole and flat, or this rank's ZeRO shard (`flat_rows.py`).
+"""Long vectors of task gradients, and the two passes over them that balancing needs.
 
-A *row* is one task's gradient as a list of float32 tensors, averaged over micro-batches and ranks; `None` stands for
-zero. Every layout answers the same calls, so the balancing and the engines know nothing of ranks:
-
-    add(task, gradients, last)   one micro-batch's local gradients of one task join that task's row
-    rows()                       all rows, complete: what `RGB.balance` takes
-    reduce                       sums the partial Gram matrix over the ranks that hold different shards, or None
-    averages                     whether `merge` changes the update: then it is clipped after, not while it is made
-    merge(update)                the balanced update in the form that is stepped
-    norm_reduce                  sums squares of the merged update over the ranks that hold different shards, or None
-    place(update)                hands the update to the optimiser
-    clear()                      forgets rows and placed gradients
-    cuts()                       which entries of which parameters each tensor of a row holds, so that state laid out
-                                 like a row can be read by another layout
-
-Gradients come from `torch.autograd.grad`, not from `loss.backward()`: no `.grad` is touched, so none of DeepSpeed's
-backward hooks run and several backward passes over one graph need no repair of its counters. What remains is one
-reduction a task, done here straight into the shards that the optimiser steps (`partitions.py`), while the next task's
-backward pass runs. The price is that one task's whole gradient lives on each rank until it is reduced.
+A *vector* is one task's gradient on this rank as a list of tensors, averaged over micro-batches and ranks. A layout
+owns the vectors of all tasks, the consensus direction for solvers that ask for one, and the division of the parameters
+into groups. It knows how ranks share the entries, so solvers and the balancer do not.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from aime_fast.balancing.vectors import Vector, owned
-
-Reduce = Callable[[Tensor], Tensor]
-
-_NORM_BLOCK = 4096
+from aime_fast.balancing.vectors import Vector, weighted_sum
+from aime_kernels import rgb_combine, rgb_gram
 
 
 @dataclass(frozen=True)
@@ -50,7 +31,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Cut:
-    """How one tensor is put together from entries of parameters."""
+    """How one tensor consists of entries of parameters."""
 
     shape: tuple[int, ...]
     """The tensor's shape."""
@@ -63,120 +44,122 @@ class Cut:
         return cls(tuple(parameter.shape), (Piece(index, 0, 0, parameter.numel()),))
 
 
-class Rows(Protocol):
-    """A layout of the task gradients; see the module's docstring for what each call means."""
+Segments = list[tuple[int, int, int]]
+"""Parts of a vector as (position of the tensor, first entry, end)."""
 
-    averages: bool
-    reduce: Reduce | None
-    norm_reduce: Reduce | None
 
-    def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
-        """Add one micro-batch's gradients of `task`, already scaled; `last` marks the step's last micro-batch."""
-        ...
+class Layout(ABC):
+    """n task gradients on this rank. `gram` and `combine` touch every entry once each."""
 
-    def rows(self) -> list[Vector]:
-        """Every task's row, once the last micro-batch was added."""
-        ...
+    compiled = ("_gram", "_combine")
 
-    def merge(self, update: Vector) -> Vector:
-        """The balanced update, averaged over ranks where that has not happened before."""
-        ...
+    def __init__(self) -> None:
+        self.direction: Vector | None = None
+        """The consensus direction d, laid out as the vectors are; None until a solver asks for it."""
+        self.update: Vector = []
+        """The balanced update: the memory of the first vector that has a tensor at each position."""
+        self.tasks_reaching: list[set[int]] = []
+        """For each parameter the tasks that have had a gradient of it; equal on all ranks."""
+        self._segments: list[Segments] | None = None
 
-    def place(self, update: Vector) -> None:
-        """Put the update where the optimiser reads its gradient."""
-        ...
+    @abstractmethod
+    def vectors(self) -> list[Vector]:
+        """The task gradients in task order, complete."""
 
-    def clear(self) -> None:
-        """Drop the rows and the placed gradient."""
-        ...
-
+    @abstractmethod
     def cuts(self) -> list[Cut]:
-        """How each tensor of this rank's rows is made."""
-        ...
+        """How each tensor of a vector consists of parameters, so that state can be stored by parameter name."""
 
+    @abstractmethod
+    def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Both summed over the ranks, by one all-reduce at most."""
 
-class ParameterRows:
-    """This process alone: a row is the list of whole parameter gradients, taken over from autograd without a copy."""
+    def divide(self, group_of: Sequence[int], groups: int) -> None:
+        """Divide the parameters into groups; `group_of` has the group of every parameter. Otherwise all are one."""
+        self._segments = segments(self.cuts(), group_of, groups)
 
-    averages = False
-    reduce: Reduce | None = None
-    norm_reduce: Reduce | None = None
+    def gram(self, direction: bool, losses: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Inner products of the task gradients within each group, summed over ranks: float64 [G, n, n].
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        self.parameters = list(parameters)
-        self._rows: dict[int, Vector] = {}
+        direction: keep d, and add its row and column last. losses: this rank's share of the loss values, [n]; their
+        sums over ranks are returned.
+        """
+        vectors = self.vectors()
+        if direction:
+            vectors = [*vectors, self._direction_beside(vectors)]
+        return self.total(self._gram(self._parts(vectors)), losses)
 
-    def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
-        """Add gradients aligned with the parameters."""
-        if task not in self._rows:
-            self._rows[task] = owned(gradients, torch.float32)
-            return
-        row, old, new = self._rows[task], [], []
-        for index, gradient in enumerate(gradients):
-            if gradient is None:
-                continue
-            have = row[index]
-            if have is None:
-                row[index] = owned([gradient], torch.float32)[0]
+    def combine(self, weights: Tensor, direction: Tensor | None, finite: Tensor) -> None:
+        """Write the update into the first task's memory, and the next direction; see `Solution` for the weights.
+
+        finite: 0-d bool; False writes a zero update and leaves the direction as it is.
+        """
+        vectors = self.vectors()
+        self.update = []
+        for known, *tensors in zip(self.direction or [None] * len(vectors[0]), *vectors, strict=True):
+            present = next((tensor for tensor in tensors if tensor is not None), None)
+            # d may have entries where no task has any in this step, and so has the update then.
+            self.update.append(torch.empty_like(known) if present is None and known is not None else present)
+        if direction is None or self.direction is None:
+            self._combine(self._parts([*vectors, self.update]), weights, finite)
+        else:
+            parts = self._parts([*vectors, self.direction, self.update])
+            self._combine(parts, torch.stack([weights, direction], 1), finite)
+
+    @staticmethod
+    def _gram(parts: list[list[Vector]]) -> Tensor:
+        """The Gram matrix of each group, [G, m, m]: one region for `torch.compile`."""
+        grams = [rgb_gram(part) for part in parts]
+        # Without any tensor a Gram matrix of zeros is on the CPU.
+        device = next((t.device for part in parts for vector in part for t in vector if t is not None), None)
+        return torch.stack([gram.to(device) for gram in grams])
+
+    @staticmethod
+    def _combine(parts: list[list[Vector]], weights: Tensor, finite: Tensor) -> None:
+        """Both combinations of each group; weights [G, n] without a direction, [G, 2, n+1] with one: one region."""
+        for part, own in zip(parts, weights, strict=True):
+            if own.ndim == 1:
+                weighted_sum(part[:-1], part[-1], own, finite)
             else:
-                old.append(have)
-                new.append(gradient.to(torch.float32))
-        if old:
-            torch._foreach_add_(old, new)
+                rgb_combine(part[:-2], part[-2], part[-1], own, finite)
 
-    def rows(self) -> list[Vector]:
-        """The rows in task order."""
-        return [self._rows[task] for task in sorted(self._rows)]
+    def _parts(self, vectors: list[Vector]) -> list[list[Vector]]:
+        """The vectors' views in each group; the vectors themselves where there is one."""
+        if self._segments is None:
+            return [vectors]
+        return [
+            [[None if (t := vector[k]) is None else t[start:end] for k, start, end in group] for vector in vectors]
+            for group in self._segments
+        ]
 
-    def merge(self, update: Vector) -> Vector:
-        """The update itself: nothing is left to average."""
-        return update
-
-    def place(self, update: Vector) -> None:
-        """Set each parameter's `.grad`; zero where no task reached it, as in the flat layouts."""
-        for parameter, gradient in zip(self.parameters, update, strict=True):
-            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient.to(parameter.dtype)
-
-    def clear(self) -> None:
-        """Free the rows and every `.grad`."""
-        self._rows.clear()
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def cuts(self) -> list[Cut]:
-        """One whole parameter a tensor."""
-        return [Cut.whole(index, parameter) for index, parameter in enumerate(self.parameters)]
+    def _direction_beside(self, vectors: list[Vector]) -> Vector:
+        """The direction on the vectors' device, with a tensor wherever a vector has one."""
+        direction = self.direction or [None] * len(vectors[0])
+        for k, tensors in enumerate(zip(*vectors, strict=True)):
+            present = next((tensor for tensor in tensors if tensor is not None), None)
+            known = direction[k]
+            if present is not None and known is None:
+                wide = torch.promote_types(present.dtype, torch.float32)
+                direction[k] = torch.zeros_like(present, dtype=wide)
+            elif present is not None and known is not None:
+                direction[k] = known.to(present.device)
+        self.direction = direction
+        return direction
 
 
-def total_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over the default process group, as a new tensor."""
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total
-
-
-def nonfinite_poisons_all(total: Callable[[Tensor], Tensor]) -> Reduce:
-    """A `reduce` for ranks that balance alone: keeps the local Gram matrix, but NaN everywhere if any rank's is.
-
-    `total` sums a tensor over the ranks. 0 * x is 0 for finite x and NaN otherwise, so one sum makes all ranks agree.
-    """
-
-    def reduce(gram: Tensor) -> Tensor:
-        return gram + total(gram * 0).sum()
-
-    return reduce
-
-
-def global_norm(tensors: Iterable[Tensor | None], reduce: Reduce | None, device: torch.device) -> Tensor:
-    """Euclidean norm of all entries, shards of other ranks included: 0-d float32, without a host sync."""
-    squares = [_square_norm(tensor) for tensor in tensors if tensor is not None]
-    total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=device)
-    return (total if reduce is None else reduce(total)).sqrt().float()
-
-
-def _square_norm(tensor: Tensor) -> Tensor:
-    # torch's float32 norm of 34 M entries on a CPU is off by 0.2%: take it in blocks and add those up in float64.
-    flat = tensor.flatten()
-    whole = flat.numel() - flat.numel() % _NORM_BLOCK
-    blocks = torch.linalg.vector_norm(flat[:whole].view(-1, _NORM_BLOCK), dim=1)
-    return torch.cat([blocks, flat[whole:]]).double().square().sum()
+def segments(cuts: Sequence[Cut], group_of: Sequence[int], groups: int) -> list[Segments]:
+    """The parts of each group, as long as can be. Padding, which is zero in every vector, joins the part before it."""
+    found: list[Segments] = [[] for _ in range(groups)]
+    for position, cut in enumerate(cuts):
+        pieces = sorted(cut.pieces, key=lambda piece: piece.at)
+        end = int(torch.Size(cut.shape).numel())
+        last = None
+        for number, piece in enumerate(pieces):
+            group = group_of[piece.index]
+            start = piece.at if number else 0
+            stop = pieces[number + 1].at if number + 1 < len(pieces) else end
+            if group == last:
+                start = found[group].pop()[1]
+            found[group].append((position, start, stop))
+            last = group
+    return found

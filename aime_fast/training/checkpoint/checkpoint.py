@@ -72,7 +72,7 @@ class Checkpoints:
         if self._writing is not None and self._writing.done():
             self.settle()
         failure, self._failure = self._failure, None
-        return failure and str(failure)
+        return str(failure) if failure else None
 
     def finish(self) -> None:
         """Wait until the latest checkpoint is on the disk.

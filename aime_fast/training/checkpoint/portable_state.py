@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.vectors import Vector
@@ -34,7 +34,7 @@ class _Slice(Protocol):
     def __getitem__(self, index: slice) -> Tensor: ...
 
 
-def portable_state(engine: Engine, direction: Vector | None) -> dict[str, Tensor]:
+def portable_state(engine: Engine[nn.Module], direction: Vector | None) -> dict[str, Tensor]:
     """This rank's part of the optimiser's state and of d (views where possible); no d if `direction` is None."""
     if engine.rank and not engine.sharded:
         return {}
@@ -78,7 +78,7 @@ class StoredState:
         names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (not a dict)
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
-    def restore(self, engine: Engine) -> Vector:
+    def restore(self, engine: Engine[nn.Module]) -> Vector:
         """Load the engine's optimiser state; return d in the layout of the engine's task gradients."""
         names = engine.parameter_names
         moments = {key.partition("/")[0].removeprefix(OPTIMIZER) for key in self._parts if key.startswith(OPTIMIZER)}

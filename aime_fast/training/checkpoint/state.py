@@ -6,10 +6,10 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aime_fast import __version__
-from aime_fast.balancing.rgb import RGB
+from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig, to_dict
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.engine import Engine
@@ -44,8 +44,8 @@ class RunState:
     Python's `random` or of numpy.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, rgb: RGB, progress: Progress) -> None:
-        self.config, self.engine, self.rgb, self.progress = config, engine, rgb, progress
+    def __init__(self, config: TrainConfig, engine: Engine[nn.Module], balancer: Balancer, progress: Progress) -> None:
+        self.config, self.engine, self.balancer, self.progress = config, engine, balancer, progress
 
     def shared(self) -> Shared:
         """Progress, configuration and versions."""
@@ -57,8 +57,8 @@ class RunState:
 
     def of_rank(self) -> dict[str, Tensor]:
         """This rank's part of optimiser and consensus direction, its generators and the balancer's small state."""
-        state = self.rgb.state_dict()
-        small = {BALANCER + name: value for name, value in state.items() if name != "direction"}
+        state = self.balancer.state_dict()
+        small = {BALANCER + name: value for name, value in state.items() if isinstance(value, Tensor)}
         generators = {GENERATOR + device: value for device, value in generator_states().items()}
         return portable_state(self.engine, state.get("direction")) | small | generators
 
@@ -66,7 +66,8 @@ class RunState:
         """Restore all of it from a checkpoint of the same model; `rank_file` is the index of this rank's own file."""
         self.engine.load_weights(weights)
         direction, small = stored.restore(self.engine), stored.own(rank_file, BALANCER)
-        self.rgb.load_state_dict({**small, "direction": direction} if small else {})
+        solver = self.config.balancing.solver
+        self.balancer.load_state_dict({**small, "solver": solver, "direction": direction} if small else {})
         set_generator_states(stored.own(rank_file, GENERATOR))
         for item in fields(self.progress):
             setattr(self.progress, item.name, shared["progress"][item.name])

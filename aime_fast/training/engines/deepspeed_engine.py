@@ -12,17 +12,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aime_fast.balancing.layouts.flat import FlatRows, LocalRows
-from aime_fast.balancing.layouts.layout import Cut, Rows
+from aime_fast.balancing.layouts.flat import FlatLayout
+from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, whole_group
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
-from aime_fast.training.engines.engine import Engine, make_optimizer, micro_batch_size, trainable
+from aime_fast.training.engines.engine import Engine, M, make_optimizer, micro_batch_size, trainable
 from aime_fast.training.engines.host_group import time_limit
 
 
-class DeepSpeedEngine(Engine):
+class DeepSpeedEngine(Engine[M]):
     """DeepSpeed's partitions and optimiser step under gradients that are reduced a task at a time.
 
     The forward pass goes to the module and the gradients come from `torch.autograd.grad`, so DeepSpeed's own backward,
@@ -31,7 +31,7 @@ class DeepSpeedEngine(Engine):
     parameters: they are gathered at a step's first forward pass and dropped after its last backward pass.
     """
 
-    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, module: M, config: TrainConfig) -> None:
         rank, local_rank, world_size = (int(os.environ.get(key, default)) for key, default in _ENVIRONMENT.items())
         settings = engine_settings(config, world_size)
         micro_batch_size(config, world_size)
@@ -46,8 +46,10 @@ class DeepSpeedEngine(Engine):
         self._deepspeed, partition = _partitioned(module, optimizer, settings, rank, world_size)
         self._cut = partition if isinstance(partition, ParameterPartition) else None
         self._open: AbstractContextManager[None] | None = None
-        rows = _rows(trainable(module), partition, settings, config, world_size)
-        super().__init__(module, optimizer, rows, config, device, rank, world_size, settings.bf16)
+        parameters = trainable(module)
+        buffers = [whole_group(parameters)] if partition is None else partition.groups
+        layout = FlatLayout(parameters, buffers, world_size, partition, settings.stage >= 2, settings.overlap)
+        super().__init__(module, optimizer, layout, config, device, rank, world_size, settings.bf16)
 
     def _fetch(self) -> None:
         if self._cut is not None and self._open is None:
@@ -79,11 +81,10 @@ class DeepSpeedEngine(Engine):
             self._deepspeed.optimizer.refresh_fp32_params()
 
     def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
-        """One flat partition a group under ZeRO, cut as the shared rows are; without it each parameter by itself."""
+        """One flat partition a group under ZeRO, cut as the task gradients are; without it each parameter by itself."""
         stepped = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
         if self._stage:
-            shared = self._rows.shared if isinstance(self._rows, LocalRows) else self._rows
-            return list(zip(stepped, shared.cuts(), strict=True))
+            return list(zip(stepped, self.layout.cuts(), strict=True))
         position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
         return [(parameter, Cut.whole(position[id(parameter)], parameter)) for parameter in stepped]
 
@@ -181,15 +182,3 @@ def _starting() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _rows(
-    parameters: list[nn.Parameter],
-    partition: Partition | None,
-    settings: EngineSettings,
-    config: TrainConfig,
-    world_size: int,
-) -> Rows:
-    groups = [whole_group(parameters)] if partition is None else partition.groups
-    flat = FlatRows(parameters, groups, world_size, partition, settings.stage >= 2, settings.overlap)
-    return LocalRows(flat) if config.balancing.mode == "local" and world_size > 1 else flat

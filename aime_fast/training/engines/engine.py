@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aime_fast.balancing.layouts.flat import FlatRows
-from aime_fast.balancing.layouts.layout import Cut, Rows, global_norm
+from aime_fast.balancing.balancer import Balancer
+from aime_fast.balancing.layouts.flat import FlatLayout
+from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.layouts.partitions import WholePartition, stored
-from aime_fast.balancing.vectors import Vector
+from aime_fast.balancing.report import BalanceReport
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 
+M = TypeVar("M", bound=nn.Module, covariant=True)
 ADAM_EPSILON = 1e-12
 """A balanced gradient has at most unit norm over all parameters, so its entries lie far below AdamW's usual 1e-8."""
-
-
-class Balancer(Protocol):
-    """What the engines ask of gradient balancing (`aime_fast.balancing.rgb.RGB`)."""
-
-    def balance(
-        self,
-        rows: Sequence[Sequence[Tensor | None]],
-        reduce: Callable[[Tensor], Tensor] | None = None,
-        max_norm: float | None = None,
-    ) -> Any:
-        """Combine the rows and clip the result to `max_norm`.
-
-        The report has `.update` (a row), `.update_norm` (0-d, before clipping) and `.finite` (0-d bool).
-        """
-        ...
 
 
 @dataclass(frozen=True)
 class StepReport:
     """What one optimiser step did; every tensor stays on the device."""
 
-    balance: Any
+    balance: BalanceReport
     """The balancer's own report."""
     grad_norm: Tensor
     """0-d float32: norm of the balanced update before clipping."""
@@ -51,18 +36,18 @@ class StepReport:
     """0-d bool: False where a gradient was not finite on any rank and the step was skipped on all."""
 
 
-class Engine:
+class Engine(Generic[M]):
     """A module, its optimiser and the layout of its task gradients.
 
     One optimiser step is: for each micro-batch `engine(...)` and `engine.backward(task_losses)`, then
-    `engine.balance_and_step(rgb)`. No call waits for the device.
+    `engine.balance_and_step(balancer)`. No call waits for the device.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        module: M,
         optimizer: torch.optim.Optimizer,
-        rows: Rows,
+        layout: FlatLayout,
         config: TrainConfig,
         device: torch.device,
         rank: int = 0,
@@ -78,18 +63,18 @@ class Engine:
         self.micro_batch = micro_batch_size(config, world_size)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         self._clip = config.optim.clip
-        self._rows = rows
+        self.layout = layout
         self._parameters = trainable(module)
         self._micro_step = 0
-        # A local row joins its average over ranks and micro-batches by this factor, applied inside the backward pass.
-        shares = self.accumulation * (1 if config.balancing.mode == "local" else world_size)
-        self._share = torch.tensor(1.0 / shares, device=device)
+        # This factor makes a mean over ranks and micro-batches of a sum; it is applied inside the backward pass.
+        self._share = torch.tensor(1.0 / (self.accumulation * world_size), device=device)
+        self._losses: list[list[Tensor]] = []
 
-    def __call__(self, observations: Tensor, actions: Tensor, noise: Any) -> Any:
+    def __call__(self, observations: Tensor, actions: Tensor, noise: object) -> Any:
         """The module's outputs for this rank's micro-batch."""
         self._fetch()
-        # Parameters stay float32: autocast hands bfloat16 copies of them to the operators that may have those, and
-        # their gradients come back in float32.
+        # Parameters stay float32: autocast gives bfloat16 copies of them to the operators that accept those, and
+        # their gradients are float32.
         with self._autocast:
             return self.module(observations, actions, noise)
 
@@ -100,7 +85,7 @@ class Engine:
         """Keep only this rank's part of the parameters, where they are cut."""
 
     def backward(self, task_losses: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
-        """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's row; frees the graph.
+        """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's gradient; frees the graph.
 
         A parameter that a task does not reach costs nothing: autograd visits only what lies below the loss.
         `names` label the profiler's ranges. Must be called `accumulation` times before each step.
@@ -111,7 +96,8 @@ class Engine:
         last = self._micro_step == self.accumulation
         for task, loss in enumerate(task_losses):
             with record_function(f"backward/{names[task] if names else task}"):
-                self._rows.add(task, self._gradients(loss, keep_graph=task + 1 < len(task_losses)), last)
+                self.layout.add(task, self._gradients(loss, keep_graph=task + 1 < len(task_losses)), last)
+        self._losses.append([loss.detach() for loss in task_losses])
 
     def _gradients(self, loss: Tensor, keep_graph: bool) -> Sequence[Tensor | None]:
         if not loss.requires_grad:
@@ -121,33 +107,30 @@ class Engine:
         return torch.autograd.grad(loss, self._parameters, share, retain_graph=keep_graph, allow_unused=True)
 
     def balance_and_step(self, balancer: Balancer) -> StepReport:
-        """Balance the rows, clip the update to `optim.clip`, step the optimiser and forget the gradients.
+        """Balance the task gradients, clip the update to `optim.clip`, step the optimiser and forget the gradients.
 
-        With a non-finite gradient in any task on any rank, parameters and optimiser state keep their values everywhere.
+        balancer: of this engine's layout. With a non-finite gradient in any task on any rank, parameters and optimiser
+        state keep their values everywhere.
         """
         if self._micro_step != self.accumulation:
             raise RuntimeError(f"step after {self._micro_step} of {self.accumulation} backward calls")
         self._micro_step = 0
         self._release()
         with record_function("balance"), torch.no_grad():
-            rows = self._rows
-            report = balancer.balance(rows.rows(), reduce=rows.reduce, max_norm=None if rows.averages else self._clip)
-            update = rows.merge(report.update)
-            norm = self._clipped(update) if rows.averages else report.update_norm.float()
+            losses = self._mean_losses() if balancer.solver.needs_losses else None
+            self._losses.clear()
+            report = balancer.balance(losses, max_norm=self._clip)
+            norm = report.update_norm.float()
             finite = report.finite & torch.isfinite(norm)
         with record_function("step"):
-            self._rows.place(update)
+            self.layout.place()
             self._step(finite)
-            self._rows.clear()
+            self.layout.clear()
         return StepReport(report, norm, finite)
 
-    def _clipped(self, update: Vector) -> Tensor:
-        """Scale an averaged update in place to norm at most `optim.clip`; the norm before."""
-        norm = global_norm(update, self._rows.norm_reduce, self.device)
-        present = [tensor for tensor in update if tensor is not None]
-        if present:
-            torch._foreach_mul_(present, (self._clip / (norm + 1e-6)).clamp(max=1.0))
-        return norm
+    def _mean_losses(self) -> Tensor:
+        """This rank's share of the mean loss values, float64 [n]."""
+        return torch.stack([torch.stack(losses).double() for losses in self._losses]).sum(0) * self._share
 
     def _step(self, finite: Tensor) -> None:
         # The fused optimisers skip the whole step on the device where `found_inf` is 1: what torch's GradScaler uses.
@@ -182,13 +165,13 @@ class Engine:
             group["lr"].fill_(lr)
 
     def row_cuts(self) -> list[Cut]:
-        """How each tensor of a task's row, and of RGB's direction with it, is made of parameters."""
-        return self._rows.cuts()
+        """How each tensor of a task's gradient, and of the consensus direction, consists of parameters."""
+        return self.layout.cuts()
 
     def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
-        """Each tensor the optimiser steps, and how it is made of parameters: flat buffers, cut as the rows are."""
+        """Each flat tensor that the optimiser steps, and how it consists of parameters: as the gradients do."""
         stepped = [flat for group in self.optimizer.param_groups for flat in group["params"]]
-        return list(zip(stepped, self._rows.cuts(), strict=True))
+        return list(zip(stepped, self.layout.cuts(), strict=True))
 
     @property
     def sharded(self) -> bool:
@@ -207,36 +190,16 @@ class Engine:
         """Leave the process group, where this engine opened one."""
 
 
-class PlainEngine(Engine):
+class PlainEngine(Engine[M]):
     """One process, no DeepSpeed, the same code path."""
 
-    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, module: M, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
         partition = WholePartition(module, optimizer)
-        rows = FlatRows(trainable(module), partition.groups, 1, partition)
-        super().__init__(module, optimizer, rows, config, device, bf16=config.optim.precision == "bf16")
-
-
-def open_engine(model: nn.Module, config: TrainConfig) -> Engine:
-    """The engine that `config.ds_config` asks for: DeepSpeed's, or the plain one where it is None.
-
-    Args:
-        model: the module with its initial weights; moved to this process's device.
-        config: the run's configuration.
-
-    Raises:
-        UserError: a configuration that does not fit, in one line.
-    """
-    if config.ds_config is None:
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        if processes > 1:
-            raise UserError(f"{processes} processes without --ds_config would train apart; add --ds_config zero2")
-        return PlainEngine(model, config)
-    from aime_fast.training.engines.deepspeed_engine import DeepSpeedEngine
-
-    return DeepSpeedEngine(model, config)
+        layout = FlatLayout(trainable(module), partition.groups, 1, partition)
+        super().__init__(module, optimizer, layout, config, device, bf16=config.optim.precision == "bf16")
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

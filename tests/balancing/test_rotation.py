@@ -1,16 +1,19 @@
 """The decision on (n+1)^2 numbers against the vectors themselves, in float64, on random and on degenerate geometry."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from direct import direct_balance
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aime_fast.balancing.direct import direct_balance
-from aime_fast.balancing.solvers.rotation import ALIGNED, LARGEST_ANGLE, OPPOSED_ANGLE, solve_rotation
+from aime_fast.balancing.balancer import Balancer
+from aime_fast.balancing.layouts.flat import FlatLayout
+from aime_fast.balancing.solvers.rotation import ALIGNED, LARGEST_ANGLE, OPPOSED_ANGLE
+from aime_fast.config import BalancingConfig
 
-YES = torch.tensor(True)
 DEFAULTS = {"mu": 0.9, "lambd": 1.0, "steps": 3, "lr": 0.2}
 
 
@@ -18,10 +21,23 @@ def double(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def solve(rows, direction, angles, rotate=YES, **options):
+def decide(gram, angles, rotate=True, *, mu, lambd, steps, lr, rescale="none"):
+    """What the balancer decides on one Gram matrix, with the solver's state and weights beside its report."""
+    interval = 1 if rotate else 2
+    config = BalancingConfig(
+        mu=mu, lambd=lambd, alpha_steps=steps, lr_inner=lr, rescale=rescale, update_interval=interval
+    )
+    balancer = Balancer(config, FlatLayout.__new__(FlatLayout), [], ["any"])
+    state = {"angles": angles[None], "counter": torch.tensor(interval - 1)}
+    decision = balancer._decide(gram[None], None, state, len(angles), None)
+    coefficients = torch.cat([decision.weights, decision.direction])
+    return SimpleNamespace(**decision.report, coefficients=coefficients, state_angles=decision.state["angles"][0])
+
+
+def solve(rows, direction, angles, rotate=True, **options):
     """The Gram form and the vectors that its coefficients stand for."""
     stack = torch.cat([rows, direction[None]])
-    rotation = solve_rotation(stack @ stack.t(), angles, rotate, **{**DEFAULTS, **options})
+    rotation = decide(stack @ stack.t(), angles, rotate, **{**DEFAULTS, **options})
     new = rotation.coefficients[1] @ stack
     return rotation, rotation.coefficients[0] @ torch.cat([rows, new[None]]), new
 
@@ -77,7 +93,7 @@ def test_equals_the_direct_form_near_the_direction_and_its_opposite(cosine):
 @pytest.mark.parametrize("rotate", [True, False])
 def test_rescaling_and_idle_tasks_equal_the_direct_form(rescale, rotate):
     rows, angles = double(4, 50) * torch.tensor([[1.0], [0.0], [30.0], [0.02]]), torch.rand(4, dtype=torch.float64)
-    rotation, update, _ = solve(rows, unit(double(50, seed=1)), angles, torch.tensor(rotate), rescale=rescale)
+    rotation, update, _ = solve(rows, unit(double(50, seed=1)), angles, rotate, rescale=rescale)
     wanted, _, wanted_angles = direct_balance(rows, unit(double(50, seed=1)), angles, rotate, rescale=rescale)
     torch.testing.assert_close(update, wanted, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(rotation.state_angles, wanted_angles, rtol=0, atol=1e-11)
@@ -157,16 +173,8 @@ def test_a_poisoned_matrix_decides_to_do_nothing(poison):
     stack, angles = double(4, 20), torch.rand(3, dtype=torch.float64)
     gram = stack @ stack.t()
     gram[1] = gram[:, 1] = poison
-    rotation = solve_rotation(gram, angles, YES, **DEFAULTS)
+    rotation = decide(gram, angles, **DEFAULTS)
     assert not rotation.finite
     assert rotation.coefficients.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
     assert torch.equal(rotation.state_angles, angles)
     assert rotation.norms.isfinite().tolist() == [True, False, True], "the report says which task it was"
-
-
-def test_a_tensor_of_steps_equals_a_number_of_steps():
-    rows, direction, angles = double(3, 20), unit(double(20, seed=1)), torch.zeros(3, dtype=torch.float64)
-    for steps in (1, 4, 10):
-        number, _, _ = solve(rows, direction, angles, steps=steps)
-        tensor, _, _ = solve(rows, direction, angles, steps=torch.tensor(steps))
-        assert torch.equal(number.angles, tensor.angles)

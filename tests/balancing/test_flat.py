@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from aime_fast.balancing.layouts.flat import FlatRows
+from aime_fast.balancing.layouts.flat import FlatLayout
 from aime_fast.balancing.layouts.partitions import WholePartition
 
 
@@ -57,13 +57,13 @@ def test_rows_hold_each_gradient_zeros_between_and_nothing_for_a_part_out_of_rea
     module, _, partition = partitioned()
     parameters = list(module.parameters())
     gradients = [torch.randn_like(p) for p in parameters]
-    rows = FlatRows(parameters, partition.groups, 1, partition)
+    rows = FlatLayout(parameters, partition.groups, 1, partition)
     reached = [None if p is module.first.weight else g for p, g in zip(parameters, gradients, strict=True)]
     rows.add(0, reached, last=False)
     rows.add(0, gradients, last=True)
     rows.add(1, [None] * len(parameters), last=False)
     rows.add(1, reached, last=True)
-    (both, partly), cuts = rows.rows(), rows.cuts()
+    (both, partly), cuts = rows.vectors(), rows.cuts()
     assert [tensor is None for tensor in partly] == [True, False, False, False]
     for row, factors in ((both, {id(module.first.weight): 1.0}), (partly, {})):
         for flat, cut in zip(row, cuts, strict=True):
@@ -87,9 +87,10 @@ def test_a_step_on_the_buffers_is_a_step_on_the_parameters():
     plain(x).square().mean().backward()
     stepped.step()
     parameters = list(module.parameters())
-    rows = FlatRows(parameters, partition.groups, 1, partition)
+    rows = FlatLayout(parameters, partition.groups, 1, partition)
     rows.add(0, torch.autograd.grad(module(x).square().mean(), parameters), last=True)
-    rows.place(rows.rows()[0])
+    rows.update = rows.vectors()[0]
+    rows.place()
     optimizer.step()
     torch.testing.assert_close(module.state_dict(), plain.state_dict())
     rows.clear()

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.solvers.rotation import ALIGNED, CANCELLED, LARGEST_ANGLE, NEGLIGIBLE, OPPOSED_ANGLE, Rescale
+from aime_fast.balancing.solvers.rotation import ALIGNED, CANCELLED, LARGEST_ANGLE, OPPOSED_ANGLE
+from aime_fast.balancing.solvers.solver import NEGLIGIBLE
 
 
 def direct_balance(
@@ -16,7 +17,7 @@ def direct_balance(
     lambd: float = 1.0,
     steps: int = 3,
     lr: float = 0.2,
-    rescale: Rescale = "none",
+    rescale: str = "none",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Balance gradients `rows` [n, P] around `direction` [P] (zero: none yet) from `angles` [n].
 

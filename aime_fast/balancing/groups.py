@@ -1,0 +1,40 @@
+"""Groups of parameters that are balanced apart: `--balancing.groups`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aime_fast.errors import unknown_name
+
+GROUPS = ("all", "shared", "module")
+
+
+class Groups(NamedTuple):
+    """Which group each parameter is in. Groups from `balanced` on take the plain sum of their task gradients."""
+
+    group_of: list[int]
+    number: int
+    balanced: int
+
+
+def make_groups(kind: str, names: Sequence[str], tasks_reaching: Sequence[set[int]]) -> Groups:
+    """Divide the parameters.
+
+    kind: `all` is one group. `module`: each top-level child of the model. `shared`: the parameters that at least two
+    tasks reach are one group; the others take their one task's gradient as it is.
+    names: of all parameters. tasks_reaching: for each parameter the tasks with a gradient of it.
+    Raises UserError for another kind.
+    """
+    check_groups(kind)
+    if kind == "all":
+        return Groups([0] * len(names), 1, 1)
+    if kind == "shared":
+        return Groups([0 if len(tasks) > 1 else 1 for tasks in tasks_reaching], 2, 1)
+    children = [name.partition(".")[0] for name in names]
+    number = {child: position for position, child in enumerate(dict.fromkeys(children))}
+    return Groups([number[child] for child in children], len(number), len(number))
+
+
+def check_groups(kind: str) -> None:
+    """Raise UserError for a kind of groups that does not exist."""
+    if kind not in GROUPS:
+        raise unknown_name("--balancing.groups", kind, GROUPS)
