@@ -11,7 +11,7 @@ _PUBLIC = {
     "RGB": "aime_fast.balancing.rgb",
 }
 __all__ = ["RGB", "DMCVBDataset", "DMCVBTrainer", "DPGMMVariationalRecurrentAutoencoder", "LossAggregator"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -54,7 +54,7 @@ def test_every_verb_has_help(capsys, verb):
 
 
 def test_version(capsys):
-    assert run(capsys, "--version")[:2] == (0, "aime-fast 0.1.0\n")
+    assert run(capsys, "--version")[:2] == (0, "aime-fast 0.2.0\n")
 
 
 def test_no_verb_prints_the_verbs(capsys):

@@ -3,7 +3,6 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aime_fast.config import TrainConfig
 from aime_fast.training.components import Components
@@ -54,7 +53,7 @@ class DMCVBTrainer(Components):
             model. Nothing has been written then.
     """
 
-    def __init__(self, config: TrainConfig | None = None, **options: Any) -> None:
+    def __init__(self, config: TrainConfig | None = None, **options: object) -> None:
         super().__init__(configured(config, options))
 
     def fit(self, until: int | None = None) -> Summary:

@@ -18,9 +18,9 @@ def place(tmp_path_factory):
     data = write_recording(folder / "recording.pt")
     base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--watching.tensorboard", "false"]
     assert train.main([*base, "--out", str(folder / "run")]) == 0
-    damaged = folder / "damaged" / "checkpoints" / "step-00000001"
-    damaged.mkdir(parents=True)
-    (damaged / "manifest.json").write_text(json.dumps({"format": 1, "world_size": 1, "files": {"state.json": {}}}))
+    old = folder / "old" / "checkpoints" / "step-00000001"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text(json.dumps({"format": 1, "world_size": 1, "files": {"state.json": {}}}))
     for name, content in {
         "torn.json": '{"zero_optimization": {"stage": 2',
         "list.json": "[2]",
@@ -75,7 +75,11 @@ def contents(folder):
             "use the old ones",
         ),
         (["--resume", "run", "--out", "other", "--optim.lr", "1"], "optim.lr 0.001 -> 1.0, steps 2 -> 3", "--override"),
-        (["--resume", "damaged", "--out", "other"], "damaged", ""),
+        (
+            ["--resume", "old", "--out", "other"],
+            "was written by aime-fast 0.1.0 (checkpoint format 1,",
+            "use aime-fast 0.1.0",
+        ),
         (["--resume", "nothing", "--out", "other"], "nothing: no checkpoint there", "give a run's folder"),
         (["--resume", "auto"], "--resume auto", "give the run's folder with --out"),
         (["--out", "run"], "run already holds a run", "--resume auto, or give another --out"),
