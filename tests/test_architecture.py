@@ -31,6 +31,7 @@ FLOORS = (
     "aime_fast.data.backends",
     "aime_fast.data.dataset",
     "aime_fast.data.collect",
+    "aime_fast.model.draws",
     "aime_fast.model.parts",
     "aime_fast.model.priors",
     "aime_fast.model",

@@ -1,7 +1,7 @@
 """One balancing step: Gram matrices from the layout, weights from the solver, the combination by the layout."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,7 +127,7 @@ class Balancer:
         kept = {name: torch.where(finite, value, state[name]) for name, value in solution.state.items()}
         return Decision(clipped, direction, kept, report)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What a resumed run needs: the solver's name, copies of its state, and `direction` (this rank's shards).
 
         Empty before the first step. The tensors of `direction` are those that the next step overwrites.
@@ -137,12 +137,12 @@ class Balancer:
         small = {name: value.clone() for name, value in self.state.items()}
         return {"solver": self.config.solver, "direction": self.layout.direction, **small}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over copies of the tensors of a `state_dict`. Raises UserError for the state of another solver."""
         if not state:
             self.state, self.layout.direction = None, None
             return
-        small = {name: value.clone() for name, value in state.items() if name not in ("solver", "direction")}
+        small = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
         known = self.solver.initial_state(1, 1)
         if state.get("solver") != self.config.solver or small.keys() != known.keys():
             raise UserError(
@@ -151,7 +151,9 @@ class Balancer:
             )
         self.state = small
         if self.solver.needs_direction:
-            self.layout.direction = [None if tensor is None else tensor.clone() for tensor in state["direction"]]
+            direction = state["direction"]
+            assert isinstance(direction, list)
+            self.layout.direction = [None if tensor is None else tensor.clone() for tensor in direction]
 
 
 def _with_sums(weights: Tensor, direction: Tensor | None, more: int, tasks: int) -> tuple[Tensor, Tensor | None]:

@@ -147,13 +147,15 @@ def _evaluate(checkpoint: str, data: str | None, context: int, horizon: int) -> 
     from aime_fast.data.backends import open_backend
     from aime_fast.evaluation.open_loop import OPEN_LOOP_STRIDE, PARTNERS, open_loop_psnr
     from aime_fast.evaluation.reconstruction import PROTOCOL_STRIDE, reconstruction_psnr
+    from aime_fast.tasks.registry import evaluable
 
     model, backend = _open(checkpoint, data, LoaderConfig())
     longer = LoaderConfig(batch_size=PARTNERS, sequence_length=context + horizon)
     ahead_of = open_backend("auto", data, longer, "val", 0)  # before anything is computed: it may be too long
     value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
     print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
-    ahead = open_loop_psnr(model, ahead_of.evaluation_windows(OPEN_LOOP_STRIDE), context)
+    tasks = evaluable(model.heads, getattr(ahead_of, "has_rewards", True))
+    ahead = open_loop_psnr(model, ahead_of.evaluation_windows(OPEN_LOOP_STRIDE), context, tasks=tasks)
     print(f"open loop from {context} frames, {ahead.windows} held-out windows at stride {OPEN_LOOP_STRIDE}, PSNR in dB")
     print(ahead)
     return 0

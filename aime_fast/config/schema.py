@@ -61,7 +61,7 @@ class ModelConfig:
     kl_samples: int = 4
     """Monte Carlo samples of kl_z; the first is the one used downstream."""
     prior: str = "dpgmm"
-    """Name of the prior of z: dpgmm, the Dirichlet-process mixture."""
+    """Prior of the latent z, by name: dpgmm is the Dirichlet-process Gaussian mixture."""
     imagination_dropout: float = 0.5
     """Probability that a frame is treated as imagined in training: its slots are predicted from z_t alone, and its
     context and attention state are zero."""

@@ -6,12 +6,14 @@ from aime_fast.errors import UserError, unknown_name
 from aime_fast.tasks.elbo import Elbo
 from aime_fast.tasks.perceiver import Perceiver
 from aime_fast.tasks.predictive import Predictive
+from aime_fast.tasks.reward import Reward
 from aime_fast.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "elbo": Elbo,
     "perceiver": Perceiver,
     "predictive": Predictive,
+    "reward": Reward,
 }
 DEFAULT = ("elbo", "perceiver", "predictive")
 
@@ -37,3 +39,8 @@ def check_data(tasks: Iterable[Task], has_rewards: bool, where: str) -> None:
     for task in tasks:
         if task.needs_rewards and not has_rewards:
             raise UserError(f"{where} has no rewards, which task {task.name!r} needs; drop it from --tasks")
+
+
+def evaluable(names: Iterable[str], has_rewards: bool) -> list[Task]:
+    """The named tasks that data with or without rewards can evaluate."""
+    return [TASKS[name]() for name in names if has_rewards or not TASKS[name].needs_rewards]

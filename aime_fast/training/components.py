@@ -69,8 +69,7 @@ class Components:
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
         self.aggregator = LossAggregator(config.objectives, tasks)
-        names = [task.name for task in tasks]
-        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, names)
+        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()
         self.step: TrainingStep | CapturedStep = CapturedStep(step) if config.cuda_graph else step

@@ -50,13 +50,7 @@ class TrainingStep:
         backend: Backend,
         config: TrainConfig,
     ) -> None:
-        self.engine, self.model, self.balancer, self.aggregator, self.backend = (
-            engine,
-            engine.module,
-            balancer,
-            aggregator,
-            backend,
-        )
+        self.engine, self.balancer, self.aggregator, self.backend = engine, balancer, aggregator, backend
         self.names = [task.name for task in aggregator.tasks]
         self.seed, self.loader = config.seed, config.loader
 
@@ -65,7 +59,7 @@ class TrainingStep:
         engine, loader = self.engine, self.loader
         with record_function("data"):
             batch = on_device(self.backend.batch(step, engine.rank, engine.world_size), engine.device)
-            draws = self.model.draws(draw_key(self.seed, step), loader.batch_size, loader.sequence_length)
+            draws = engine.module.draws(draw_key(self.seed, step), loader.batch_size, loader.sequence_length)
             first = engine.rank * len(batch)
             return Inputs(batch, draws.rows(first, first + len(batch)).to(engine.device))
 
@@ -86,7 +80,7 @@ class TrainingStep:
         with record_function("balance/step"):
             report = engine.balance_and_step(self.balancer)
             ids, encodings = (torch.cat(parts) for parts in zip(*used, strict=True))
-            self.model.after_step(ids, encodings, inputs.draws, report.finite, engine.stored)
+            engine.module.after_step(ids, encodings, inputs.draws, report.finite, engine.stored)
         return StepResult(average(losses_of) | balance_values(self.names, report), report.finite)
 
 

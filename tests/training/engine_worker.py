@@ -29,7 +29,7 @@ from aime_fast.training.engines.open_engine import open_engine
 STEPS = 20
 WORLD_STEPS = 5
 SOLVER_STEPS = 4
-FAST = [("rotation", "module"), ("sum", "shared")]
+FAST = [("rotation", "module"), ("uncertainty", "shared")]
 """What runs in every test run; `solvers` runs the rest."""
 CLIP = 0.5
 LR = {"sgd": 0.05, "adamw": 0.005}

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ FILES = ["weights.safetensors", "rank-0-of-1.safetensors", "state.json", "manife
 
 class Keeper:
     """Something with a state: stands for a balancer."""
+
+    layout = SimpleNamespace(direction=None)
 
     def __init__(self, value):
         self.value = value

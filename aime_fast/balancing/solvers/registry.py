@@ -1,14 +1,20 @@
 """The solvers by name. To add one: a file with a `Solver` class and an entry here."""
 
+from aime_fast.balancing.solvers.mgda import MGDA
 from aime_fast.balancing.solvers.rotation import Rotation
 from aime_fast.balancing.solvers.solver import Solver
 from aime_fast.balancing.solvers.sum import Sum
+from aime_fast.balancing.solvers.uncertainty import Uncertainty
+from aime_fast.balancing.solvers.upgrad import UPGrad
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError, unknown_name
 
 SOLVERS: dict[str, type[Solver]] = {
     "rotation": Rotation,
     "sum": Sum,
+    "mgda": MGDA,
+    "upgrad": UPGrad,
+    "uncertainty": Uncertainty,
 }
 
 

@@ -57,10 +57,10 @@ class RunState:
 
     def of_rank(self) -> dict[str, Tensor]:
         """This rank's part of optimiser and consensus direction, its generators and the balancer's small state."""
-        state = self.balancer.state_dict()
-        small = {BALANCER + name: value for name, value in state.items() if isinstance(value, Tensor)}
+        state = self.balancer.state_dict().items()
+        small = {BALANCER + name: value for name, value in state if isinstance(value, Tensor)}
         generators = {GENERATOR + device: value for device, value in generator_states().items()}
-        return portable_state(self.engine, state.get("direction")) | small | generators
+        return portable_state(self.engine, self.balancer.layout.direction) | small | generators
 
     def restore(self, weights: dict[str, Tensor], shared: Shared, stored: StoredState, rank_file: int) -> None:
         """Restore all of it from a checkpoint of the same model; `rank_file` is the index of this rank's own file."""

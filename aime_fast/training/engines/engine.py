@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from aime_fast.balancing.layouts.partitions import WholePartition, stored
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
+from aime_fast.model.draws import Draws
+from aime_fast.model.outputs import SequenceOutputs
 
 M = TypeVar("M", bound=nn.Module, covariant=True)
 ADAM_EPSILON = 1e-12
@@ -70,13 +72,14 @@ class Engine(Generic[M]):
         self._share = torch.tensor(1.0 / (self.accumulation * world_size), device=device)
         self._losses: list[list[Tensor]] = []
 
-    def __call__(self, observations: Tensor, actions: Tensor, noise: object) -> Any:
+    def __call__(self, observations: Tensor, actions: Tensor, noise: Draws | None) -> SequenceOutputs:
         """The module's outputs for this rank's micro-batch."""
         self._fetch()
         # Parameters stay float32: autocast gives bfloat16 copies of them to the operators that accept those, and
         # their gradients are float32.
         with self._autocast:
-            return self.module(observations, actions, noise)
+            outputs: SequenceOutputs = self.module(observations, actions, noise)
+        return outputs
 
     def _fetch(self) -> None:
         """Make the parameters whole until `_release`, where they are not; any number of times a step."""

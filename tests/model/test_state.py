@@ -1,0 +1,199 @@
+"""Filtering frame by frame, observing a window, and imagining share one state; imagination is differentiable."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from aime_fast.config import preset_config
+from aime_fast.errors import UserError
+from aime_fast.model.priors import PRIORS
+from aime_fast.model.state import join
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+
+CONFIG = replace(preset_config("debug").model, action_dim=3, image_size=32)
+NAMES = ("latent", "context", "slots", "attention", "hidden", "cell")
+
+
+def made(**changes):
+    """A model whose codebook, mean frame and learned start are not those of initialisation."""
+    torch.manual_seed(0)
+    model = DPGMMVariationalRecurrentAutoencoder.from_config(replace(CONFIG, **changes))
+    with torch.no_grad():
+        model.tokenizer.codebook.counts.fill_(1.0)
+        model.mean_frame.copy_(0.1 * torch.randn_like(model.mean_frame))
+        for start in (model.prior.start_context, model.prior.start_latent, model.dynamics.start):
+            start.copy_(0.3 * torch.randn_like(start))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return made()
+
+
+def window(batch, frames, size=CONFIG.image_size):
+    observations = torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8)
+    return observations, torch.randn(batch, frames, CONFIG.action_dim)
+
+
+def filtered(model, observations, actions):
+    states = [model.initial_state(len(observations))]
+    for t in range(observations.shape[1]):
+        states.append(model.filter(states[-1], observations[:, t], actions[:, t - 1] if t else None))
+    return join(states[1:])
+
+
+def assert_same(found, expected, names=NAMES):
+    for name in names:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("batch, frames", [(1, 1), (2, 2), (3, 5), (1, 24)])
+def test_filtering_frame_by_frame_is_observing_the_window(model, batch, frames):
+    """24 frames are more than the debug preset trains on."""
+    observations, actions = window(batch, frames)
+    whole, stepwise = model.observe(observations, actions), filtered(model, observations, actions)
+    assert_same(stepwise, whole)
+    assert whole.frames == frames
+    assert [getattr(whole, name).shape[:2] for name in NAMES] == [(batch, frames)] * len(NAMES)
+    assert stepwise.memory.frames == whole.memory.frames == frames
+    for found, expected in zip(stepwise.memory.layers, whole.memory.layers, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch, frames", [(1, 1), (2, 5)])
+def test_observing_is_the_deterministic_training_pass(model, batch, frames):
+    observations, actions = window(batch, frames)
+    outputs = model.eval()(observations, actions)
+    assert_same(model.observe(observations, actions), outputs.state, NAMES[:-1])
+    assert_same(model.observe(observations, actions[:, :-1]), outputs.state, NAMES[:-1])
+    torch.testing.assert_close(model.decode(outputs.state).mean(), outputs.reconstructions)
+    assert outputs.state.cell is None and outputs.state.memory is None
+
+
+def test_filtering_goes_on_from_any_observed_frame(model):
+    observations, actions = window(2, 6)
+    whole = model.observe(observations, actions)
+    middle = model.observe(observations[:, :5], actions).at(3)
+    assert middle.memory.frames == 4
+    assert_same(model.filter(middle, observations[:, 4], actions[:, 3]), whole.at(4))
+    assert_same(whole.at(-1), whole.at(5))
+    with pytest.raises(IndexError):
+        whole.at(6)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_imagining_starts_alike_from_observed_and_from_filtered_frames(prior):
+    model = made(prior=prior)
+    observations, actions = window(2, 4)
+    future = torch.randn(2, 3, CONFIG.action_dim)
+    first = model.imagine(model.observe(observations, actions), future, samples=2, key=5)
+    second = model.imagine(filtered(model, observations, actions), future, samples=2, key=5)
+    assert_same(first, second)
+    assert first.latent.shape == (4, 3, CONFIG.latent_dim)
+    assert model.decode(first).mean().shape == (4, 3, 3, CONFIG.image_size, CONFIG.image_size)
+    assert not torch.allclose(first.latent[0], first.latent[1]), "two futures of one sequence"
+    again = model.imagine(first, future.repeat_interleave(2, 0), key=6)
+    assert not again.context.any() and not again.attention.any()
+
+
+def test_the_first_imagined_frame_is_drawn_from_the_prior_that_training_has_for_it():
+    """The prior of frame t in a training pass and that of imagining after frame t-1 are the same distribution."""
+    model = made(prior="dpgmm").eval()
+    observations, actions = window(2, 4)
+    distributions = []
+    hook = model.prior.register_forward_hook(lambda module, inputs, outputs: distributions.append(outputs))
+    model(observations, actions)
+    model.imagine(model.observe(observations[:, :3], actions), actions[:, 2:3])
+    hook.remove()
+    training, imagined = distributions
+    for name in ("means", "log_vars", "log_a", "log_b"):
+        torch.testing.assert_close(getattr(imagined, name), getattr(training, name)[:, 3:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_policy_sees_each_state_and_decides_the_action(model):
+    state = model.observe(*window(2, 2))
+    seen = []
+
+    def policy(current):
+        seen.append(current)
+        return current.latent[:, 0, : CONFIG.action_dim].tanh()
+
+    imagined = model.imagine(state, policy, samples=3, horizon=4)
+    assert len(seen) == 4
+    assert_same(seen[0], state.at(-1).repeat(3))
+    assert_same(join(seen[1:]), join([imagined.at(t) for t in range(3)]))
+    actions = torch.stack([current.latent[:, 0, : CONFIG.action_dim].tanh() for current in seen], 1)
+    assert_same(model.imagine(state.repeat(3), actions), imagined)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_gradients_of_actions_match_finite_differences(prior):
+    model = made(prior=prior).double()
+    observations, actions = window(2, 3)
+    state = model.observe(observations.double() / 127.5 - 1, actions.double())
+    future = torch.randn(2, 4, CONFIG.action_dim, dtype=torch.float64, requires_grad=True)
+
+    def total(actions, differentiable=False):
+        imagined = model.imagine(state, actions, samples=2, key=1, differentiable=differentiable)
+        assert imagined.latent.dtype == torch.float64
+        return (imagined.latent * weights).sum() + model.decode(imagined).expectation().mean()
+
+    weights = torch.randn(4, 4, CONFIG.latent_dim, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(total(future, True), future)
+    assert not model.imagine(state, future).latent.requires_grad
+    assert gradient.isfinite().all() and gradient.abs().flatten(0, 1).amin() > 0
+    direction, step = torch.randn_like(future), 1e-5
+    with torch.no_grad():
+        numerical = (total(future + step * direction) - total(future - step * direction)) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum(), numerical, rtol=1e-5, atol=1e-8)
+
+
+def test_a_policy_is_trained_through_imagination(model):
+    state = model.observe(*window(2, 2))
+    policy = torch.nn.Linear(CONFIG.latent_dim, CONFIG.action_dim)
+    imagined = model.imagine(state, lambda s: policy(s.latent[:, 0]), horizon=3, differentiable=True)
+    imagined.latent.square().sum().backward()
+    assert policy.weight.grad.abs().sum() > 0
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 128])
+def test_every_image_size_is_trained_filtered_imagined_and_decoded(size):
+    model = made(image_size=size)
+    observations, actions = window(1, 3, size)
+    outputs = model.train()(observations, actions)
+    loss = outputs.likelihood.loss(outputs.pixels, torch.ones(1, 3), 1.0)[0]
+    assert loss.isfinite()
+    state = model.observe(observations, actions)
+    assert_same(filtered(model, observations, actions), state)
+    frames = model.decode(model.imagine(state, actions)).mean()
+    assert frames.shape == outputs.reconstructions.shape == observations.shape
+    assert outputs.perceiver_reconstructions.shape == observations.shape
+
+
+def test_detached_states_keep_their_numbers(model):
+    state = model.train()(*window(1, 2)).state
+    assert state.latent.requires_grad and not state.detach().latent.requires_grad
+    assert {f.name for f in fields(state)} == {*NAMES, "memory"}
+
+
+def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
+    observations, actions = window(2, 2)
+    state = model.observe(observations, actions)
+    with pytest.raises(UserError, match="at least one frame"):
+        model.imagine(model.initial_state(2), actions)
+    with pytest.raises(UserError, match="no LSTM cell"):
+        model.imagine(model(observations, actions).state, actions)
+    with pytest.raises(UserError, match="imagined or a training state"):
+        model.filter(model.imagine(state, actions), observations[:, 0], actions[:, 0])
+    with pytest.raises(UserError, match="horizon"):
+        model.imagine(state, lambda current: actions[:, 0])
+    for wrong in (actions[:1], actions[..., :2], actions[:, 0]):
+        with pytest.raises(UserError, match=r"actions are \("):
+            model.imagine(state, wrong)
+    with pytest.raises(UserError, match="actions are"):
+        model.imagine(state, actions, horizon=3)
+    with pytest.raises(UserError, match="observations are"):
+        model.filter(state, observations[:, 0, :, :16], actions[:, 0])
