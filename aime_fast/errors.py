@@ -1,9 +1,11 @@
 """The one exception a user's mistake becomes, and the one place that turns it into an exit code."""
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -14,6 +16,14 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(re.sub(r" at 0x[0-9a-f]{6,}", "", message).split()))
+
+
+class PlainParser(argparse.ArgumentParser):
+    """A parser of the standard library whose errors are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message` as a `UserError`."""
+        raise UserError(f"{message}; `{self.prog} --help` lists the options")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

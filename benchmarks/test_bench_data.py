@@ -180,7 +180,7 @@ def test_data_wait(benchmark, recording, tmp_path, kind, codec):
     shards = recording.parent / f"wait-{codec}"
     if not shards.exists():
         pack(recording, shards, codec=codec, strips_per_shard=80, val_episodes=1)
-    flags = ["--preset", "small", "--steps", WAIT_STEPS, "--threads", 2, "--watching.log_every", 1, "--backend", kind]
+    flags = ["--preset", "small", "--steps", WAIT_STEPS, "--threads", 2, "--logging.log_every", 1, "--backend", kind]
     command = [sys.executable, "aime_fast/train.py", *flags, "--data", shards, "--out", tmp_path / "run"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "2"}
     benchmark.group = "wait"

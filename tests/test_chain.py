@@ -37,7 +37,7 @@ def test_every_back_end_trains_from_it(shards, tmp_path, backend):
     losses = {}
     for kind in {backend, "memory"}:
         out = tmp_path / kind
-        flags = ["--preset", "debug", "--steps", 3, "--backend", kind, "--watching.log_every", 1]
+        flags = ["--preset", "debug", "--steps", 3, "--backend", kind, "--logging.log_every", 1]
         assert main([str(word) for word in ["train", *flags, "--data", shards, "--out", out]]) == 0
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses[kind] = [row["total_elbo"] for row in rows if row["split"] == "train"]

@@ -68,7 +68,7 @@ def test_no_verb_prints_the_verbs(capsys):
     [
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--stepz", "3"], "did you mean --steps?"),
-        (["train", "--preset", "huge"], "choose one of debug, small, paper"),
+        (["train", "--preset", "huge"], "choose from debug, small, paper"),
         (["pack", "/nowhere.h5", "--out", "shards"], "/nowhere.h5"),
         (["pack", "/nowhere.h5"], "--out"),
         (["inspect", "/nowhere"], "/nowhere"),
@@ -76,7 +76,7 @@ def test_no_verb_prints_the_verbs(capsys):
         (["evaluate", "--checkpoint", "/nowhere"], "/nowhere: no checkpoint there"),
         (["imagine", "--checkpoint", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
         (["export", "/nowhere", "--out", "model"], "/nowhere: no checkpoint there"),
-        (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "a whole number from 1, not '0'"),
+        (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "an integer of at least 1, not '0'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(capsys, tmp_path, monkeypatch, arguments, message):
@@ -99,7 +99,7 @@ def test_a_mistake_in_a_process_of_its_own_leaves_no_traceback():
     code = "import sys; from aime_fast.commands.main import main; sys.exit(main(['train', '--optim.lr', 'fast']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --optim.lr must be a number, not 'fast'")
+    assert done.stderr.startswith("error: --optim.lr must be a number above 0, not 'fast'")
     assert done.stderr.count("\n") == 1
 
 

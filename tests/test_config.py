@@ -8,7 +8,7 @@ import yaml
 
 from aime_fast.config import PRESETS, ModelConfig, OptimConfig, TrainConfig, preset_config, to_dict
 from aime_fast.config.command_line import parse_train_args
-from aime_fast.config.ranges import check_ranges
+from aime_fast.config.options import checked, configured, updated
 from aime_fast.errors import UserError
 
 
@@ -65,7 +65,7 @@ def test_the_later_file_and_the_later_flag_win(tmp_path):
 
 def test_a_saved_configuration_reads_back(tmp_path):
     config = parse_train_args(
-        ["--preset", "small", "--optim.lr", "1e-5", "--minutes", "2", "--watching.tensorboard", "false"]
+        ["--preset", "small", "--optim.lr", "1e-5", "--minutes", "2", "--logging.tensorboard", "false"]
     )
     file = write(tmp_path / "config.yaml", yaml.safe_dump(to_dict(config)))
     assert parse_train_args(["--config", file]) == config
@@ -88,15 +88,16 @@ def test_what_a_launcher_adds_is_ignored(launched):
 
 def test_help_names_every_option_with_its_docstring_and_default(capsys):
     text = " ".join(help_text(capsys, "--preset", "debug").split())
-    named = set(re.findall(r"(?<=\s)--([a-z][a-z0-9.-]*)", text))
-    assert named == {name.replace("_", "-") for name in leaves(TrainConfig())} | {"config", "help"}
+    named = set(re.findall(r"(?<=\s)--([a-z][a-z0-9._]*)", text))
+    assert named == leaves(TrainConfig()).keys() | {"config", "help"}
     assert f"Peak learning rate. [{preset_config('debug').optim.lr}]" in text
 
 
 @pytest.mark.parametrize("name", leaves(TrainConfig()))
 def test_every_option_takes_its_own_value(name):
     value = leaves(preset_config("small"))[name]
-    given = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    given = "null" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
+    given = given.lower() if isinstance(value, bool) else given
     config = parse_train_args(["--preset", "small", f"--{name}", given])
     assert leaves(config) == leaves(preset_config("small"))
     assert type(leaves(config)[name]) is type(value)
@@ -105,15 +106,17 @@ def test_every_option_takes_its_own_value(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "debgu"], "unknown preset 'debgu', did you mean debug?; choose one of debug, small, paper"),
+        (["--preset", "debgu"], "unknown preset 'debgu'; did you mean 'debug'? choose from debug, small, paper"),
         (["--stesp", "3"], "unknown option --stesp, did you mean --steps?"),
-        (["--latent-dim", "3"], "unknown option --latent-dim, did you mean --model.latent-dim?"),
+        (["--latent-dim", "3"], "unknown option --latent_dim, did you mean --model.latent_dim?"),
         (["--step", "3"], "unknown option --step, did you mean --steps?"),
-        (["--model.latent-dim", "big"], "--model.latent-dim must be an integer, not 'big'"),
-        (["--steps", "1.5"], "--steps must be an integer, not '1.5'"),
-        (["--optim.lr", "fast"], "--optim.lr must be a number, not 'fast'"),
-        (["--optim.name=adam"], "--optim.name must be one of adamw, sgd, not 'adam'"),
-        (["--watching.tensorboard", "3"], "--watching.tensorboard must be true or false, not '3'"),
+        (["--model.latent-dim", "big"], "--model.latent_dim must be an integer of at least 1, not 'big'"),
+        (["--steps", "1.5"], "--steps must be an integer of at least 1, not '1.5'"),
+        (["--optim.lr", "fast"], "--optim.lr must be a number above 0, not 'fast'"),
+        (["--optim.name=adam"], "--optim.name must be one of adamw, sgd, not 'adam', did you mean adamw?"),
+        (["--balancing.groups=modules"], "one of all, shared, module, not 'modules', did you mean module?"),
+        (["--logging.tensorboard", "3"], "--logging.tensorboard must be true or false, not '3'"),
+        (["--override", "3"], "--override must be true or false, not '3'"),
         (["--steps"], "--steps: expected one argument"),
         (["--preset"], "--preset: expected one argument"),
         (["--config"], "--config: expected one argument"),
@@ -133,8 +136,13 @@ def test_a_mistaken_flag_is_told_in_one_line(arguments, message):
         ("model: {latnt_dim: 3}", "unknown option 'model.latnt_dim', did you mean model.latent_dim?"),
         ("model: 3", "unknown option 'model', did you mean model."),
         ("nonsense: 3", "unknown option 'nonsense'"),
-        ("model: {latent_dim: x}", "model.latent_dim must be an integer, not 'x'"),
-        ("steps: [1, 2]", "steps must be an integer, not '[1, 2]'"),
+        ("model: {latent_dim: x}", "model.latent_dim must be an integer of at least 1, not 'x'"),
+        ("steps: [1, 2]", "steps must be an integer of at least 1, not [1, 2]"),
+        ("optim: {lr: .inf}", "optim.lr must be a number above 0, not inf"),
+        ("optim: {lr: .nan}", "optim.lr must be a number above 0, not nan"),
+        ("steps: true", "steps must be an integer of at least 1, not True"),
+        ("tasks: 3", "tasks must be names separated by commas, not 3"),
+        ("watching: {log_every: 3}", "unknown option 'watching.log_every', did you mean logging.log_every?"),
         ("preset: huge", "unknown preset 'huge'"),
         ("- steps", "must hold options such as `steps: 100`"),
         ("model: {latent_dim:", "is not valid yaml at line 1"),
@@ -158,16 +166,20 @@ def test_a_file_that_is_not_text(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "steps must be at least 1, not 0"),
-        (["--loader.batch-size", "-8"], "loader.batch_size must be at least 1, not -8"),
-        (["--optim.warmup-steps=-1"], "optim.warmup_steps must be at least 0, not -1"),
-        (["--minutes", "0"], "minutes must be above 0"),
-        (["--optim.lr", ".inf"], "optim.lr must be above 0, not inf"),
-        (["--optim.lr", ".nan"], "optim.lr must be above 0, not nan"),
-        (["--objectives.free-bits", "-0.5"], "objectives.free_bits must be at least 0, not -0.5"),
-        (["--balancing.mu", "1.5"], "balancing.mu must lie between 0 and 1, not 1.5"),
-        (["--model.image-size", "72"], "model.image_size must be a multiple of 16, not 72"),
-        (["--model.grid", "7"], "model.image_size must be a multiple of model.grid (7), not 64"),
+        (["--steps", "0"], "--steps must be an integer of at least 1, not '0'"),
+        (["--loader.batch-size", "-8"], "--loader.batch_size must be an integer of at least 1, not '-8'"),
+        (["--optim.warmup-steps=-1"], "--optim.warmup_steps must be an integer of at least 0, not '-1'"),
+        (["--seed=-1"], "--seed must be an integer of at least 0, not '-1'"),
+        (["--minutes", "0"], "--minutes must be a number above 0, not '0'"),
+        (["--optim.lr", "inf"], "--optim.lr must be a number above 0, not 'inf'"),
+        (["--optim.lr", "nan"], "--optim.lr must be a number above 0, not 'nan'"),
+        (["--losses.free-bits", "-0.5"], "--losses.free_bits must be a number of at least 0, not '-0.5'"),
+        (["--balancing.mu", "1.5"], "--balancing.mu must be a number between 0 and 1, not '1.5'"),
+        (["--model.image-size", "72"], "--model.image_size must be 0 or a multiple of 16, not '72'"),
+        (
+            ["--model.grid", "7", "--model.image-size", "64"],
+            "model.image_size must be a multiple of model.grid (7), not 64",
+        ),
         (["--model.perceiver-heads", "5"], "model.perceiver_dim must be a multiple of model.perceiver_heads (5)"),
         (["--optim.accumulation", "3"], "loader.batch_size must be a multiple of optim.accumulation (3), not 8"),
     ],
@@ -179,4 +191,40 @@ def test_values_that_cannot_work_are_refused(arguments, message):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_in_range(name):
-    check_ranges(preset_config(name))
+    assert checked(preset_config(name)) == preset_config(name)
+
+
+def test_a_switch_may_stand_alone():
+    assert parse_train_args(["--override", "--steps", "3"]) == replace(TrainConfig(), override=True, steps=3)
+    assert parse_train_args(["--steps", "3", "--override"]).override
+    assert not parse_train_args(["--override", "false"]).override
+
+
+def test_tasks_are_a_list_in_every_form(tmp_path):
+    file = write(tmp_path / "a.yaml", "tasks: [elbo, predictive]")
+    expected = ("elbo", "predictive")
+    assert parse_train_args(["--tasks", "elbo,predictive"]).tasks == expected
+    assert parse_train_args(["--config", file]).tasks == expected
+    for names in (expected, list(expected), "elbo,predictive"):
+        assert configured(None, {"tasks": names}).tasks == expected
+    assert to_dict(configured(None, {"tasks": expected}))["tasks"] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stepz": 3}, "unknown option 'stepz', did you mean steps?"),
+        ({"model": {"latnt_dim": 3}}, "unknown option 'model.latnt_dim', did you mean model.latent_dim?"),
+        ({"steps": "3"}, "steps must be an integer of at least 1, not '3'"),
+        ({"preset": "huge"}, "unknown preset 'huge'"),
+        ({"config": replace(TrainConfig(), minutes=-1.0)}, "minutes must be a number above 0, not -1.0"),
+    ],
+)
+def test_mistakes_in_python_are_one_line_too(options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        configured(options.pop("config", None), options)
+
+
+def test_python_takes_a_group_as_a_dict_or_as_a_whole():
+    assert updated(TrainConfig(), {"optim": {"lr": 1}}).optim == replace(OptimConfig(), lr=1.0)
+    assert updated(TrainConfig(), {"optim": OptimConfig(lr=0.5)}).optim == OptimConfig(lr=0.5)

@@ -15,7 +15,7 @@ from aime_fast.data.backends import open_backend
 from aime_fast.evaluation.metrics import psnr, unit_range
 
 PAGE = (Path(__file__).parents[1] / "docs" / "shapes.md").read_text()
-CONFIG = replace(preset_config("debug").model, action_dim=6)
+CONFIG = replace(preset_config("debug").model, action_dim=6, image_size=64)
 B, T = 2, 3
 SIZES = {
     **{"B": B, "T": T, "T-1": T - 1, "W": CONFIG.image_size, "A": 6, "K": CONFIG.max_components},

@@ -1,15 +1,14 @@
-"""Typed configuration of a run, and where its values come from."""
+"""Typed configuration of a run: defaults < preset < yaml file < flags."""
 
+from aime_fast.config.presets import PRESETS, preset_config
 from aime_fast.config.schema import (
-    PRESETS,
     BalancingConfig,
     LoaderConfig,
+    LoggingConfig,
+    LossConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimConfig,
     TrainConfig,
-    WatchingConfig,
-    preset_config,
     to_dict,
 )
 
@@ -17,11 +16,11 @@ __all__ = [
     "PRESETS",
     "BalancingConfig",
     "LoaderConfig",
+    "LoggingConfig",
+    "LossConfig",
     "ModelConfig",
-    "ObjectiveConfig",
     "OptimConfig",
     "TrainConfig",
-    "WatchingConfig",
     "preset_config",
     "to_dict",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
+from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.errors import UserError
 from aime_fast.model.assembly import Assembly, HeadMaker
 from aime_fast.model.draws import Draws, draws_at_rest, sample_draws
@@ -53,6 +54,7 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         if unknown := sorted(set(sizes) - known):
             raise UserError(f"the model has no size named {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         sizes |= {"max_components": max_components, "latent_dim": latent_dim, "hidden_dim": hidden_dim}
+        sizes["image_size"] = sizes.get("image_size") or DEFAULT_IMAGE_SIZE
         super().__init__(ModelConfig(action_dim=action_dim, **sizes))  # type: ignore[arg-type]
 
     @classmethod

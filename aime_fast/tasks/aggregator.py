@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from aime_fast.config import ObjectiveConfig
+from aime_fast.config import LossConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.tasks.registry import make_tasks
@@ -20,8 +20,8 @@ class LossAggregator:
         tasks: the tasks, in the order of `task_losses` (default: elbo, perceiver, predictive).
     """
 
-    def __init__(self, config: ObjectiveConfig | None = None, tasks: Sequence[Task] | None = None) -> None:
-        self.config = config or ObjectiveConfig()
+    def __init__(self, config: LossConfig | None = None, tasks: Sequence[Task] | None = None) -> None:
+        self.config = config or LossConfig()
         self.tasks = list(make_tasks() if tasks is None else tasks)
 
     def compute_losses(

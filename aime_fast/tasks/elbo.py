@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from aime_fast.config import ObjectiveConfig
+from aime_fast.config import LossConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.tasks.task import Task
@@ -37,9 +37,7 @@ class Elbo(Task):
         """The total and the KL of z."""
         return {self.name: self.total, "kl_z": "kl_z"}
 
-    def terms(
-        self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms of this rank's batch; `nats` [B, T] and `usage` [K] are vectors.
 
         `decoder_loss` is weighted, by the frames' weights in `targets` too; the other terms are not.
@@ -59,7 +57,7 @@ class Elbo(Task):
         }
 
     def losses(
-        self, outputs: SequenceOutputs, beta: float | Tensor, weights: ObjectiveConfig, batch: Batch | None
+        self, outputs: SequenceOutputs, beta: float | Tensor, weights: LossConfig, batch: Batch | None
     ) -> dict[str, Tensor]:
         """See `Task.losses`. Collective while training: two terms are not linear in means over the ranks' batches."""
         frames = frame_weights(outputs, weights.precision_weight)

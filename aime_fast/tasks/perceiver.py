@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime_fast.config import ObjectiveConfig
+from aime_fast.config import LossConfig
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.tasks.task import Task
 
@@ -19,9 +19,7 @@ class Perceiver(Task):
 
     name, total = "perceiver", "perceiver_loss"
 
-    def terms(
-        self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms, weighted."""
         return {
             "perceiver_recon_loss": pixel_loss(outputs),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aime_fast.config import ModelConfig, ObjectiveConfig
+from aime_fast.config import LossConfig, ModelConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import mlp
@@ -50,9 +50,7 @@ class Reward(Task):
         expected = read[..., :-1].float().softmax(-1) @ bins(read)
         return {"reward": symexp(expected), "continuation": read[..., -1].float().sigmoid()}
 
-    def terms(
-        self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy of the two-hot rewards, and of the continuation, in nats per frame."""
         read = outputs.heads[self.name].float()
         wanted = two_hot(symlog(targets["reward"][:, 1:]))

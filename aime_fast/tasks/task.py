@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from aime_fast.config import ModelConfig, ObjectiveConfig
+from aime_fast.config import LossConfig, ModelConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 
@@ -31,12 +31,10 @@ class Task(ABC):
     """Inductor options for them."""
 
     @abstractmethod
-    def terms(
-        self, outputs: SequenceOutputs, weights: ObjectiveConfig, targets: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss terms, 0-d by name."""
 
-    def weighted(self, terms: dict[str, Tensor], beta: float | Tensor, weights: ObjectiveConfig) -> Tensor:
+    def weighted(self, terms: dict[str, Tensor], beta: float | Tensor, weights: LossConfig) -> Tensor:
         """The sum of the weighted terms, 0-d; `beta` in [0, 1] is the weight of KL terms."""
         return reduce(add, terms.values())
 
@@ -45,7 +43,7 @@ class Task(ABC):
         return {}
 
     def losses(
-        self, outputs: SequenceOutputs, beta: float | Tensor, weights: ObjectiveConfig, batch: Batch | None
+        self, outputs: SequenceOutputs, beta: float | Tensor, weights: LossConfig, batch: Batch | None
     ) -> dict[str, Tensor]:
         """Terms, total and figures, 0-d by name; only the total needs a gradient. `batch` has the targets."""
         terms = self.terms(outputs, weights, {} if batch is None else self.targets(batch))

@@ -1,15 +1,15 @@
 """The parts of a run, built from its configuration."""
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
-from aime_fast.data.backends import Backend, open_backend
-from aime_fast.errors import UserError
+from aime_fast.config.options import with_data_sizes
+from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
+from aime_fast.data.backends import open_backend
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
@@ -54,7 +54,8 @@ class Components:
             open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
             for split in ("train", "val")
         )
-        self.config = config = with_data_sizes(config, self.backend)
+        sizes = self.backend.action_dim, getattr(self.backend, "image_size", DEFAULT_IMAGE_SIZE)
+        self.config = config = with_data_sizes(config, *sizes, config.data or "the sample")
         check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
         self.schedules = Schedules(config, self.backend.steps_per_epoch)
 
@@ -68,7 +69,7 @@ class Components:
         self.engine = open_engine(model, config)
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
-        self.aggregator = LossAggregator(config.objectives, tasks)
+        self.aggregator = LossAggregator(config.losses, tasks)
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()
@@ -104,21 +105,3 @@ class Components:
     def close(self) -> None:
         """End the thread that writes checkpoints, and leave the process group if the engine opened one."""
         self._closing.close()
-
-
-def with_data_sizes(config: TrainConfig, backend: Backend) -> TrainConfig:
-    """The configuration with `model.action_dim` and `model.image_size` filled in from the data.
-
-    Raises `UserError` if the configuration gives another size than the data have.
-    """
-    model, size = config.model, getattr(backend, "image_size", 64)
-    for name, given, found, what in (
-        ("action_dim", model.action_dim, backend.action_dim, "the actions in {} have {} numbers"),
-        ("image_size", model.image_size, size, "the frames in {} are {} pixels wide"),
-    ):
-        if given not in (0, found):
-            raise UserError(
-                f"model.{name} is {given}, but {what.format(config.data or 'the sample', found)}; "
-                f"leave model.{name} out or set it to {found}"
-            )
-    return replace(config, model=replace(model, action_dim=backend.action_dim, image_size=size))

@@ -60,7 +60,7 @@ class Loop:
             saving = stop or self._every(config.checkpoint_every)
             if run.compilation and (message := run.compilation.take_message()):
                 self.reporter.note(f"step {progress.step}: {message}")
-            if stop or validating or saving or self._every(config.watching.log_every):
+            if stop or validating or saving or self._every(config.logging.log_every):
                 self._log(lr, beta)
             best = validating and self._validate(beta)
             if saving or best:
@@ -71,7 +71,7 @@ class Loop:
                 run.checkpoints.finish()
             elif failure := run.checkpoints.take_failure():
                 self.reporter.note(f"{failure}; training continues and will try the next checkpoint")
-            if not validating and self._every(config.watching.figures_every):
+            if not validating and self._every(config.logging.figures_every):
                 self._draw(beta)
         return 0 if self._finished() else signal
 

@@ -35,7 +35,7 @@ class Reporter:
             from aime_fast.reporting import metrics_log, progress
 
             minutes = config.minutes and max(config.minutes - done.seconds / 60.0, 0.0)
-            self._log = metrics_log.MetricsLog(folder.path, config.watching.tensorboard, resume_step=done.step or None)
+            self._log = metrics_log.MetricsLog(folder.path, config.logging.tensorboard, resume_step=done.step or None)
             self._progress = progress.Progress(total_steps, minutes, first_step=done.step)
 
     def train(self, step: int, values: Mapping[str, float], frames_per_second: float, data_wait: float) -> None:

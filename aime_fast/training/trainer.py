@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aime_fast.config import TrainConfig
+from aime_fast.config.options import configured
 from aime_fast.training.components import Components
 from aime_fast.training.engines.host_group import time_limit
 from aime_fast.training.loop import Loop
-from aime_fast.training.options import configured
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.run import folder as run_folder

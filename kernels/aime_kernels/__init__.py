@@ -1,24 +1,15 @@
-"""Numerical operators of AIME: public functions over plain PyTorch references and Triton kernels (docs/kernels.md)."""
+"""Numerical operators: public functions over plain PyTorch references, Triton kernels and C++ (docs/kernels.md)."""
 
-from aime_kernels.dpgmm import (
-    expected_kumaraswamy_beta_kl,
-    gamma_kl,
-    gaussian_log_density,
-    kumaraswamy_log_sticks,
-    kumaraswamy_log_weights,
-    mixture_log_density,
-    stick_breaking_log_weights,
-)
-from aime_kernels.frames import frames_to_levels, gather_windows, normalise_frames
-from aime_kernels.logistic_mixture import (
-    logistic_mixture_log_prob,
-    logistic_mixture_loss,
-    logistic_mixture_mean,
-    logistic_mixture_sample,
-)
-from aime_kernels.rgb_combine import rgb_combine
-from aime_kernels.rgb_gram import rgb_gram
-from aime_kernels.slot_attention import slot_attention
+from aime_kernels.dpgmm.density import gaussian_log_density
+from aime_kernels.dpgmm.divergence import gamma_kl
+from aime_kernels.dpgmm.op import expected_kumaraswamy_beta_kl, kumaraswamy_log_weights, mixture_log_density
+from aime_kernels.dpgmm.sticks import kumaraswamy_log_sticks, stick_breaking_log_weights
+from aime_kernels.frames.op import normalise_frames
+from aime_kernels.frames.reference import frames_to_levels, gather_windows
+from aime_kernels.logistic_mixture.op import logistic_mixture_log_prob, logistic_mixture_loss
+from aime_kernels.logistic_mixture.parameters import logistic_mixture_mean, logistic_mixture_sample
+from aime_kernels.rgb.op import rgb_combine, rgb_gram
+from aime_kernels.slot_attention.op import slot_attention
 
 __all__ = [
     "expected_kumaraswamy_beta_kl",

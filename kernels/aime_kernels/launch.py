@@ -1,7 +1,6 @@
-"""How a kernel is launched: with a fixed choice for every GPU architecture, on the device of its data."""
+"""How a kernel is launched: with a fixed choice, on the device of its data."""
 
 import contextlib
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,29 +13,22 @@ class Launch(NamedTuple):
     block: int
     """Elements, rows or pixels of one program; each kernel says which."""
     warps: int
-    fp_fusion: bool
-    """Whether a product and a sum may round once. Off where a formula depends on both roundings."""
+    fusion_from: int | None
+    """The compute capability (80 for sm_80) from which on a product and a sum may round once. None: never, because a
+    formula depends on both roundings."""
 
-    def options(self) -> dict[str, int | bool]:
+    def options(self, capability: int) -> dict[str, int | bool]:
         """Options of a launch and of `triton.compile`."""
-        return {"num_warps": self.warps, "enable_fp_fusion": self.fp_fusion}
+        fusion = self.fusion_from is not None and capability >= self.fusion_from
+        return {"num_warps": self.warps, "enable_fp_fusion": fusion}
 
 
-Launches = Mapping[int, Launch]
-"""By the compute capability (80 for sm_80) from which on an entry holds, up to the next one."""
-
-
-def launch_at(launches: Launches, capability: int) -> Launch:
-    """The entry of the newest architecture that is not newer than `capability`, else the oldest."""
-    return launches[max((known for known in launches if known <= capability), default=min(launches))]
-
-
-def launch_for(launches: Launches, device: torch.device) -> Launch:
-    """The entry for a device; on a CPU, which means the interpreter, the oldest."""
+def capability_of(device: torch.device) -> int:
+    """Such as 90 for an H100; on a CPU, which means the interpreter, 80."""
     if device.type != "cuda":
-        return launches[min(launches)]
+        return 80
     major, minor = torch.cuda.get_device_capability(device)
-    return launch_at(launches, 10 * major + minor)
+    return 10 * major + minor
 
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -131,7 +131,7 @@ def test_mistakes_that_only_the_simulation_sees(recording, tmp_path, capfd, opti
     [
         (["--policy", "clever"], "unknown policy 'clever'; choose one of ou, random, or name a module:function"),
         (["--episodes", "2", "--val-episodes", "2"], "leave nothing to train on"),
-        (["--episodes", "0"], "must be a whole number from 1"),
+        (["--episodes", "0"], "must be an integer of at least 1"),
         (["--camera", "-1"], "camera is -1; it must be at least 0"),
         (["--seed", "-1"], "seed is -1; it must be at least 0"),
         (["--out", "."], "exists already; choose another folder, or --force to replace it"),

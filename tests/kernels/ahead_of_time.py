@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aime_kernels.launch import launch_at
-
 ARCHITECTURES = (80, 86, 90)
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
 TABLE = Path(__file__).parents[2] / "benchmarks" / "results" / "aot.json"
@@ -30,8 +28,8 @@ class Specimen:
     signature: dict[str, str]
     """Type of every argument that is not a constant, in order."""
     constants: dict[str, Any]
-    launches: dict[int, Any]
-    """The kernel's own launch table."""
+    launch: Any
+    """The kernel's own `Launch`."""
     registers: int = 128
     """Limit: 128 lets two programs of 8 warps share a multiprocessor."""
     wide_share: float = 0.7
@@ -67,12 +65,12 @@ def compile_for(specimen: Specimen, architecture: int) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    launch = launch_at(specimen.launches, architecture)
+    launch = specimen.launch
     constants = {name: value(launch) if callable(value) else value for name, value in specimen.constants.items()}
     names = list(specimen.kernel.arg_names)
     signature = {name: specimen.signature.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in specimen.signature}
-    options = {**launch.options(), **specimen.overrides}
+    options = {**launch.options(architecture), **specimen.overrides}
     with tempfile.TemporaryDirectory() as folder:
         before = os.environ.get("TRITON_CACHE_DIR")
         os.environ["TRITON_CACHE_DIR"] = folder  # never a binary of another day

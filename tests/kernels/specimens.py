@@ -5,8 +5,8 @@ from ahead_of_time import Specimen
 
 from aime_kernels.dpgmm import triton_density, triton_sticks
 from aime_kernels.frames import triton_kernel as frames_kernel
-from aime_kernels.rgb_combine import triton_kernel as combine
-from aime_kernels.rgb_gram import triton_kernel as gram
+from aime_kernels.rgb import triton_combine as combine
+from aime_kernels.rgb import triton_gram as gram
 from aime_kernels.slot_attention import triton_kernel as slots
 
 
@@ -20,7 +20,7 @@ def pointers(names, width="fp32"):
 
 def rgb_gram(vectors, dtype=torch.float32):
     dtypes = [dtype] * vectors
-    constants = {"VECTORS": vectors, **gram.steps(gram.LAUNCH[80].block // dtype.itemsize, dtypes)}
+    constants = {"VECTORS": vectors, **gram.steps(gram.LAUNCH.block // dtype.itemsize, dtypes)}
     constants |= gram.piece_types(dtypes, -1, True)
     signature = {"addresses": "*i64", "tiles": "*i64", "partials": "*fp64"}
     name = f"rgb_gram_fwd {vectors} vectors {str(dtype)[6:]}"
@@ -33,8 +33,8 @@ def rgb_gram(vectors, dtype=torch.float32):
 
 def rgb_combine(rows, dtype=torch.float32):
     dtypes = [*[dtype] * rows, torch.float32, dtype]
-    constants = {"GRADIENTS": rows, "UPDATE_DTYPE": gram.TRITON_DTYPE[dtype]}
-    constants |= gram.steps(combine.LAUNCH[80].block, dtypes)
+    constants = {"GRADIENTS": rows, "UPDATE_DTYPE": gram.triton_dtype(dtype)}
+    constants |= gram.steps(combine.LAUNCH.block, dtypes)
     signature = {"addresses": "*i64", "tiles": "*i64", "coefficients": "*fp32", "finite": "*i1"}
     return Specimen(
         f"rgb_combine_fwd {rows} rows {str(dtype)[6:]}",

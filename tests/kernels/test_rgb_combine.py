@@ -5,7 +5,7 @@ import torch
 from test_logistic_mixture import OperatorCalls
 
 from aime_kernels import rgb_combine, rgb_gram
-from aime_kernels.rgb_gram.layout import chunk_elements
+from aime_kernels.rgb.layout import chunk_elements
 
 CHUNK = chunk_elements(torch.device("cpu"))
 SHAPES = [(3, 5), (CHUNK + 19,), (1,), (2, 3, 4, 4), (0,), (7,)]

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_kernels import rgb_gram
-from aime_kernels.rgb_gram.layout import chunk_elements, chunks, flat_alike
+from aime_kernels.rgb.layout import chunk_elements, chunks, flat_alike
 
 CHUNK = chunk_elements(torch.device("cpu"))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from aime_fast.config import ObjectiveConfig, preset_config
+from aime_fast.config import LossConfig, preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo
 from aime_fast.tasks.aggregator import LossAggregator
@@ -24,7 +24,7 @@ def test_the_tasks_are_the_sum_of_the_weighted_terms():
     per_dimension = 1 / (3 * 64 * 64)
     terms = {
         "recon_loss": 1.1,
-        "mean_error": ObjectiveConfig().lambda_mean,
+        "mean_error": LossConfig().lambda_mean,
         "kl_z": 0.3 * per_dimension,
         "stick_kl": 0.3 * per_dimension,
         "alpha_kl": 0.3 * per_dimension,
@@ -55,7 +55,7 @@ def test_the_pixel_terms_reach_the_task_with_their_weights():
         made.pixels.flatten(0, 2), parameters.flatten(0, 2), likelihood.centre.flatten(0, 2)
     )
     error = (likelihood.expectation() - made.pixels).square()
-    loss = -1.1 * log_prob.sum() / error.numel() + ObjectiveConfig().lambda_mean * error.mean()
+    loss = -1.1 * log_prob.sum() / error.numel() + LossConfig().lambda_mean * error.mean()
     (expected,) = torch.autograd.grad(loss, likelihood.features)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aime_fast.config import ObjectiveConfig, preset_config
+from aime_fast.config import LossConfig, preset_config
 from aime_fast.model.priors.dpgmm import MixturePrior
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo, predictive
@@ -81,7 +81,7 @@ def test_the_whole_model_with_saturated_heads(frames, bias, precision_weight):
                     parameter.fill_(bias)
     observations = torch.full((1, frames, 3, 64, 64), 255, dtype=torch.uint8)
     outputs = model(observations, torch.full((1, frames, 2), 1e3), model.draws(0, 1, frames))
-    aggregator = LossAggregator(ObjectiveConfig(precision_weight=precision_weight))
+    aggregator = LossAggregator(LossConfig(precision_weight=precision_weight))
     losses, tasks = aggregator.compute_losses(outputs)
     assert all(loss.isfinite() for loss in losses.values())
     assert_finite_gradients(sum(tasks), *[p for p in model.parameters() if p.requires_grad])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aime_fast.config import ObjectiveConfig, preset_config
+from aime_fast.config import LossConfig, preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo
 from aime_fast.tasks.aggregator import LossAggregator
@@ -55,9 +55,9 @@ def on_two_ranks(monkeypatch, model, config):
 def test_the_mean_of_two_halves_is_the_whole(monkeypatch, model, options):
     if "free_bits" in options:
         with torch.no_grad():
-            low, high = sorted(compute(model, ObjectiveConfig(), rows)[0]["kl_z"].item() for rows in HALVES)
+            low, high = sorted(compute(model, LossConfig(), rows)[0]["kl_z"].item() for rows in HALVES)
         options = {"free_bits": low + 0.25 * (high - low)}
-    config = ObjectiveConfig(**options)
+    config = LossConfig(**options)
     whole = gradients(model, compute(model, config)[1])
     for a, b, wanted in zip(*on_two_ranks(monkeypatch, model, config), whole, strict=True):
         assert (0.5 * (a + b) - wanted).norm() <= 1e-5 * wanted.norm()

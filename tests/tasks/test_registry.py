@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aime_fast.config import ObjectiveConfig, preset_config
+from aime_fast.config import LossConfig, preset_config
 from aime_fast.data.batch import Batch
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
@@ -29,7 +29,7 @@ def made():
         torch.zeros(2, 4, dtype=torch.bool),
     )
     outputs = model(batch.frames(), batch.actions)
-    return {task.name: task.losses(outputs, 0.5, ObjectiveConfig(), batch) for task in tasks}, tasks, model
+    return {task.name: task.losses(outputs, 0.5, LossConfig(), batch) for task in tasks}, tasks, model
 
 
 def test_a_task_goes_by_its_name_and_shows_what_it_computes(made):

@@ -35,7 +35,7 @@ def tiny_options(data, out, **changes):
         "steps": 7,
         "checkpoint_every": 100,
         "loader": {"batch_size": 2, "sequence_length": 4, "windows_per_epoch": 6},
-        "objectives": {"beta_warmup_epochs": 2},
-        "watching": {"log_every": 2, "tensorboard": False},
+        "losses": {"beta_warmup_epochs": 2},
+        "logging": {"log_every": 2, "tensorboard": False},
     }
     return options | changes

@@ -16,7 +16,7 @@ def place(tmp_path_factory):
     """A folder with a recording, a finished run of two steps, and files that are broken in one way each."""
     folder = tmp_path_factory.mktemp("place")
     data = write_recording(folder / "recording.pt")
-    base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--watching.tensorboard", "false"]
+    base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--logging.tensorboard", "false"]
     assert train.main([*base, "--out", str(folder / "run")]) == 0
     old = folder / "old" / "checkpoints" / "step-00000001"
     old.mkdir(parents=True)
@@ -49,7 +49,7 @@ def contents(folder):
 @pytest.mark.parametrize(
     ("arguments", "what", "remedy"),
     [
-        (["--preset", "huge"], "unknown preset 'huge'", "choose one of debug, small, paper"),
+        (["--preset", "huge"], "unknown preset 'huge'", "choose from debug, small, paper"),
         (["--stepz", "3"], "unknown option --stepz", "did you mean --steps?"),
         (["--config", "none.yaml"], "none.yaml: No such file", "config"),
         (["--ds_config", "none.json"], "none.json: no such file", "shipped names: zero0, zero1, zero2"),
@@ -67,7 +67,7 @@ def contents(folder):
         (["--data", "nothing"], "nothing: not a recording", "known are"),
         (["--data", "text.h5"], "text.h5", "HDF5"),
         (["--data", "empty.pt"], "empty.pt", ""),
-        (["--model.action-dim", "9"], "action_dim is 9, but the actions in", "set it to 2"),
+        (["--model.action-dim", "9"], "action_dim is 9, but", "set it to 2"),
         (["--loader.sequence-length", "13"], "the longest of 4 episodes has 12", "lower it to 12 or less"),
         (
             ["--resume", "run", "--out", "other", "--model.latent-dim", "12"],

@@ -5,15 +5,15 @@ import math
 import pytest
 
 from aime_fast.config import TrainConfig
-from aime_fast.config.schema import ObjectiveConfig, OptimConfig
+from aime_fast.config.schema import LossConfig, OptimConfig
 from aime_fast.training.schedules import Schedules
 
 
 def schedules(warmup_steps=10, beta_warmup_epochs=4, total_steps=100):
     """Schedules with ten steps an epoch."""
     optim = OptimConfig(lr=2e-4, final_lr_fraction=0.05, warmup_steps=warmup_steps)
-    objectives = ObjectiveConfig(beta_warmup_epochs=beta_warmup_epochs)
-    return Schedules(TrainConfig(steps=total_steps, optim=optim, objectives=objectives), 10)
+    losses = LossConfig(beta_warmup_epochs=beta_warmup_epochs)
+    return Schedules(TrainConfig(steps=total_steps, optim=optim, losses=losses), 10)
 
 
 def test_beta_rises_linearly_and_stays_at_one():

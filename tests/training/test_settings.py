@@ -16,12 +16,12 @@ def settings(**values):
     return config
 
 
-@pytest.mark.parametrize("change", [{"out": "b"}, {"threads": 3}, {"ds_config": "zero2"}, {"watching__log_every": 3}])
+@pytest.mark.parametrize("change", [{"out": "b"}, {"threads": 3}, {"ds_config": "zero2"}, {"logging__log_every": 3}])
 def test_what_does_not_touch_the_result_is_free(change):
     assert check_settings(settings(), settings(**change), False, "run") == ""
 
 
-@pytest.mark.parametrize("change", [{"steps": 9}, {"minutes": 2.0}, {"optim__lr": 0.5}, {"objectives__free_bits": 1.0}])
+@pytest.mark.parametrize("change", [{"steps": 9}, {"minutes": 2.0}, {"optim__lr": 0.5}, {"losses__free_bits": 1.0}])
 def test_what_can_be_changed_needs_override(change):
     name, value = next(iter(change.items()))
     words = rf"{name.replace('__', '.')} .* -> {value}"

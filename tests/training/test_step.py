@@ -116,7 +116,7 @@ def test_micro_batches_add_up_to_the_batch(data, tmp_path):
                 data,
                 tmp_path / f"accumulation-{rounds}",
                 loader=loader,
-                objectives={"entropy_weight": 0.0},
+                losses={"entropy_weight": 0.0},
                 optim={"accumulation": rounds, "name": "sgd", "lr": 1e-2},
             )
         )

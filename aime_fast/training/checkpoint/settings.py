@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from aime_fast.errors import UserError
 
 FREE = ("out", "resume", "override", "threads", "ds_config", "backend", "preset", "compile", "cuda_graph")
-FREE_GROUPS = ("watching.", "checkpoint_every", "keep_checkpoints")
+FREE_GROUPS = ("logging.", "checkpoint_every", "keep_checkpoints")
 """Free to change: they decide where a run writes and how fast it is; results change by rounding at most."""
 FIXED = ("seed", "optim.name", "tasks", "balancing.solver", "balancing.groups")
 FIXED_GROUPS = ("model.", "loader.")

@@ -14,9 +14,6 @@ def kumaraswamy_log_weights(log_a: Tensor, log_b: Tensor, uniform: Tensor) -> Te
     log_a, log_b: logarithms of the sticks' Kumaraswamy parameters, within about [-5, 5]; uniform: draws in [0, 1],
     which the kernel does not differentiate; all [..., J] of one dtype. Returns [..., J + 1]; the weights sum to 1 up
     to rounding. Equals `stick_breaking_log_weights(*kumaraswamy_log_sticks(log_a, log_b, uniform))`.
-
-    Why a kernel: some 40 elementwise launches on a few kilobytes, and three times that with the backward pass, become
-    two.
     """
     inputs = (log_a, log_b, uniform)
     return call("kumaraswamy_log_weights", log_a.device, _log_weights, _weights_by_kernel, _weights_obstacle, *inputs)
@@ -32,8 +29,6 @@ def expected_kumaraswamy_beta_kl(
     [0.02, 100] (`divergence.py`); value and gradient stay finite for logarithms in [-20, 20].
 
     The kernel takes log_a, log_b [..., J] and moments [..., 1], the model's shapes; others take the reference.
-
-    Why a kernel: tensor algebra with 24 quadrature nodes makes tensors 24 times the result in some 60 launches.
     """
     plain = divergence.expected_kumaraswamy_beta_kl
     inputs = (log_a, log_b, expected_alpha, expected_log_alpha)
@@ -48,8 +43,6 @@ def mixture_log_density(z: Tensor, log_pi: Tensor, means: Tensor, log_vars: Tens
 
     The differences z - mean_k are formed and squared. The expanded form (z^2 - 2 z mean + mean^2) / var would be one
     matrix product, but in float32 it loses up to 0.05 nats at |z| = 5, log_var = -6.
-
-    Why a kernel: on CUDA no tensor [N, S, K, D] is made, and some 60 launches become two.
     """
     inputs, plain = (z, log_pi, means, log_vars), density.mixture_log_density
     return call("mixture_log_density", z.device, plain, operators.mixture, _mixture_obstacle, *inputs)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from aime_kernels.dpgmm.divergence import NODES, SPAN
 from aime_kernels.dpgmm.triton_special import digamma_1p, log1p, log_minus_remainder, remainder, trigamma_1p
-from aime_kernels.launch import Launch, launch_for, on_device_of
+from aime_kernels.launch import Launch, capability_of, on_device_of
 
 # Fused multiply-adds would undo the compensated forms.
-LAUNCH = {80: Launch(32, 4, False)}
+LAUNCH = Launch(32, 4, None)
 EULER_GAMMA = tl.constexpr(0.5772156649015329)
 FIRST_NODE = tl.constexpr(SPAN[0])
 NODE_STEP = tl.constexpr((SPAN[1] - SPAN[0]) / (NODES - 1))
@@ -195,17 +195,17 @@ def stick_kl_bwd_kernel(
 def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
     """tensors: the kernel's arguments, the first of them [rows, J]."""
     rows, sticks = tensors[0].shape
-    chosen, numbers = launch_for(LAUNCH, tensors[0].device), torch.finfo(tensors[0].dtype)
+    numbers = torch.finfo(tensors[0].dtype)
     constants = {"EPS": numbers.eps, "NODES": NODES}
     if rows:
         with on_device_of(tensors[0]):
-            kernel[(triton.cdiv(rows, chosen.block),)](
+            kernel[(triton.cdiv(rows, LAUNCH.block),)](
                 *(tensor.contiguous() for tensor in tensors),
                 rows,
                 J=sticks,
-                ROWS=chosen.block,
+                ROWS=LAUNCH.block,
                 WIDTH=triton.next_power_of_2(sticks + 1),
                 TINY=1e6 * numbers.tiny,
                 **{name: value for name, value in constants.items() if name in kernel.arg_names},
-                **chosen.options(),
+                **LAUNCH.options(capability_of(tensors[0].device)),
             )

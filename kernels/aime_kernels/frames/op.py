@@ -12,9 +12,6 @@ def normalise_frames(frames: Tensor) -> Tensor:
     """Map uint8 levels [B, T, H, W, 3] to float32 [B, T, 3, H, W] in [-1, 1]: level * (2 / 255) - 1. Any H and W.
 
     Level 0 maps to exactly -1 and level 255 to exactly 1; `frames_to_levels` inverts all 256 levels exactly.
-
-    Why a kernel: the transpose and the conversion are four passes over memory. The kernel reads each byte once and
-    writes each float once.
     """
     return call("normalise_frames", frames.device, reference.normalise_frames, _by_kernel, _obstacle, frames)
 

@@ -4,10 +4,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, launch_for, on_device_of
+from aime_kernels.launch import Launch, capability_of, on_device_of
 
 # A fused multiply-add would round once, and level 255 would not be exactly 1.
-LAUNCH = {80: Launch(1024, 4, False)}
+LAUNCH = Launch(1024, 4, None)
 
 
 @triton.jit
@@ -34,9 +34,12 @@ def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
     """tensors: frames [F, H, W, 3] and the contiguous result [F, 3, H, W]."""
     frames, out = tensors
     count, _, height, width = out.shape
-    chosen = launch_for(LAUNCH, out.device)
     if out.numel():
         with on_device_of(out):
-            kernel[(count, triton.cdiv(height * width, chosen.block))](
-                frames.contiguous(), out, height * width, BLOCK=chosen.block, **chosen.options()
+            kernel[(count, triton.cdiv(height * width, LAUNCH.block))](
+                frames.contiguous(),
+                out,
+                height * width,
+                BLOCK=LAUNCH.block,
+                **LAUNCH.options(capability_of(out.device)),
             )

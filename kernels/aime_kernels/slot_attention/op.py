@@ -20,9 +20,6 @@ def slot_attention(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor,
 
     The normalisation over positions is a softmax of the log-assignments. This is the same ratio without an epsilon:
     a slot that loses everywhere still gets a finite map.
-
-    Why a kernel: two products, two softmaxes and an exp are some 8 launches and move the logits six times. The kernels
-    read keys and values once and write each map once.
     """
     plain = reference.slot_attention
     return call("slot_attention", slots.device, plain, slot_attention_operator, _obstacle, slots, keys, values)

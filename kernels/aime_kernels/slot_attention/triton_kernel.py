@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, Launches, launch_for, on_device_of
+from aime_kernels.launch import Launch, capability_of, on_device_of
 
 # For the largest tile; see `for_tile`.
-LAUNCH = {80: Launch(1, 8, True)}
+LAUNCH = Launch(1, 8, 80)
 # The backward pass holds twice as much in registers: with twice the warps two programs still share a multiprocessor.
-BACKWARD_LAUNCH = {80: Launch(1, 16, True)}
+BACKWARD_LAUNCH = Launch(1, 16, 80)
 
 
 @triton.jit
@@ -148,9 +148,9 @@ def slot_attention_bwd_kernel(
     tl.store(grad_keys + flat, by_key, mask=inside)
 
 
-def for_tile(launches: Launches, tile: int) -> dict[int, Launch]:
-    """Launches for `tile` padded elements of keys: fewer warps in proportion than for the largest, 4096."""
-    return {known: entry._replace(warps=max(1, entry.warps * tile // 4096)) for known, entry in launches.items()}
+def for_tile(largest: Launch, tile: int) -> Launch:
+    """The launch for `tile` padded elements of keys: fewer warps in proportion than for the largest, 4096."""
+    return largest._replace(warps=max(1, largest.warps * tile // 4096))
 
 
 def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
@@ -162,7 +162,7 @@ def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
     positions = keys.shape[1]
     p_pad, d_pad = triton.next_power_of_2(positions), triton.next_power_of_2(dim)
     backward = kernel is slot_attention_bwd_kernel
-    launches = for_tile(BACKWARD_LAUNCH if backward else LAUNCH, p_pad * d_pad)
+    chosen = for_tile(BACKWARD_LAUNCH if backward else LAUNCH, p_pad * d_pad)
     if frames:
         with on_device_of(slots):
             kernel[(frames,)](
@@ -179,5 +179,5 @@ def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
                 D_PAD=d_pad,
                 SCALE=dim**-0.5,
                 **({"LEVELS": (count - 1).bit_length()} if backward else {}),
-                **launch_for(launches, slots.device).options(),
+                **chosen.options(capability_of(slots.device)),
             )

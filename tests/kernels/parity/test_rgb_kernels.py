@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from aime_kernels import rgb_combine, rgb_gram
-from aime_kernels.rgb_combine import reference
-from aime_kernels.rgb_combine.op import combine_operator
-from aime_kernels.rgb_gram.op import gram_operator
-from aime_kernels.rgb_gram.table import Work, works
-from aime_kernels.rgb_gram.triton_kernel import rgb_gram_triton
+from aime_kernels.rgb import reference
+from aime_kernels.rgb.op import combine_operator, gram_operator
+from aime_kernels.rgb.table import Work, works
+from aime_kernels.rgb.triton_gram import rgb_gram_triton
 
 SHAPES = [(3, 5), (4096 + 19,), (1,), (2, 3, 4, 4), (0,), (2, 4096)]
 
@@ -70,7 +69,7 @@ def test_one_poisoned_element_shows_on_the_diagonal(poison, place, device):
 
 def plain_combine(rows, direction, update, coefficients, finite):
     columns = [column for column in zip(*rows, direction, update, strict=True) if column[-1] is not None]
-    reference.rgb_combine(columns, coefficients, finite)
+    reference.combine(columns, coefficients, finite)
 
 
 def problem(n, device, dtype, wide, shapes=SHAPES):

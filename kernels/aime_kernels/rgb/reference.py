@@ -1,14 +1,55 @@
-"""Two linear combinations of long vectors in one pass over chunks, in place."""
+"""Gram matrix and linear combinations of long vectors, each in one pass over chunks."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from aime_kernels.rgb_gram.layout import Vector, chunk_elements, chunks, flat_alike, gather
+from aime_kernels.rgb.layout import Vector, chunk_elements, chunks, device_of, flat_alike, gather
+
+_BLOCK = 4096
+"""Elements of one small product. The blocks of a chunk are a batch, over which the threads divide."""
 
 
-def rgb_combine(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> None:
+def gram(vectors: Sequence[Vector]) -> Tensor:
+    """`aime_kernels.rgb_gram` with every product and sum in float64."""
+    m = len(vectors)
+    columns = [column for column in zip(*vectors, strict=True) if any(tensor is not None for tensor in column)]
+    if not columns:
+        return torch.zeros(m, m, dtype=torch.float64)
+    if torch.compiler.is_compiling():
+        return _products(columns, m)
+    positions = [flat_alike(column) for column in columns]
+    size = sum(next(flat.numel() for flat in flats if flat is not None) for flats in positions)
+    device = device_of(positions[0])
+    chunk = chunk_elements(device)
+    blocks = -(-min(chunk, size) // _BLOCK)
+    staging = torch.empty(m, blocks * _BLOCK, dtype=torch.float64, device=device)
+    sums = torch.zeros(blocks, m, m, dtype=torch.float64, device=device)
+
+    @cache
+    def views(total: int) -> tuple[Sequence[Tensor], Tensor | None, Tensor, Tensor, Tensor]:
+        """For a chunk: a line for each vector, the padding, [blocks, m, block], [blocks, block, m] and their sums."""
+        block = min(total, _BLOCK)
+        padded = -(-total // block) * block
+        batch = staging[:, :padded].unflatten(1, (-1, block))
+        padding = staging[:, total:padded] if padded > total else None
+        lines = staging[:, :total].unbind()
+        return lines, padding, batch.permute(1, 0, 2), batch.permute(1, 2, 0), sums[: batch.shape[1]]
+
+    for lengths, pieces in chunks(positions, chunk):
+        lines, padding, left, right, of_blocks = views(sum(lengths))
+        for line, parts in zip(lines, pieces, strict=True):
+            gather(parts, lengths, line)
+        if padding is not None:
+            padding.zero_()
+        of_blocks.baddbmm_(left, right)
+    total = sums.sum(0)
+    return (total + total.t()) / 2
+
+
+def combine(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> None:
     """`aime_kernels.rgb_combine`, one chunk at a time.
 
     columns: for each position with a direction the n gradients, the direction and the update.
@@ -44,6 +85,18 @@ def rgb_combine(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor)
             if place is result:
                 torch._foreach_copy_([target for target in targets if target is not None], result.split(lengths))
     copy_back(columns, positions)
+
+
+def _products(columns: Sequence[Vector], m: int) -> Tensor:
+    """The same for a compiler, which fuses all these sums into one loop over the elements."""
+    zero = torch.zeros((), dtype=torch.float64, device=device_of(columns[0]))
+    gram = {}
+    for i in range(m):
+        for j in range(i + 1):
+            pairs = [(column[i], column[j]) for column in columns]
+            terms = [(a.double() * b.double()).sum() for a, b in pairs if a is not None and b is not None]
+            gram[i, j] = gram[j, i] = sum(terms, zero)
+    return torch.stack([gram[i, j] for i in range(m) for j in range(m)]).view(m, m)
 
 
 def _place(targets: Vector, result: Tensor) -> Tensor:

@@ -7,17 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, launch_for, on_device_of
-from aime_kernels.rgb_gram.table import TILE_BYTES, Work, narrowest
+from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.rgb.table import TILE_BYTES, Work, narrowest
 
 # A block is 4096 bytes of the narrowest vector: 16 bytes for each thread.
-LAUNCH = {80: Launch(4096, 8, True)}
-TRITON_DTYPE = {
-    torch.float16: tl.float16,
-    torch.bfloat16: tl.bfloat16,
-    torch.float32: tl.float32,
-    torch.float64: tl.float64,
-}
+LAUNCH = Launch(4096, 8, 80)
 
 
 @triton.jit
@@ -135,18 +129,22 @@ def rgb_gram_triton(work: Work) -> Tensor:
     vectors, tiles = work.addresses.shape[1], work.tiles.shape[0]
     device = work.addresses.device
     partials = torch.empty(tiles, vectors, vectors, dtype=torch.float64, device=device)
-    launch = launch_for(LAUNCH, device)
     with on_device_of(partials):
         rgb_gram_fwd_kernel[(tiles,)](
             work.addresses,
             work.tiles,
             partials,
             VECTORS=vectors,
-            **steps(launch.block // narrowest(work.dtypes), work.dtypes),
+            **steps(LAUNCH.block // narrowest(work.dtypes), work.dtypes),
             **piece_types(work.dtypes, -1, work.aligned),
-            **launch.options(),
+            **LAUNCH.options(capability_of(device)),
         )
     return partials.sum(0)
+
+
+def triton_dtype(dtype: torch.dtype) -> tl.dtype:
+    """Triton gives its dtypes the names that torch does."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
 
 
 def steps(block: int, dtypes: Sequence[torch.dtype]) -> dict[str, int]:
@@ -159,8 +157,8 @@ def piece_types(dtypes: Sequence[torch.dtype], last: int, aligned: bool) -> dict
     smallest = narrowest(dtypes)
     return {
         "GROUP": 16 // smallest,
-        "FIRST_DTYPE": TRITON_DTYPE[dtypes[0]],
-        "LAST_DTYPE": TRITON_DTYPE[dtypes[last]],
+        "FIRST_DTYPE": triton_dtype(dtypes[0]),
+        "LAST_DTYPE": triton_dtype(dtypes[last]),
         "COMPUTE": tl.float64 if torch.float64 in dtypes else tl.float32,
         "ALIGNMENT": 16 if aligned else smallest,
     }

@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, launch_for, on_device_of
-from aime_kernels.rgb_gram.table import Work
-from aime_kernels.rgb_gram.triton_kernel import TRITON_DTYPE, load_piece, piece_types, steps
+from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.rgb.table import Work
+from aime_kernels.rgb.triton_gram import load_piece, piece_types, steps, triton_dtype
 
-LAUNCH = {80: Launch(2048, 4, True)}
+LAUNCH = Launch(2048, 4, 80)
 
 
 @triton.jit
@@ -91,7 +91,6 @@ def rgb_combine_fwd_kernel(
 def rgb_combine_triton(work: Work, coefficients: Tensor, finite: Tensor) -> None:
     """Combine the tiles of one `Work`, whose vectors are the gradients, the direction and the update."""
     gradients = len(work.dtypes) - 2
-    launch = launch_for(LAUNCH, work.addresses.device)
     types = piece_types(work.dtypes, gradients, work.aligned)
     wide = torch.float64 if torch.float64 in work.dtypes else torch.float32
     with on_device_of(finite):
@@ -101,8 +100,8 @@ def rgb_combine_triton(work: Work, coefficients: Tensor, finite: Tensor) -> None
             coefficients.to(wide).contiguous(),
             finite,
             GRADIENTS=gradients,
-            UPDATE_DTYPE=TRITON_DTYPE[work.dtypes[-1]],
-            **steps(launch.block, work.dtypes),
+            UPDATE_DTYPE=triton_dtype(work.dtypes[-1]),
+            **steps(LAUNCH.block, work.dtypes),
             **types,
-            **launch.options(),
+            **LAUNCH.options(capability_of(finite.device)),
         )

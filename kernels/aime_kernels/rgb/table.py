@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aime_kernels.rgb_gram.layout import Vector
+from aime_kernels.rgb.layout import Vector
 
 _MAX_VECTORS = 8
 """The kernels are built for so many: a thread holds a piece of each in registers."""

@@ -1,22 +1,14 @@
 """Long vectors stored as lists of tensors, read in flat chunks of similar size without copying them as a whole."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Vector = Sequence[Tensor | None]
 """A long vector in parts, or the parts of several vectors at one position; None for zeros."""
-
-
-class Chunk(NamedTuple):
-    """The same range of several long vectors."""
-
-    lengths: list[int]
-    """Elements of each piece."""
-    pieces: list[list[Tensor | None]]
-    """`pieces[i][j]`: piece j of vector i, 1-d, `lengths[j]` elements, a view of its memory; None for zeros."""
+Chunk = tuple[list[int], list[list[Tensor | None]]]
+"""The same range of several vectors: the lengths of its pieces, and for each vector its pieces, which are 1-d views."""
 
 
 def device_of(tensors: Iterable[Tensor | None]) -> torch.device:
@@ -67,12 +59,12 @@ def chunks(positions: Sequence[Vector], size: int) -> Iterator[Chunk]:
         ranges = [flats] if parts == 1 else zip(*(_split(flat, cuts) for flat in flats), strict=True)
         for length, column in zip(cuts, ranges if parts else (), strict=True):
             if sum(lengths) + length > size:
-                yield Chunk(lengths, [list(parts) for parts in zip(*columns, strict=True)])
+                yield lengths, [list(parts) for parts in zip(*columns, strict=True)]
                 lengths, columns = [], []
             lengths.append(length)
             columns.append(column)
     if lengths:
-        yield Chunk(lengths, [list(parts) for parts in zip(*columns, strict=True)])
+        yield lengths, [list(parts) for parts in zip(*columns, strict=True)]
 
 
 def _split(flat: Tensor | None, lengths: list[int]) -> Vector:

@@ -1,0 +1,20 @@
+"""`aime-fast inspect`: describe a data set."""
+
+from aime_fast.errors import PlainParser
+
+HELP = "describe a data set"
+
+
+def add_arguments(parser: PlainParser) -> None:
+    """The options of `inspect`."""
+    parser.add_argument("path", nargs="?", metavar="DIR", help="shards or a recording [the shipped sample]")
+    parser.add_argument("--deep", action="store_true", help="read everything and verify every checksum")
+    parser.add_argument("--sheet", dest="contact_sheet", metavar="FILE", help="write a PNG with frames of the episodes")
+
+
+def run(path: str | None, deep: bool, contact_sheet: str | None) -> int:
+    """Print the description."""
+    from aime_fast.data.inspect import inspect
+
+    print(inspect(path, deep=deep, contact_sheet=contact_sheet))
+    return 0

@@ -1,0 +1,48 @@
+"""What several verbs share. Nothing heavy is imported before a verb runs."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from aime_fast.errors import PlainParser, UserError
+
+if TYPE_CHECKING:
+    from aime_fast.config import LoaderConfig
+    from aime_fast.data.backends import Backend
+    from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
+
+
+def count(text: str) -> int:
+    """An argument that is an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
+    return int(text)
+
+
+def note(line: str) -> None:
+    """Print a line to standard error."""
+    print(line, file=sys.stderr)
+
+
+def add_run_arguments(parser: PlainParser) -> None:
+    """The options of verbs that try a trained model on held-out episodes."""
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="RUN", help="folder of a run or one checkpoint")
+    add("--data", metavar="PATH", help="shards or a recording [the shipped sample]")
+    add("--context", type=count, default=5, metavar="N", help="frames that the model observes [%(default)s]")
+    add("--horizon", type=count, default=15, metavar="N", help="frames that it imagines after them [%(default)s]")
+
+
+def open_run(checkpoint: str, data: str | None, loader: "LoaderConfig") -> tuple["WorldModel", "Backend"]:
+    """A run's model and a backend of held-out episodes. `UserError` if their actions differ in size."""
+    from aime_fast.data.backends import open_backend
+    from aime_fast.training.checkpoint.loading import load_model
+
+    model = load_model(checkpoint, note)
+    backend = open_backend("auto", data, loader, "val", 0)
+    if backend.action_dim != model.config.action_dim:
+        raise UserError(
+            f"the data's actions have {backend.action_dim} numbers and the model's {model.config.action_dim}; "
+            "name the data it was trained on with --data"
+        )
+    return model, backend
