@@ -8,7 +8,6 @@ import torch
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import with_data_sizes
-from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.data.backends import open_backend
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
@@ -20,7 +19,6 @@ from aime_fast.training.checkpoint.settings import check_settings
 from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
 from aime_fast.training.compile.graph_capture import CapturedStep
-from aime_fast.training.engines.build_locks import refuse_stale_build_locks
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.run import folder as run_folder
@@ -54,9 +52,9 @@ class Components:
             open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
             for split in ("train", "val")
         )
-        sizes = self.backend.action_dim, getattr(self.backend, "image_size", DEFAULT_IMAGE_SIZE)
-        self.config = config = with_data_sizes(config, *sizes, config.data or "the sample")
-        check_data(tasks, getattr(self.backend, "has_rewards", True), config.data or "the sample")
+        data, source = self.backend, config.data or "the sample"
+        self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
+        check_data(tasks, data.has_rewards, source)
         self.schedules = Schedules(config, self.backend.steps_per_epoch)
 
         torch.manual_seed(config.seed)  # decides the initial weights
@@ -64,8 +62,6 @@ class Components:
         model.add_heads(tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if config.ds_config is not None:
-            refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
