@@ -10,7 +10,7 @@ import pytest
 import torch
 from measuring import in_turn, two_threads
 
-from aime_fast.training.compile.compilation import FUSION
+from aime_fast.tasks.elbo import Elbo
 from aime_fast.training.run.host_memory import keep_freed_memory
 from aime_kernels.logistic_mixture.fused import fused_gradients
 from aime_kernels.logistic_mixture.native import build_obstacle, native_gradients
@@ -29,7 +29,7 @@ def test_value_and_gradient(benchmark):
     centre = torch.randn(FRAMES, 3, PIXELS, generator=generator)
     parameters = torch.randn(FRAMES, COMPONENTS, 10, PIXELS, generator=generator)
     of_nats = torch.full((FRAMES,), 1 / x.numel())
-    compiled = torch.compile(fused_gradients, fullgraph=True, dynamic=False, options=FUSION)
+    compiled = torch.compile(fused_gradients, fullgraph=True, dynamic=False, options=Elbo.compile_options)
     forms = {"C++": native_gradients, "compiled": compiled, "operators": reference_gradients}
     blocks = torch.empty_like(parameters)
 
