@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw, Draws
 from aime_fast.model.parts.layers import bounded_log_variance, in_float32, mlp, wide
-from aime_fast.model.priors.prior import Prior, standard_normal
+from aime_fast.model.priors.prior import Prior, device_of, standard_normal
 from aime_kernels import expected_kumaraswamy_beta_kl, gamma_kl, kumaraswamy_log_weights, mixture_log_density
 
 LOG_SHAPE_RANGE = (math.log(0.05), math.log(50.0))
@@ -43,8 +43,9 @@ class MixturePrior:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw of z [B, T, D]: a component by its weight, then its Gaussian, which alone is differentiable."""
         batch, frames, _, dim = self.means.shape
-        weights = self.log_weights.detach().exp().flatten(0, 1)
-        chosen = torch.multinomial(weights, 1, generator=generator).view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
+        weights = self.log_weights.detach().exp().flatten(0, 1).to(device_of(generator))
+        drawn = torch.multinomial(weights, 1, generator=generator).to(self.means.device)
+        chosen = drawn.view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
         mean, log_var = (x.gather(2, chosen)[:, :, 0] for x in (self.means, self.log_vars))
         return mean + (0.5 * log_var).exp() * standard_normal(mean, generator)
 
