@@ -262,8 +262,6 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
             for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))
         teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
-        moves = torch._foreach_sub(live, teacher)
-        torch._foreach_mul_(moves, 1 - self.config.teacher_decay)
-        if finite is not None:
-            torch._foreach_mul_(moves, finite.to(moves[0].dtype))
+        moves, rate = torch._foreach_sub(live, teacher), 1 - self.config.teacher_decay
+        torch._foreach_mul_(moves, rate if finite is None else rate * finite)
         torch._foreach_add_(teacher, moves)

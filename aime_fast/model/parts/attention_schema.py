@@ -17,7 +17,7 @@ class Attention:
 
     slots: Tensor  # [B, T, S, d], normalised
     maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over P
-    state: Tensor  # Attention state [B, T, N] that the LSTM reads, normalised
+    state: Tensor  # attention state [B, T, N] that the LSTM reads, normalised
 
 
 class BottomUpAttention(nn.Module):
