@@ -14,8 +14,8 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from aime_fast.config import TrainConfig, preset_config
-from aime_fast.config.options import HELP, checked, complaint, nearest, options, updated
+from aime_fast.config.options import HELP, checked, complaint, nearest, options, preset_config, updated
+from aime_fast.config.schema import TrainConfig
 from aime_fast.errors import PlainParser, UserError
 
 _EPILOG = "Dashes and underscores in option names are the same. Precedence: defaults < preset < config file < flags."

@@ -26,7 +26,6 @@ from aime_fast.training.checkpoint.settings import check_settings
 from aime_fast.training.checkpoint.state import Progress, RunState, seed_everything
 from aime_fast.training.compile.compilation import Compilation, cache_folder, uncompiled, wanted
 from aime_fast.training.compile.graph_capture import CapturedStep
-from aime_fast.training.engines.build_locks import refuse_stale_build_locks
 from aime_fast.training.engines.host_group import HostGroup, time_limit
 from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.meters import Interval
@@ -100,8 +99,6 @@ class DMCVBTrainer:
         model.add_heads(tasks)
         model.mean_frame.copy_(self.backend.mean_frame())
         self._parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if config.ds_config is not None:
-            refuse_stale_build_locks()
         self.engine = open_engine(model, config)
         self.aggregator = LossAggregator(config.losses, tasks)
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)

@@ -8,7 +8,7 @@ from torch import distributions as D
 
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
-from aime_fast.model.draws import sample_draws
+from aime_fast.model.draws import make_draws
 from aime_fast.model.priors import PRIORS, make_prior
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
@@ -37,7 +37,7 @@ def distribution_of(name):
         for parameter in prior.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     inputs = (torch.randn(B, T, size) for size in (CONFIG.hidden_dim, CONFIG.context_dim, CONFIG.latent_dim))
-    return prior(*inputs, sample_draws(prior.draws, B, T, torch.Generator().manual_seed(0)))
+    return prior(*inputs, make_draws(prior.draws, B, T, torch.Generator().manual_seed(0)))
 
 
 def test_each_prior_has_a_truth():

@@ -49,7 +49,7 @@ def contents(folder):
 @pytest.mark.parametrize(
     ("arguments", "what", "remedy"),
     [
-        (["--preset", "huge"], "unknown preset 'huge'", "choose from debug, small, paper"),
+        (["--preset", "huge"], "preset must be one of", "must be one of debug, small, paper, not 'huge'"),
         (["--stepz", "3"], "unknown option --stepz", "did you mean --steps?"),
         (["--config", "none.yaml"], "none.yaml: No such file", "config"),
         (["--ds_config", "none.json"], "none.json: no such file", "shipped names: zero0, zero1, zero2"),

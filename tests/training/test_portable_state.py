@@ -46,9 +46,9 @@ def one_rank(rank, world_size, stage, align):
     if stage == "plain":
         optimizer = torch.optim.AdamW(parameters)
         partition = WholePartition(module, optimizer)
-        rows, stepped = FlatLayout(parameters, partition.groups, 1, partition), optimizer.param_groups[0]["params"]
+        rows, stepped = FlatLayout(parameters, partition), optimizer.param_groups[0]["params"]
     elif stage:
-        rows = FlatLayout(parameters, groups, world_size, partition=object())
+        rows = FlatLayout(parameters, SimpleNamespace(groups=groups), world_size, sharded=True)
         stepped = [nn.Parameter(torch.zeros(cut.shape)) for cut in rows.cuts()]
     else:
         whole = [Cut.whole(index, parameter) for index, parameter in enumerate(parameters)]

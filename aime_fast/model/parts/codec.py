@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.draws import Draw, Normal
+from aime_fast.model.draws import Draw
 from aime_fast.model.parts.layers import ConvBlock, Residual, bounded_log_variance, wide
 
 BIAS = 0.25
@@ -42,7 +42,7 @@ class PosteriorHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.draws: tuple[Draw, ...] = (Normal("latent", (config.kl_samples, config.latent_dim)),)
+        self.draws: tuple[Draw, ...] = (Draw("latent", "normal", (config.kl_samples, config.latent_dim)),)
         self.linear = nn.Linear(3 * (config.image_size // 2) ** 2, config.latent_dim, bias=False)
         width, side = 2 * config.encoder_width, config.grid // 2
         self.down = ConvBlock(width, 2 * width, stride=2)

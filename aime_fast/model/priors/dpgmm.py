@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.draws import Draws, Uniform
+from aime_fast.model.draws import Draw, Draws
 from aime_fast.model.parts.layers import bounded_log_variance, in_float32, mlp, wide
 from aime_fast.model.priors.prior import Prior, standard_normal
 from aime_kernels import expected_kumaraswamy_beta_kl, gamma_kl, kumaraswamy_log_weights, mixture_log_density
@@ -21,22 +21,14 @@ LOG_SHAPE_RANGE = (math.log(0.05), math.log(50.0))
 class MixturePrior:
     """The prior of every frame: a mixture of K Gaussians, and q(alpha) and the sticks that its weights come from."""
 
-    log_weights: Tensor
-    """log pi [B, T, K], from one draw of the sticks; exp sums to 1."""
-    means: Tensor
-    """[B, T, K, D]."""
-    log_vars: Tensor
-    """[B, T, K, D]."""
-    log_a: Tensor
-    """Kumaraswamy log a [B, T, K-1]."""
-    log_b: Tensor
-    """Kumaraswamy log b [B, T, K-1]."""
-    log_concentration: Tensor
-    """Log shape c of q(alpha) = Gamma(c, r), [B, T]."""
-    log_rate: Tensor
-    """Log rate r of q(alpha), [B, T]."""
-    alpha_prior: Tensor
-    """Shape a0 and rate b0 of the prior Gamma(a0, b0) of alpha, [2]."""
+    log_weights: Tensor  # log pi [B, T, K], from one draw of the sticks; exp sums to 1
+    means: Tensor  # [B, T, K, D]
+    log_vars: Tensor  # [B, T, K, D]
+    log_a: Tensor  # Kumaraswamy log a [B, T, K-1]
+    log_b: Tensor  # Kumaraswamy log b [B, T, K-1]
+    log_concentration: Tensor  # Log shape c of q(alpha) = Gamma(c, r), [B, T]
+    log_rate: Tensor  # Log rate r of q(alpha), [B, T]
+    alpha_prior: Tensor  # Shape a0 and rate b0 of the prior Gamma(a0, b0) of alpha, [2]
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log sum_k pi_k N(z; mu_k, s_k) in nats: z [B, T, n, D] -> [B, T, n]."""
@@ -89,7 +81,7 @@ class DPGMMPrior(Prior):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.components, self.latent_dim = config.max_components, config.latent_dim
-        self.draws = (Uniform("sticks", (self.components - 1,)),)
+        self.draws = (Draw("sticks", "uniform", (self.components - 1,)),)
         alpha_prior = (config.concentration_shape, config.concentration_rate)
         self.register_buffer("alpha_prior", torch.tensor(alpha_prior), persistent=False)
         self.carry = nn.Linear(config.latent_dim, config.latent_dim, bias=False)
