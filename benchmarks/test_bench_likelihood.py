@@ -1,9 +1,10 @@
 """The pixel likelihood with the gradient of the decoder's loss on a CPU: C++, torch's operators, and compiled.
 
 The sizes are those of a step of `small`: 512 sub-images of 32 x 32, 5 components. Target: the C++ form takes at most
-half of the time of torch's operators, and is no slower than `fused.py` compiled.
+half the time of torch's operators, and no more than `fused.py` compiled.
 
-Run with `make bench ARGS="-s benchmarks/test_bench_likelihood.py"`; rounds alternate: all forms see one machine.
+Run with `make bench ARGS="-s benchmarks/test_bench_likelihood.py"`. Rounds alternate between the forms, so that changes
+in the machine's speed affect all alike.
 """
 
 import pytest
@@ -34,7 +35,7 @@ def test_value_and_gradient(benchmark):
     blocks = torch.empty_like(parameters)
 
     def step(form):
-        blocks.copy_(parameters)  # which two of the forms overwrite
+        blocks.copy_(parameters)  # two of the forms overwrite them
         return form(x, centre, blocks, of_nats, 1 / x.numel())
 
     calls = {name: lambda form=form: step(form) for name, form in forms.items()}
