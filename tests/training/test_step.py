@@ -1,6 +1,7 @@
 """One batch's way: keyed draws and rows, accumulation, and no wait for the device."""
 
 import json
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -224,7 +225,21 @@ def test_rewards_that_a_recording_lacks_are_a_users_mistake(data, tmp_path, monk
         backend.has_rewards = False
         return backend
 
-    monkeypatch.setattr("aime_fast.training.trainer.open_backend", without)
+    monkeypatch.setattr("aime_fast.training.components.open_backend", without)
     with pytest.raises(UserError, match=rf"recording.pt has no rewards, which task '{task}' needs"):
         trainer_of(data, tmp_path, tasks=["elbo", task])
     assert not (tmp_path / "run").exists()
+
+
+def test_outputs_of_a_micro_batch_do_not_outlive_it(data, tmp_path, monkeypatch):
+    trainer = trainer_of(data, tmp_path, optim={"accumulation": 2})
+    compute, alive = trainer.aggregator.compute_losses, []
+
+    def noting(outputs, **options):
+        assert all(earlier() is None for earlier in alive)
+        alive.append(weakref.ref(outputs))
+        return compute(outputs, **options)
+
+    monkeypatch.setattr(trainer.aggregator, "compute_losses", noting)
+    trainer.step(trainer.step.fetch(0), 0.5)
+    assert len(alive) == 2
