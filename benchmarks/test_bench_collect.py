@@ -47,9 +47,9 @@ def test_record(benchmark, tmp_path, graphics, environment):
         one.provenance(), all_cores.provenance()
 
         def record():
-            size, crew = next(turns)
+            size, pool = next(turns)
             before, started = cpu_seconds(), time.perf_counter()
-            assert sum(crew.record(files)) == episodes * LENGTH
+            assert sum(frames for frames, _, _ in pool.run(files)) == episodes * LENGTH
             seconds[size].append(time.perf_counter() - started)
             cpu[size].append(cpu_seconds() - before)
 

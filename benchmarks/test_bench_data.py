@@ -70,8 +70,8 @@ def recording(tmp_path_factory):
 def shards(recording):
     """The same frames packed in every way that is measured."""
     folder = recording.parent
-    ways = {codec: dict(codec=codec, strips_per_shard=1000) for codec in ("raw", "jpg", "png")}
-    ways["many raw"] = dict(codec="raw", strips_per_shard=16)
+    ways = {codec: dict(codec=codec, chunks_per_shard=1000) for codec in ("raw", "jpg", "png")}
+    ways["many raw"] = dict(codec="raw", chunks_per_shard=16)
     return {way: pack(recording, folder / f"shards-{way}", val_episodes=0, **how) for way, how in ways.items()}
 
 
@@ -179,7 +179,7 @@ def test_data_wait(benchmark, recording, tmp_path, kind, codec):
     """How long `small` waits for data: for the very first batch less than a step, in all steps after under 2 %."""
     shards = recording.parent / f"wait-{codec}"
     if not shards.exists():
-        pack(recording, shards, codec=codec, strips_per_shard=80, val_episodes=1)
+        pack(recording, shards, codec=codec, chunks_per_shard=80, val_episodes=1)
     flags = ["--preset", "small", "--steps", WAIT_STEPS, "--threads", 2, "--logging.log_every", 1, "--backend", kind]
     command = [sys.executable, "aime_fast/train.py", *flags, "--data", shards, "--out", tmp_path / "run"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "2"}
@@ -207,7 +207,7 @@ def test_data_wait(benchmark, recording, tmp_path, kind, codec):
 def test_pack(benchmark, recording, codec, workers):
     """Frames a second of packing by one process, and by two whose start is in the time measured."""
     benchmark.group = "pack"
-    options = dict(codec=codec, force=True, workers=workers, strips_per_shard=80)
+    options = dict(codec=codec, force=True, workers=workers, chunks_per_shard=80)
     benchmark.pedantic(pack, (recording, recording.parent / f"packed-{codec}"), options, rounds=3, warmup_rounds=1)
     frames = EPISODES * LENGTH / benchmark.stats.stats.median
     benchmark.extra_info["frames_per_second"] = round(frames)

@@ -27,7 +27,7 @@ FLOORS = (
     "aime_fast.data.packing",
     "aime_fast.data.streaming",
     "aime_fast.data.store",
-    "aime_fast.data.inspect",
+    "aime_fast.data.packing.inspection",
     "aime_fast.data.backends",
     "aime_fast.data.dataset",
     "aime_fast.data.collect",

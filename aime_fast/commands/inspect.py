@@ -1,8 +1,6 @@
-"""`aime-fast inspect`: describe a data set."""
+"""Describe a data set."""
 
 from aime_fast.errors import PlainParser
-
-HELP = "describe a data set"
 
 
 def add_arguments(parser: PlainParser) -> None:
@@ -14,7 +12,7 @@ def add_arguments(parser: PlainParser) -> None:
 
 def run(path: str | None, deep: bool, contact_sheet: str | None) -> int:
     """Print the description."""
-    from aime_fast.data.inspect import inspect
+    from aime_fast.data.packing.inspection import inspect
 
     print(inspect(path, deep=deep, contact_sheet=contact_sheet))
     return 0

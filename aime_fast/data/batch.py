@@ -1,4 +1,4 @@
-"""A batch of windows: what data hands to a training step."""
+"""A batch of windows: the input of a training step."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from aime_kernels import normalise_frames
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B windows of T frames; `actions[:, t]` is taken after seeing `observations[:, t]`."""
+    """B windows of T frames. `actions[:, t]` is taken after observing `observations[:, t]`."""
 
     observations: Tensor
-    """uint8 [B,T,64,64,3], RGB."""
+    """uint8 [B,T,S,S,3], RGB."""
     actions: Tensor
     """float32 [B,T,A]."""
     rewards: Tensor
     """float32 [B,T]."""
     dones: Tensor
-    """bool [B,T]: terminated or truncated at this frame."""
+    """bool [B,T], terminated or truncated at this frame."""
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -29,11 +29,11 @@ class Batch:
         return normalise_frames(self.observations)
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """Windows `start` to `stop` (exclusive) as views: one micro-batch."""
+        """Windows `start` to `stop` (exclusive), as views: one micro-batch."""
         window = slice(start, stop)
         return Batch(self.observations[window], self.actions[window], self.rewards[window], self.dones[window])
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on `device`; itself where it is there already. The copy is asynchronous from pinned memory."""
+        """The batch on `device`, without a copy if it is there already. Copies from pinned memory are asynchronous."""
         fields = (self.observations, self.actions, self.rewards, self.dones)
         return Batch(*(field.to(device, non_blocking=True) for field in fields))

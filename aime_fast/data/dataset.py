@@ -1,4 +1,4 @@
-"""A plain map-style PyTorch data set over the same windows, for training loops of one's own."""
+"""A map-style PyTorch data set of the same windows, for training loops of your own."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from aime_fast.data.store import FrameStore, open_store
+from aime_fast.data.store import Episodes, open_store
 from aime_fast.data.windows import WindowSampler, valid_starts
 from aime_fast.errors import UserError
 
@@ -14,8 +14,8 @@ from aime_fast.errors import UserError
 class DMCVBDataset(Dataset[dict[str, Tensor]]):
     """Every window of T frames inside one episode, for any `torch.utils.data.DataLoader`.
 
-    Item: `observations` float32 [T,3,64,64] in [-1,1], `actions` float32 [T,A] (`actions[t]` is taken after seeing
-    `observations[t]`), `rewards` float32 [T], `dones` bool [T]. It can be pickled: a worker process opens the data
+    Item: `observations` float32 [T,3,S,S] in [-1,1], `actions` float32 [T,A] (`actions[t]` is taken after observing
+    `observations[t]`), `rewards` float32 [T], `dones` bool [T]. It can be pickled; a worker process opens the data
     itself.
     """
 
@@ -26,30 +26,34 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         environment: str | None = None,
         split: str = "train",
         window_stride: int = 1,
+        image_size: int | None = None,
     ) -> None:
-        """Open a folder of shards, or an HDF5 or `.pt` recording; None is the recorded sample.
+        """Open a folder of shards or a recording; None is the shipped sample.
 
-        `split` is `train`, `val` or `all`; windows start at the multiples of `window_stride`. `UserError` for bad
-        data, for an `environment` other than the one the data was recorded in, and when T exceeds every episode.
+        `split` is `train`, `val` or `all`. Windows start at multiples of `window_stride`. Frames of a recording are
+        resized to `image_size` (None: 64); shards must have it (None: their own). `UserError` for bad data, for an
+        `environment` other than the recorded one, and if T exceeds every episode.
         """
-        self._arguments = (data_path, split)
-        self._store: FrameStore | None = open_store(data_path, split)
+        self._arguments = (data_path, split, False, image_size)
+        self._store: Episodes | None = open_store(*self._arguments)
         recorded = self._store.environment
         if environment and recorded and environment != recorded:
             raise UserError(
-                f"{data_path or 'the recorded sample'}: was recorded in {recorded}, not in {environment}; "
+                f"{data_path or 'the shipped sample'}: was recorded in {recorded}, not in {environment}; "
                 f"give other data or environment={recorded!r}"
             )
-        if window_stride < 1:
-            raise UserError(f"window_stride is {window_stride}; it must be at least 1")
-        # The sampler is the one place that knows which lengths are possible.
+        # Checks that some episode is long enough.
         WindowSampler(self._store.lengths, sequence_length, batch_size=1, seed=0)
         self.environment = recorded or environment
-        """Task that was recorded, where known."""
+        """Recorded task, if known."""
         self.sequence_length = sequence_length
-        """T, frames in an item."""
+        """T, the number of frames in an item."""
         self.action_dim = self._store.action_dim
-        """A, the numbers in an action."""
+        """A, the size of an action."""
+        self.image_size = self._store.image_size
+        """S, the side of a frame in pixels."""
+        if window_stride < 1:
+            raise UserError(f"window_stride is {window_stride}; it must be at least 1")
         self._windows = valid_starts(self._store.lengths, sequence_length, window_stride)
 
     def __len__(self) -> int:
@@ -62,7 +66,7 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
             self._store = open_store(*self._arguments)
         index %= len(self)
         window = self._windows[index : index + 1]
-        self._store.sound(window, self.sequence_length)  # raises where a strip is damaged
+        self._store.sound(window, self.sequence_length)  # raises for a damaged chunk
         batch = self._store.gather(window, self.sequence_length)
         frames = batch.observations[0].permute(0, 3, 1, 2).contiguous().float()
         return {

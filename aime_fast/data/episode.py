@@ -1,4 +1,4 @@
-"""One recorded episode, checked at the door."""
+"""One recorded episode, and its checks."""
 
 from dataclasses import dataclass
 
@@ -6,50 +6,62 @@ import numpy as np
 
 from aime_fast.errors import UserError
 
-IMAGE_SIZE = 64
-FRAME_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
-FRAME_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
+DEFAULT_SIZE = 64
+"""Side of a frame in pixels where nothing else is asked for."""
+SIZE_STEP, LARGEST_SIZE = 16, 512
+
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Actions float32 [N,A], rewards float32 [N] and dones bool [N] of N frames."""
+
+
+def check_image_size(size: int) -> int:
+    """Return `size`; `UserError` unless it is a multiple of 16 from 16 to 512."""
+    if size % SIZE_STEP or not SIZE_STEP <= size <= LARGEST_SIZE:
+        raise UserError(f"image size is {size}; it must be a multiple of {SIZE_STEP} up to {LARGEST_SIZE}")
+    return size
 
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """N frames of one trajectory; `actions[t]` is taken after seeing `observations[t]` and earns `rewards[t]`.
+    """N frames of one trajectory. `actions[t]` is taken after observing `observations[t]` and earns `rewards[t]`.
 
-    Raises `UserError`, naming `name`, when a field has another dtype or shape, lengths differ, the episode is empty,
-    an action or reward is not finite, or a frame before the last one claims to end the episode.
+    Raises `UserError` that starts with `name` if a dtype, shape or length is wrong, if the episode is empty, if an
+    action or reward is not finite, or if a frame before the last one is marked as the end.
     """
 
     observations: np.ndarray
-    """uint8 [N,64,64,3], RGB."""
+    """uint8 [N,S,S,3], RGB; the image size S is a multiple of 16."""
     actions: np.ndarray
     """float32 [N,A], finite, A >= 1."""
     rewards: np.ndarray
     """float32 [N], finite."""
     terminated: np.ndarray
-    """bool [N], true on the last frame when the task itself ended."""
+    """bool [N], true on the last frame if the task ended there."""
     truncated: np.ndarray
-    """bool [N], true on the last frame when the recording was cut."""
+    """bool [N], true on the last frame if the recording stopped there."""
     name: str = "episode"
-    """Where it came from, for messages: file and episode number."""
+    """File and episode number, for error messages."""
 
     def __post_init__(self) -> None:
-        n = len(self.observations)
+        n, shape = len(self.observations), self.observations.shape
         if n == 0:
             raise UserError(f"{self.name}: the episode has no frames; leave it out")
+        square = len(shape) == 4 and shape[1] == shape[2] and shape[1] % SIZE_STEP == 0
+        size = shape[1] if square and shape[1] else DEFAULT_SIZE
         expected = {
-            "observations": (np.uint8, (n, *FRAME_SHAPE)),
+            "observations": (np.uint8, (n, size, size, 3)),
             "actions": (np.float32, (n, None)),
             "rewards": (np.float32, (n,)),
             "terminated": (np.bool_, (n,)),
             "truncated": (np.bool_, (n,)),
         }
-        for key, (dtype, shape) in expected.items():
-            _check_array(self.name, key, getattr(self, key), np.dtype(dtype), shape)
+        for key, (dtype, wanted) in expected.items():
+            _check_array(self.name, key, getattr(self, key), np.dtype(dtype), wanted)
         for key in ("actions", "rewards"):
             bad = ~np.isfinite(getattr(self, key)).reshape(n, -1).all(axis=1)
             if bad.any():
-                raise UserError(f"{self.name}: {key} hold NaN or infinity at frame {bad.argmax()}; mend the recording")
-        early = (self.terminated | self.truncated)[:-1]
+                raise UserError(f"{self.name}: {key} hold NaN or infinity at frame {bad.argmax()}; fix the recording")
+        early = self.dones[:-1]
         if early.any():
             raise UserError(
                 f"{self.name}: frame {early.argmax()} of {n} is marked as the end, but the episode goes on; "
@@ -61,8 +73,23 @@ class Episode:
 
     @property
     def action_dim(self) -> int:
-        """A, the numbers in an action."""
+        """A, the size of an action."""
         return self.actions.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of a frame in pixels."""
+        return self.observations.shape[1]
+
+    @property
+    def dones(self) -> np.ndarray:
+        """bool [N], terminated or truncated."""
+        return self.terminated | self.truncated
+
+    @property
+    def columns(self) -> Columns:
+        """Everything but the frames."""
+        return self.actions, self.rewards, self.dones
 
 
 def _check_array(name: str, key: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int | None, ...]) -> None:

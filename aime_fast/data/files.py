@@ -1,20 +1,21 @@
-"""A look at a file before it is opened."""
+"""Checks on a file before it is opened, and the place of the shipped sample."""
 
 import stat
 from pathlib import Path
 
 from aime_fast.errors import UserError
 
+SAMPLE = Path(__file__).with_name("sample")
+"""The folder of shards that ships with the project."""
+
 
 def check_file(path: Path, size: int | None = None) -> Path:
-    """`path`; `UserError` unless it is a file, with `size` bytes where that is known.
-
-    A named pipe would be waited for without end, and a device read without end.
-    """
+    """Return `path`; `UserError` unless it is a regular file of `size` bytes (None: any size)."""
     try:
         status = path.stat()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy or pack it again") from error
+    # Opening a named pipe blocks, and reading a device may never end.
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: is not a file; copy or pack it again")
     if size is not None and status.st_size != size:

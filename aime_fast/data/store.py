@@ -1,291 +1,272 @@
-"""The episodes of one split within reach: their columns in memory, their frames mapped, decoded, or still in strips."""
+"""The episodes of one split: their columns in memory; their frames in memory, mapped, or as chunks on disk."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
 from aime_fast.data.batch import Batch
-from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, Episode
-from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import MANIFEST_NAME, STRIP_LENGTH, split_of_episodes
-from aime_fast.data.shards.reader import Strip, open_shards
-from aime_fast.data.shards.strips import StripTable, read_strips
+from aime_fast.data.episode import Columns
+from aime_fast.data.files import SAMPLE
+from aime_fast.data.shards.chunks import ChunkTable, read_chunks
+from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, episodes_of, split_of_episodes
+from aime_fast.data.shards.reader import Chunk, open_shards
 from aime_fast.data.shards.writer import BLOCK
 from aime_fast.data.sources import open_source
 from aime_fast.data.streaming.reader import PIPE, Shards
+from aime_fast.data.windows import valid_starts
 from aime_fast.errors import UserError
 
-SAMPLE = Path(__file__).with_name("sample")
-SPLITS = ("train", "val", "all")
-MEAN_STRIPS = 256
-"""Strips whose frames the mean frame is taken over, at most."""
+MEAN_CHUNKS = 256
+"""Largest number of chunks for the mean frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldFrames:
+    """Frames in memory or mapped, as rows of views."""
+
+    views: list[np.ndarray]
+    """uint8 [rows, S*S*3]. A mapped shard has a row for every place where a frame may start."""
+    view: np.ndarray
+    """int64 [episodes], the view of an episode."""
+    rows: np.ndarray
+    """int64 [frames], the row of each frame of all episodes end to end."""
+
+    def take(self, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Frames [B,T], numbered over all episodes end to end, of episodes [B]: uint8 [B,T,S*S*3], copied."""
+        views, rows = self.view[episodes], self.rows[frames]
+        if (views == views[0]).all():
+            return self.views[views[0]][rows]
+        pixels = np.empty((*rows.shape, self.views[0].shape[1]), np.uint8)
+        for window, (view, row) in enumerate(zip(views.tolist(), rows, strict=True)):
+            pixels[window] = self.views[view][row]
+        return pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """The episodes of one split: their columns, and their frames as strips on disk where they come from shards."""
+    """The episodes of one split."""
 
     description: str
     """One line: where the frames come from and how they are held."""
     environment: str | None
+    image_size: int
+    has_rewards: bool
     lengths: list[int]
-    """Frames of each episode."""
-    first: np.ndarray
-    """int64 [episodes], first frame of each among all episodes end to end, as in the columns."""
+    """Number of frames of each episode."""
     actions: np.ndarray
-    """float32 [frames,A]."""
+    """float32 [frames,A], of all episodes end to end; likewise `rewards` and `dones`."""
     rewards: np.ndarray
     """float32 [frames]."""
     dones: np.ndarray
     """bool [frames]."""
-    strips: StripTable | None
+    chunks: ChunkTable | None
     """None for a recording."""
+    held: HeldFrames | None = None
+    """None if the frames are only on disk."""
 
     @property
     def action_dim(self) -> int:
-        """A, the numbers in an action."""
+        """A, the size of an action."""
         return self.actions.shape[1]
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of all frames, decoded."""
-        return sum(self.lengths) * FRAME_BYTES
+        return sum(self.lengths) * self.image_size**2 * 3
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """int64 [episodes], the first frame of each among all episodes end to end."""
+        return np.cumsum([0, *self.lengths[:-1]])
 
     def places(self, windows: np.ndarray, sequence_length: int) -> np.ndarray:
-        """Frames of windows int64 [B,2] of (episode, first frame) among all episodes' end to end: int64 [B,T]."""
+        """Frames of windows int64 [B,2] of (episode, first frame), numbered over all episodes end to end: [B,T]."""
         return (self.first[windows[:, 0]] + windows[:, 1])[:, None] + np.arange(sequence_length)
 
     def columns(self, places: np.ndarray) -> list[torch.Tensor]:
         """Actions, rewards and dones of these frames, copied."""
         return [torch.from_numpy(column[places]) for column in (self.actions, self.rewards, self.dones)]
 
-    def sound(self, windows: np.ndarray, sequence_length: int) -> np.ndarray:
-        """Which windows touch no damaged strip: bool [B]. Strips touched for the first time are checked.
+    def gather(self, windows: np.ndarray, sequence_length: int) -> Batch:
+        """Windows int64 [B,2] of (episode, first frame), all `sound`, as a batch. The frames must be `held`."""
+        assert self.held is not None
+        places = self.places(windows, sequence_length)
+        pixels = self.held.take(windows[:, 0], places).reshape(*places.shape, self.image_size, self.image_size, 3)
+        return Batch(torch.from_numpy(pixels), *self.columns(places))
 
-        `UserError` for a damaged strip unless those are skipped.
+    def sound(self, windows: np.ndarray, sequence_length: int) -> np.ndarray:
+        """Which windows touch no damaged chunk: bool [B]. Chunks are checked when they are first touched.
+
+        `UserError` for a damaged chunk where these are not skipped.
         """
-        if self.strips is None:
+        if self.chunks is None:
             return np.ones(len(windows), bool)
         frames = windows[:, 1:] + np.arange(sequence_length)
-        strips = self.strips.first[windows[:, :1]] + frames // STRIP_LENGTH
-        return np.logical_and.reduce(self.strips.sound(strips), axis=1)
+        chunks = self.chunks.first[windows[:, :1]] + frames // CHUNK_LENGTH
+        return np.logical_and.reduce(self.chunks.sound(chunks), axis=1)
 
-    def strip_frames(self, episode: int, number: int) -> np.ndarray:
-        """Frames uint8 [n,64,64,3] of one strip."""
-        assert self.strips is not None
-        return self.strips.decode(int(self.strips.first[episode]) + number)
+    def chunk_frames(self, episode: int, start: int) -> np.ndarray:
+        """Frames uint8 [n,S,S,3] of the chunk of an episode that starts at frame `start`."""
+        if self.held is None:
+            assert self.chunks is not None
+            return self.chunks.decode(int(self.chunks.first[episode]) + start // CHUNK_LENGTH)
+        length = min(CHUNK_LENGTH, self.lengths[episode] - start)
+        return self.gather(np.array([[episode, start]]), length).observations[0].numpy()
 
     def mean_frame(self) -> torch.Tensor:
-        """Mean of the sound frames of up to `MEAN_STRIPS` strips evenly spread: float32 [3, 64, 64] in [-1, 1].
+        """Mean of the frames of up to `MEAN_CHUNKS` evenly spaced chunks, without damaged ones: float32 [3,S,S] in
+        [-1, 1].
 
-        Levels are summed as integers: every back-end of the same data finds the same bits.
+        Levels are summed as integers, so that every back-end of the same data gets the same bits.
         """
-        counts = [-(-length // STRIP_LENGTH) for length in self.lengths]
-        ends = np.cumsum(counts)
-        levels, frames = np.zeros(FRAME_SHAPE, np.int64), 0
-        for strip in np.linspace(0, ends[-1] - 1, min(ends[-1], MEAN_STRIPS)).round().astype(np.int64).tolist():
-            episode = int(np.searchsorted(ends, strip, side="right"))
-            number = strip - int(ends[episode]) + counts[episode]
-            window = np.array([[episode, number * STRIP_LENGTH]])
-            if self.sound(window, 1)[0]:
-                pixels = self.strip_frames(episode, number)
+        starts = valid_starts(self.lengths, 1, CHUNK_LENGTH)
+        levels, frames = np.zeros((self.image_size, self.image_size, 3), np.int64), 0
+        for chunk in np.linspace(0, len(starts) - 1, min(len(starts), MEAN_CHUNKS)).round().astype(np.int64):
+            if self.sound(starts[chunk][None], 1)[0]:
+                pixels = self.chunk_frames(*starts[chunk].tolist())
                 levels += pixels.sum(0, dtype=np.int64)
                 frames += len(pixels)
         return (torch.from_numpy(levels).double() / (max(frames, 1) * 127.5) - 1.0).movedim(-1, 0).float()
 
 
-@dataclass(frozen=True, eq=False)
-class FrameStore(Episodes):
-    """Episodes whose frames are mapped or in memory; `gather` copies windows of them into a batch."""
-
-    planes: list[np.ndarray]
-    """Views uint8 [rows, 64*64*3] whose rows hold the frames; a mapped shard has one row starting at every block."""
-    plane: np.ndarray
-    """int64 [episodes], the view that holds an episode."""
-    rows: np.ndarray
-    """int64 [frames], row of each frame of all episodes end to end."""
-
-    def gather(self, windows: np.ndarray, sequence_length: int) -> Batch:
-        """Windows int64 [B,2] of (episode, first frame), all `sound`, as a batch of T = `sequence_length` frames."""
-        places = self.places(windows, sequence_length)
-        pixels = self._pixels(self.plane[windows[:, 0]], self.rows[places])
-        return Batch(torch.from_numpy(pixels.reshape(*places.shape, *FRAME_SHAPE)), *self.columns(places))
-
-    def _pixels(self, planes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Rows [B,T] of the planes [B]: uint8 [B,T,64*64*3]."""
-        if (planes == planes[0]).all():
-            return self.planes[planes[0]][rows]
-        pixels = np.empty((*rows.shape, FRAME_BYTES), np.uint8)
-        for window, (plane, row) in enumerate(zip(planes.tolist(), rows, strict=True)):
-            pixels[window] = self.planes[plane][row]
-        return pixels
-
-    def strip_frames(self, episode: int, number: int) -> np.ndarray:
-        """Frames uint8 [n,64,64,3] of one strip."""
-        start = number * STRIP_LENGTH
-        length = min(STRIP_LENGTH, self.lengths[episode] - start)
-        return self.gather(np.array([[episode, start]]), length).observations[0].numpy()
+def open_store(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
+    """`open_episodes` with the frames held: raw shards mapped, everything else decoded into memory."""
+    return within_reach(open_episodes(path, split, skips, image_size))
 
 
-def open_store(path: str | Path | None, split: str, skips: bool = False) -> FrameStore:
-    """`open_episodes` with every frame within reach: raw shards mapped, everything else decoded into memory."""
-    return within_reach(open_episodes(path, split, skips))
-
-
-def open_episodes(path: str | Path | None, split: str, skips: bool = False) -> Episodes:
+def open_episodes(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
     """Open the episodes of `split` (`train`, `val` or `all`) of a folder of shards or of a recording.
 
-    None is the recorded sample that ships with the project. Shards behind a command (`pipe:`, see `Shards`) and
-    recordings are read into memory (`FrameStore`); a recording has no split of its own: its last fifth of episodes, at
-    least one, is for validation. `skips` leaves damaged strips out instead of raising. `UserError` for a path that is
-    missing or damaged, or a split without episodes.
+    None is the shipped sample. Shards behind a command (`pipe:`, see `Shards`) and recordings are read into memory. A
+    recording has no split of its own: the last fifth of its episodes, at least one, is for validation; its frames are
+    resized to `image_size` (None: 64). `skips` leaves damaged chunks out instead of an error. `UserError` if the path
+    is missing or damaged, the split has no episodes, or shards have another size than `image_size`.
     """
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if str(path).startswith(PIPE):
-        return _read_pipe(Shards(str(path), skips), split, skips)
+        return _of_size(_read_pipe(Shards(str(path), skips), split), image_size)
     folder = SAMPLE if path is None else Path(path)
-    if os.path.isfile(folder / MANIFEST_NAME):
-        manifest, readers = open_shards(folder)
-        check_split([entry.split for entry in manifest.episodes], split, folder)
-        entries = [entry for entry in manifest.episodes if split in (entry.split, "all")]
-        table, strips = read_strips(readers, entries, CODECS[manifest.codec], skips)
-        columns = join_columns(map(StripColumns, strips))
-        return Episodes(f"{folder}, {manifest.codec}", manifest.environment, **columns, strips=table)
-    source = open_source(folder)
-    splits = split_of_episodes(len(source.lengths), None, None)
-    check_split(splits, split, folder)
-    chosen = [episode for episode, own in zip(source.read(), splits, strict=True) if split in (own, "all")]
-    columns, how = join_columns(chosen), f"{source.where}, read into memory"
-    held = hold((episode.observations for episode in chosen), sum(columns["lengths"]), how)
-    how = f"{how} ({held.nbytes / 1e6:.1f} MB)"
-    return FrameStore(how, source.environment, **columns, strips=None, **_one_plane(held, columns))
-
-
-def within_reach(episodes: Episodes) -> FrameStore:
-    """The same episodes with their frames within reach: raw strips mapped, others decoded into memory."""
-    if isinstance(episodes, FrameStore):
-        return episodes
-    table, common = episodes.strips, vars(episodes)
-    assert table is not None
-    if table.codec.name != "raw":
-        how = f"{episodes.description} decoded into memory"
-        held = hold((table.decode(strip) for strip in range(len(table.offset))), sum(episodes.lengths), how)
-        return FrameStore(
-            **{**common, "description": f"{how} ({held.nbytes / 1e6:.1f} MB)"}, **_one_plane(held, common)
-        )
-    blocks = FRAME_BYTES // BLOCK
-    counts = [table.frames(strip) for strip in range(len(table.offset))]
-    rows = [offset // BLOCK + blocks * np.arange(n) for offset, n in zip(table.offset.tolist(), counts, strict=True)]
-    how = f"{episodes.description} frames mapped ({episodes.frame_bytes / 1e6:.1f} MB)"
-    return FrameStore(
-        **{**common, "description": how},
-        planes=[_frame_at_every_block(reader.data) for reader in table.readers],
-        plane=np.array([entry.shard for entry in table.entries], np.int64),
-        rows=np.concatenate(rows),
+    if not os.path.isfile(folder / MANIFEST_NAME):
+        return _read_recording(folder, split, image_size)
+    manifest, readers = open_shards(folder)
+    entries = manifest.entries(split, folder)
+    table, chunks = read_chunks(readers, manifest, entries, skips)
+    episodes = Episodes(
+        f"{folder}, {manifest.codec}",
+        manifest.environment,
+        manifest.image_size,
+        manifest.has_rewards,
+        [entry.length for entry in entries],
+        *_join([chunk.columns for chunk in chunks]),
+        chunks=table,
     )
+    return _of_size(episodes, image_size)
 
 
-def _read_pipe(shards: Shards, split: str, skips: bool) -> FrameStore:
+def within_reach(episodes: Episodes) -> Episodes:
+    """The same episodes with their frames held: raw chunks mapped, others decoded into memory."""
+    if episodes.held is not None:
+        return episodes
+    table = episodes.chunks
+    assert table is not None
+    if table.codec.name == "raw":
+        how = f"{episodes.description} frames mapped ({episodes.frame_bytes / 1e6:.1f} MB)"
+        return replace(episodes, description=how, held=_map(table, episodes.image_size))
+    how = f"{episodes.description} decoded into memory"
+    held, how = _hold(map(table.decode, range(len(table))), episodes.lengths, episodes.image_size, how)
+    return replace(episodes, description=how, held=held)
+
+
+def _of_size(episodes: Episodes, image_size: int | None) -> Episodes:
+    if image_size not in (None, episodes.image_size):
+        raise UserError(
+            f"{episodes.description}: its frames are {episodes.image_size}x{episodes.image_size}, not {image_size}x"
+            f"{image_size}; pack it again with --size {image_size}"
+        )
+    return episodes
+
+
+def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
+    source = open_source(path, size=image_size)
+    numbers = episodes_of(split, split_of_episodes(len(source.lengths), None, None), path)
+    parts: list[Columns] = []
+
+    def pixels() -> Iterator[np.ndarray]:
+        for number in numbers:
+            episode = source.checked(number, parts[0][0].shape[1] if parts else None)
+            parts.append(episode.columns)
+            yield episode.observations
+
+    lengths = [source.lengths[number] for number in numbers]
+    held, how = _hold(pixels(), lengths, source.image_size, f"{source.where}, read into memory")
+    common = (how, source.environment, source.image_size, source.has_rewards, lengths)
+    return Episodes(*common, *_join(parts), chunks=None, held=held)
+
+
+def _read_pipe(shards: Shards, split: str) -> Episodes:
     """The episodes of `split` of shards that can only be read forwards, in memory."""
     manifest = shards.manifest
-    check_split([entry.split for entry in manifest.episodes], split, shards.place)
-    entries = [entry for entry in manifest.episodes if split in (entry.split, "all")]
-    frames, how = sum(entry.length for entry in entries), f"{shards.place}, {manifest.codec} read into memory"
+    entries = manifest.entries(split, shards.place)
     wanted = {entry.id for entry in entries}
-    strips: list[Strip] = []
+    chunks: list[Chunk] = []
     damaged: list[bool] = []
 
     def pixels() -> Iterator[np.ndarray]:
         numbers = sorted({entry.shard for entry in entries})
-        for streamed in shards.strips(shards.read_with_webdataset, numbers):
-            if streamed.key[0] in wanted:
+        for streamed in shards.chunks(shards.read_with_webdataset, numbers):
+            if streamed.entry.id in wanted:
                 yield shards.frames(streamed)
-                strips.append(streamed.strip)
+                chunks.append(streamed.chunk)
                 damaged.append(streamed.damaged)
 
-    held = hold(pixels(), frames, how)
-    firsts = np.cumsum([0, *(entry.strips for entry in entries)])
-    columns = join_columns(StripColumns(strips[a:b]) for a, b in pairwise(firsts.tolist()))
-    nowhere = np.zeros(len(strips), np.int64)
-    table = StripTable(
-        CODECS[manifest.codec],
-        readers=[],
-        entries=entries,
-        first=firsts[:-1],
-        offset=nowhere,
-        size=nowhere,
-        crc32=nowhere,
-        checked=np.ones(len(strips), bool),
-        damaged=np.array(damaged),
-        skips=skips,
-    )
-    how = f"{how} ({held.nbytes / 1e6:.1f} MB)"
-    return FrameStore(how, manifest.environment, **columns, strips=table, **_one_plane(held, columns))
+    lengths = [entry.length for entry in entries]
+    how = f"{shards.place}, {manifest.codec} read into memory"
+    held, how = _hold(pixels(), lengths, manifest.image_size, how)
+    table = ChunkTable([], manifest, entries, chunks, damaged, shards.skips)
+    common = (how, manifest.environment, manifest.image_size, manifest.has_rewards, lengths)
+    return Episodes(*common, *_join([chunk.columns for chunk in chunks]), chunks=table, held=held)
 
 
-class StripColumns:
-    """The columns of one episode's strips, joined; stands in for an `Episode` whose pixels are elsewhere."""
-
-    def __init__(self, strips: list[Strip]) -> None:
-        self.actions = np.concatenate([strip.actions for strip in strips])
-        self.rewards = np.concatenate([strip.rewards for strip in strips])
-        self.terminated = np.concatenate([strip.terminated for strip in strips])
-        self.truncated = np.concatenate([strip.truncated for strip in strips])
+def _join(parts: Sequence[Columns]) -> Columns:
+    actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
+    return actions, rewards, dones
 
 
-def join_columns(episodes: Iterable[Episode | StripColumns]) -> dict[str, Any]:
-    """The fields of `Episodes` that are joined over episodes."""
-    every = list(episodes)
-    lengths = [len(episode.rewards) for episode in every]
-    return {
-        "lengths": lengths,
-        "first": np.cumsum([0, *lengths[:-1]]),
-        "actions": np.concatenate([episode.actions for episode in every]),
-        "rewards": np.concatenate([episode.rewards for episode in every]),
-        "dones": np.concatenate([episode.terminated | episode.truncated for episode in every]),
-    }
+def _hold(pixels: Iterable[np.ndarray], lengths: list[int], size: int, how: str) -> tuple[HeldFrames, str]:
+    """All frames in memory, and `how` with their size. `pixels` yields frames uint8 [n,S,S,3] in order, for any n.
 
-
-def hold(pixels: Iterable[np.ndarray], frames: int, how: str) -> np.ndarray:
-    """All frames in memory, uint8 [frames, 64*64*3]; `pixels` yields them in order, in pieces of any length.
-
-    `UserError`, beginning with `how`, before anything is read when they do not fit.
+    `UserError` that starts with `how`, before anything is read, if they do not fit.
     """
-    needed, free = frames * FRAME_BYTES, psutil.virtual_memory().available
+    frames, frame_bytes = sum(lengths), size**2 * 3
+    needed, free = frames * frame_bytes, psutil.virtual_memory().available
     if needed > free:
         raise UserError(
             f"{how} needs {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
             "pack it with codec raw, which is mapped from disk"
         )
-    held = np.empty((frames, FRAME_BYTES), np.uint8)
-    done = 0
+    held, done = np.empty((frames, frame_bytes), np.uint8), 0
     for piece in pixels:
-        held[done : done + len(piece)] = piece.reshape(len(piece), FRAME_BYTES)
+        held[done : done + len(piece)] = piece.reshape(len(piece), frame_bytes)
         done += len(piece)
-    return held
+    return HeldFrames([held], np.zeros(len(lengths), np.int64), np.arange(frames)), f"{how} ({needed / 1e6:.1f} MB)"
 
 
-def check_split(splits: Sequence[str], split: str, where: Path | str) -> None:
-    """`UserError` unless some episode is in `split`; `splits` are the episodes' own."""
-    if split != "all" and split not in splits:
-        raise UserError(
-            f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack it with another split"
-        )
-
-
-def _one_plane(held: np.ndarray, columns: dict[str, Any]) -> dict[str, Any]:
-    return {"planes": [held], "plane": np.zeros(len(columns["lengths"]), np.int64), "rows": np.arange(len(held))}
-
-
-def _frame_at_every_block(data: np.ndarray) -> np.ndarray:
-    """View uint8 [rows, 64*64*3] of a file: row i is the frame that would start at block i. No copy."""
-    rows = (len(data) - FRAME_BYTES) // BLOCK + 1
-    return np.lib.stride_tricks.as_strided(data, (max(rows, 0), FRAME_BYTES), (BLOCK, 1), writeable=False)
+def _map(table: ChunkTable, size: int) -> HeldFrames:
+    """The frames of raw shards, mapped. Members start at blocks of the tar file, so every frame starts at a row."""
+    frame = size**2 * 3
+    step = math.gcd(BLOCK, frame)
+    starts = [
+        offset // step + frame // step * np.arange(table.shape(chunk)[0])
+        for chunk, offset in enumerate(table.offset.tolist())
+    ]
+    views = []
+    for data in (reader.data for reader in table.readers):
+        shape = (max((len(data) - frame) // step + 1, 0), frame)
+        views.append(np.lib.stride_tricks.as_strided(data, shape, (step, 1), writeable=False))
+    return HeldFrames(views, np.array([entry.shard for entry in table.entries], np.int64), np.concatenate(starts))

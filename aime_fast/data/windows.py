@@ -8,21 +8,20 @@ from aime_fast.errors import UserError
 
 
 def valid_starts(episode_lengths: Sequence[int], sequence_length: int, stride: int = 1) -> np.ndarray:
-    """Windows of `sequence_length` frames inside one episode, in order: int64 [n,2] rows (episode, first frame).
+    """All windows of `sequence_length` frames inside one episode: int64 [n,2] of (episode, first frame), sorted.
 
-    First frames are the multiples of `stride`; an episode shorter than the window has none.
-    `UserError` for a stride below 1.
+    First frames are multiples of `stride`. An episode shorter than the window has none. `UserError` for a stride
+    below 1.
     """
     if stride < 1:
         raise UserError(f"the stride of windows is {stride}; it must be at least 1")
-    counts = [max(0, (length - sequence_length) // stride + 1) for length in episode_lengths]
-    episodes = np.repeat(np.arange(len(counts)), counts)
-    firsts = np.concatenate([np.arange(count) * stride for count in counts]) if counts else np.empty(0, np.int64)
-    return np.stack([episodes, firsts.astype(np.int64)], axis=1)
+    starts = [np.arange(0, length - sequence_length + 1, stride) for length in episode_lengths]
+    episodes = np.repeat(np.arange(len(starts)), [len(firsts) for firsts in starts])
+    return np.stack([episodes, np.concatenate([np.empty(0, np.int64), *starts])], axis=1)
 
 
 def rank_part(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """First and last (exclusive) place of this rank's part of a global batch; `UserError` when a rank gets nothing."""
+    """First and last (exclusive) window of a rank in a global batch; `UserError` if a rank would get none."""
     if batch_size < world_size:
         raise UserError(
             f"batch_size {batch_size} is less than the {world_size} processes; "
@@ -32,20 +31,20 @@ def rank_part(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
 
 
 def keyed_order(count: int, seed: int, number: int) -> np.ndarray:
-    """Permutation of `count` things, int64 [count], decided by the two numbers below 2^64.
+    """Permutation of `count` items, int64 [count], determined by `seed` and `number`, both below 2^64.
 
-    Raw Philox words are sorted: unlike NumPy's own `permutation`, that stream is promised never to change, so a run
-    resumed under another NumPy sees the same order.
+    It sorts raw Philox words. NumPy never changes that stream, unlike `permutation`, so a run that is resumed with
+    another NumPy sees the same order.
     """
     return np.argsort(np.random.Philox(key=np.array([seed, number], np.uint64)).random_raw(count), kind="stable")
 
 
 class WindowSampler:
-    """Stateless sampler of T-frame windows, uniform over every valid start of every episode.
+    """Stateless sampler of T-frame windows, uniform over all valid starts.
 
-    All valid starts are walked in a keyed random order, then all again in another, without end: window number `g`
-    of the run is place `g mod N` in permutation `g div N`. Step `s` of a global batch of B takes the windows
-    `s*B .. s*B+B-1`, so (seed, step) alone decides a batch, and the number of processes only how it is cut.
+    It visits all N valid starts in a keyed random order, then all of them in another order, and so on: window `g` of
+    the run is item `g mod N` of permutation `g div N`. Step `s` takes windows `s*B` to `s*B + B - 1`. So (seed, step)
+    determine a batch; the number of processes only determines how it is divided.
     """
 
     def __init__(
@@ -57,10 +56,10 @@ class WindowSampler:
         window_stride: int = 0,
         windows_per_epoch: int = 0,
     ) -> None:
-        """Raise `UserError` for sizes below one, or a window longer than every episode.
+        """Raise `UserError` for sizes out of range, or a window longer than every episode.
 
         `batch_size` counts the windows of all processes. An epoch has `windows_per_epoch` windows; 0 takes the number
-        of valid starts at `window_stride`, whose 0 means T.
+        of valid starts at `window_stride`, where 0 means T.
         """
         for name, value, least in (
             ("sequence_length", sequence_length, 1),
@@ -79,38 +78,27 @@ class WindowSampler:
                 f"sequence_length is {sequence_length} frames, but the longest of {len(episode_lengths)} episodes has "
                 f"{longest}; lower it to {longest} or less, or record longer episodes"
             )
-        self.batch_size = batch_size
-        self.seed = seed
+        self.batch_size, self.seed = batch_size, seed
         self.short_episodes = sum(length < sequence_length for length in episode_lengths)
-        """Episodes shorter than a window, which are never drawn from."""
+        """Number of episodes shorter than a window, which are never used."""
         self._starts = valid_starts(episode_lengths, sequence_length)
-        self.windows_per_epoch = windows_per_epoch or len(
-            valid_starts(episode_lengths, sequence_length, window_stride or sequence_length)
-        )
-        """Windows in one epoch."""
+        self.valid_windows = len(self._starts)
+        """N, the number of valid starts."""
+        stride = window_stride or sequence_length
+        self.windows_per_epoch = windows_per_epoch or len(valid_starts(episode_lengths, sequence_length, stride))
+        self.steps_per_epoch = -(-self.windows_per_epoch // batch_size)
         self._orders: dict[int, np.ndarray] = {}
 
-    @property
-    def valid_windows(self) -> int:
-        """N, the number of valid starts: the length of one permutation."""
-        return len(self._starts)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that hold at least the windows of one epoch."""
-        return -(-self.windows_per_epoch // self.batch_size)
-
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """This rank's contiguous part of the global batch of `step`: int64 [b,2] rows (episode, first frame).
+        """This rank's contiguous part of the global batch of `step`: int64 [b,2] of (episode, first frame).
 
-        The parts of all ranks, in order, are the global batch. `UserError` when a rank would get nothing.
+        The parts of all ranks, in order, are the global batch. `UserError` if a rank would get none.
         """
-        first = step * self.batch_size
         start, stop = rank_part(self.batch_size, rank, world_size)
-        return self.windows(np.arange(first + start, first + stop))
+        return self.windows(step * self.batch_size + np.arange(start, stop))
 
     def windows(self, numbers: np.ndarray) -> np.ndarray:
-        """The windows with these numbers in the run, int64 [b]: int64 [b,2] rows (episode, first frame)."""
+        """The windows with these numbers in the run, int64 [b]: int64 [b,2] of (episode, first frame)."""
         cycles, places = np.divmod(numbers, self.valid_windows)
         ids = np.empty_like(numbers)
         for cycle in set(cycles.tolist()):
@@ -119,7 +107,7 @@ class WindowSampler:
         return self._starts[ids]
 
     def _order(self, cycle: int) -> np.ndarray:
-        """Permutation number `cycle` of the N starts."""
+        """Permutation number `cycle` of the N starts. The last two are cached."""
         order = self._orders.get(cycle)
         if order is None:
             order = keyed_order(self.valid_windows, self.seed, cycle)

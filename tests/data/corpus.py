@@ -2,7 +2,7 @@
 
 A case damages a copy of good data, with draws decided by its name. Whatever reads it then either raises `UserError`,
 one line that names the file (and the episode, where one strip is damaged), or reads exactly what was there before. With
-damaged strips skipped, the windows that touch the strip are missing, counted and logged, and all others are as before.
+damaged chunks skipped, the windows that touch the strip are missing, counted and logged, and all others are as before.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend
 from aime_fast.data.batch import Batch
 from aime_fast.data.dataset import DMCVBDataset
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
@@ -174,7 +174,7 @@ def watched(case: Case, damage: str) -> Iterator[None]:
 
 
 def assert_clear(message: str, case: Case, path: Path) -> None:
-    """One printable line that names the file, and the episode of a damaged strip."""
+    """One printable line that names the file, and the episode of a damaged chunk."""
     assert message.isprintable(), f"not one printable line: {message!r}"
     assert len(message) < 1000, f"{len(message)} characters: {message!r}"
     files = case.files or (path.name,)

@@ -17,7 +17,7 @@ from damage_of_shards import FIRST, SECOND, SHARD_CASES
 from made_recordings import columns, write_hdf5
 
 from aime_fast.data.backends import open_backend, stream
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.errors import UserError
@@ -74,7 +74,7 @@ def read_on(folder: Path, kind: str, case: Case | None) -> tuple[str, str]:
 def shards(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
     recording = write_hdf5(root / "r.h5", columns(LENGTHS, seed=4))
-    return {codec: pack(recording, root / codec, codec=codec, strips_per_shard=3) for codec in ("raw", "png", "jpg")}
+    return {codec: pack(recording, root / codec, codec=codec, chunks_per_shard=3) for codec in ("raw", "png", "jpg")}
 
 
 @pytest.mark.parametrize("case", SHARD_MOMENTS, ids=lambda case: case.name)
@@ -131,7 +131,7 @@ ROOM = [0, 100, 1000, 5000, 100_000, 300_000]
 @pytest.mark.parametrize("room", ROOM)
 def test_a_file_that_may_not_grow(shards, tmp_path, codec, room):
     with files_of_at_most(room), pytest.raises(UserError, match=r"out: cannot be written .*make room"):
-        pack(shards["raw"], tmp_path / "out", codec=codec, strips_per_shard=3)
+        pack(shards["raw"], tmp_path / "out", codec=codec, chunks_per_shard=3)
     assert os.listdir(tmp_path) == []
 
 
@@ -154,7 +154,7 @@ def test_a_disk_that_is_full(shards, tmp_path, blocks):
         pytest.skip("mounting a file system is not permitted here; quotas are tested all the same")
     try:
         with pytest.raises(UserError, match=r"out: cannot be written \(.*No space left on device.*make room"):
-            pack(shards["raw"], disk / "out", strips_per_shard=3)
+            pack(shards["raw"], disk / "out", chunks_per_shard=3)
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)

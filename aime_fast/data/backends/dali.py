@@ -1,4 +1,4 @@
-"""The `dali` back-end: windows' strips, out of mapped shards in the sampler's order, decoded by DALI ahead of use."""
+"""The `dali` back-end: the chunks of windows, from mapped shards in the sampler's order, decoded ahead by DALI."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,37 +6,30 @@ import numpy as np
 import torch
 
 from aime_fast.config import LoaderConfig
-from aime_fast.data.backends.dali_decoder import DaliDecoder, DecodeError, Part, Request
-from aime_fast.data.backends.exact import ExactBackend
+from aime_fast.data.backends.backend import ExactBackend
+from aime_fast.data.backends.dali_decoder import DaliDecoder, Request
 from aime_fast.data.batch import Batch
 from aime_fast.data.libraries import load_dali
-from aime_fast.data.shards.manifest import STRIP_LENGTH
-from aime_fast.data.shards.strips import StripTable
-from aime_fast.data.store import Episodes, FrameStore
+from aime_fast.data.shards.chunks import ChunkTable, window_parts
+from aime_fast.data.store import Episodes
 from aime_fast.errors import UserError
 
 
 class DaliBackend(ExactBackend):
-    """Batches of `memory`'s windows, bit for bit where DALI's decoder agrees with Pillow's (it does on all codecs)."""
+    """The same batches as `memory`, bit for bit if DALI's decoder agrees with Pillow's (it does for all codecs)."""
 
     def __init__(
-        self,
-        episodes: Episodes,
-        config: LoaderConfig,
-        seed: int,
-        description: str,
-        device: torch.device,
-        threads: int,
+        self, episodes: Episodes, config: LoaderConfig, seed: int, description: str, device: torch.device, threads: int
     ) -> None:
-        """Raise `UserError` for a recording or a pipe, without DALI, or when no episode is as long as a window."""
-        if episodes.strips is None or isinstance(episodes, FrameStore):
+        """`UserError` for a recording or a pipe, without DALI, or if no episode is as long as a window."""
+        if episodes.chunks is None or episodes.held is not None:
             raise UserError(f"{episodes.description}: dali reads folders of shards; `aime-fast pack` into one first")
         load_dali()
         super().__init__(episodes, config, seed, description)
-        self._strips: StripTable = episodes.strips
+        self._chunks: ChunkTable = episodes.chunks
         self._device, self._threads = device, threads
         self._rank = (0, 1)
-        self._training = self._decoder(lambda step: self._request(self.windows(step, *self._rank)))
+        self._training = self._decoder(lambda step: self.windows(step, *self._rank))
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """This rank's part of the global batch of `step`; the following ones are decoded ahead."""
@@ -48,49 +41,46 @@ class DaliBackend(ExactBackend):
     def evaluation_windows(self, stride: int) -> Iterator[Batch]:
         """Every sound window that starts at a multiple of `stride` once, in order, `batch_size` at a time."""
         parts = list(self.evaluation_parts(stride))
-        decoder = self._decoder(lambda number: self._request(parts[min(number, len(parts) - 1)]))
+        decoder = self._decoder(lambda number: parts[min(number, len(parts) - 1)])
         for number in range(len(parts)):
             yield self._take(decoder, number)
 
     def read(self, windows: np.ndarray) -> Batch:
         """A batch of these windows."""
-        return self._take(self._decoder(lambda number: self._request(windows)), 0)
+        return self._take(self._decoder(lambda number: windows), 0)
 
-    def _decoder(self, request: Callable[[int], Request]) -> DaliDecoder:
-        size, length = self.sampler.batch_size, self.sequence_length
-        return DaliDecoder(request, self._strips.codec, size, length, self._device, self._threads)
+    def _take(self, decoder: DaliDecoder[np.ndarray], number: int) -> Batch:
+        frames, windows = decoder.take(number)
+        return Batch(frames, *self.episodes.columns(self.episodes.places(windows, self.sequence_length)))
 
-    def _request(self, windows: np.ndarray) -> Request:
-        return Request([self._parts(*window) for window in windows.tolist()], windows)
+    def _decoder(self, windows_of: Callable[[int], np.ndarray]) -> DaliDecoder[np.ndarray]:
+        """Decodes the windows int64 [b,2] of a batch number."""
+        return DaliDecoder(
+            lambda number: self._request(windows_of(number)),
+            self._find_damaged,
+            self.episodes.description,
+            self._chunks.codec,
+            self.sampler.batch_size,
+            (self.sequence_length, self.image_size),
+            self._device,
+            self._threads,
+        )
 
-    def _parts(self, episode: int, start: int) -> list[Part]:
-        """The stored strips that hold a window, and which of their frames it takes."""
-        stop, first = start + self.sequence_length, int(self._strips.first[episode])
-        parts = []
-        for number in range(start // STRIP_LENGTH, -(-stop // STRIP_LENGTH)):
-            offset = number * STRIP_LENGTH
-            begin, end = max(start - offset, 0), min(stop - offset, STRIP_LENGTH)
-            parts.append(Part(self._strips.stored(first + number), begin, end - begin))
-        return parts
+    def _request(self, windows: np.ndarray) -> Request[np.ndarray]:
+        stored, touched = self._chunks.stored, self._touched(windows)
+        return [[(stored(chunk), first, count) for chunk, first, count in parts] for parts in touched], windows
 
-    def _take(self, decoder: DaliDecoder, number: int) -> Batch:
-        """The decoded batch; strips that turn out not to decode are skipped, or raised as `UserError`."""
-        while True:
-            try:
-                frames, windows = decoder.take(number)
-            except DecodeError as error:
-                self._find_undecodable(error)
-                continue
-            places = self.episodes.places(windows, self.sequence_length)
-            return Batch(frames, *self.episodes.columns(places))
+    def _touched(self, windows: np.ndarray) -> Iterator[list[tuple[int, int, int]]]:
+        """Of each window (chunk, first frame in it, number of frames), in order."""
+        for episode, start in windows.tolist():
+            first = int(self._chunks.first[episode])
+            yield [(first + number, frame, count) for number, frame, count in window_parts(start, self.sequence_length)]
 
-    def _find_undecodable(self, error: DecodeError) -> None:
-        """Decode the strips of the failed requests one by one elsewhere, which names the damaged ones."""
-        known = int(self._strips.damaged.sum())
-        for request in error.requests:
-            for episode, start in request.rest.tolist():
-                first = int(self._strips.first[episode])
-                for number in range(start // STRIP_LENGTH, -(-(start + self.sequence_length) // STRIP_LENGTH)):
-                    self._strips.decode(first + number)
-        if int(self._strips.damaged.sum()) == known:
-            raise UserError(f"{self.episodes.description}: DALI cannot decode a batch ({error})") from error
+    def _find_damaged(self, requests: list[Request[np.ndarray]]) -> bool:
+        """Decode the chunks of requests one by one without DALI; whether new damage was found."""
+        known = int(self._chunks.damaged.sum())
+        for _, windows in requests:
+            for touched in self._touched(windows):
+                for chunk, _, _ in touched:
+                    self._chunks.decode(chunk)
+        return int(self._chunks.damaged.sum()) > known

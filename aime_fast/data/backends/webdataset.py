@@ -7,9 +7,9 @@ from aime_fast.data.streaming.reader import Shards
 
 
 class WebDatasetBackend(StreamBackend):
-    """A stream whose strips are decoded once each, as they are read."""
+    """A stream that decodes each chunk once, as it is read."""
 
     def __init__(self, shards: Shards, config: LoaderConfig, split: str, seed: int, description: str) -> None:
-        """`UserError` without the library, or when the split has no episode as long as a window."""
+        """`UserError` without the library, or if the split has no episode as long as a window."""
         load_webdataset()
         super().__init__(shards, shards.read_with_webdataset, config, split, seed, description)

@@ -1,1 +1,1 @@
-"""Recording new episodes of dm_control."""
+"""Recording new episodes of dm_control tasks."""

@@ -1,6 +1,5 @@
-"""From a simulated task to a folder of shards: episodes of the dm_control suite, recorded headless."""
+"""From a simulated task to a folder of shards: episodes of the dm_control suite, recorded without a screen."""
 
-import fcntl
 import json
 import shutil
 import sys
@@ -8,20 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from aime_fast.data.collect.collector_pool import CollectorPool, usable_cores
 from aime_fast.data.collect.policies import check_policy_name
 from aime_fast.data.collect.simulation import Choices
-from aime_fast.data.episode import FRAME_BYTES
+from aime_fast.data.episode import DEFAULT_SIZE, check_image_size
+from aime_fast.data.packing.pack import check_target, write_folder
 from aime_fast.data.shards.manifest import split_of_episodes
+from aime_fast.data.sources import Source, open_source
 from aime_fast.doctor import choose_graphics
 from aime_fast.errors import UserError
-
-if TYPE_CHECKING:
-    from aime_fast.data.sources import Source
 
 EPISODES = "episode-*.h5"
 QUIET_SECONDS = 30.0
@@ -37,24 +36,24 @@ def collect(
     policy: str = "ou",
     action_repeat: int = 2,
     camera: int = 0,
+    size: int = DEFAULT_SIZE,
     seed: int = 0,
     val_episodes: int | None = None,
     processes: int | None = None,
     force: bool = False,
 ) -> Path:
-    """Record `episodes` of the task `env` (`cheetah_run`, `humanoid_walk`, ...) as raw shards into `out`; returns it.
+    """Record `episodes` of the task `env` (`cheetah_run`, `humanoid_walk`, ...) as raw shards in `out`; returns `out`.
 
-    An episode has `length` frames, or fewer where the task ends before; each action lasts `action_repeat` simulation
-    steps. `policy` is `ou`, `random` or `module:function` (see `aime_fast.data.collect.policies.Policy`). The last
-    `val_episodes` (None: a fifth, at least one) are for validation. `processes` (None: one per core) share the work.
+    An episode has `length` frames of `size` x `size` pixels, or fewer if the task ends before. Each action lasts
+    `action_repeat` simulation steps. `policy` is `ou`, `random` or `module:function` (see
+    `aime_fast.data.collect.policies.Policy`). The last `val_episodes` (None: a fifth, at least one) are for
+    validation. `processes` (None: one a core) share the work.
 
-    Finished episodes are kept in a folder beside `out`; the same call goes on from there after an interruption. The
-    same choices on the same machine give the same bytes, interrupted or not, for any number of processes. An `out`
-    with files in it is replaced only with `force`, and only when it holds shards. Processes are spawned, so a script
-    that calls this needs the usual `if __name__ == "__main__"`. `UserError` for what cannot be recorded.
+    Finished episodes are kept in a folder beside `out`; after an interruption the same call continues from there. The
+    same choices on the same machine give the same bytes, interrupted or not, for any number of processes. An `out` with
+    files in it is replaced only with `force`, and only if it holds shards. Processes are spawned, so a script that
+    calls this needs `if __name__ == "__main__"`. `UserError` if it cannot be recorded.
     """
-    from aime_fast.data.packing.pack import check_target, write_folder
-
     out = Path(out).resolve()
     for name, value, least in (
         ("episodes", episodes, 1), ("length", length, 1), ("action repeat", action_repeat, 1), ("camera", camera, 0),
@@ -62,21 +61,22 @@ def collect(
     ):  # fmt: skip
         if value < least:
             raise UserError(f"{name} is {value}; it must be at least {least}")
+    check_image_size(size)
     check_policy_name(policy)
     check_target(out, force)
     splits = split_of_episodes(episodes, val_episodes, None)
     choices = Choices(
-        environment=env, length=length, policy=policy, action_repeat=action_repeat, camera=camera, seed=seed
+        environment=env, length=length, policy=policy, action_repeat=action_repeat, camera=camera, size=size, seed=seed
     )
     graphics, results = choose_graphics()
     if graphics is None:
-        raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` tells more)")
-    with CollectorPool(choices, graphics, min(processes or usable_cores(), episodes)) as crew:
-        provenance = crew.provenance()
+        raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
+    with CollectorPool(choices, graphics, min(processes or usable_cores(), episodes)) as pool:
+        provenance = pool.provenance()
         with _work_folder(out, provenance, force) as folder:
             files = [folder / f"episode-{number:06d}.h5" for number in range(episodes)]
-            _record(crew, files, length)
-            write_folder(_as_source(files, provenance), out, splits)
+            _record(pool, files, choices)
+            write_folder(_as_source(files, provenance, size), out, splits)
             for path in folder.glob(EPISODES):
                 path.unlink()
     return out
@@ -84,43 +84,42 @@ def collect(
 
 @contextmanager
 def _work_folder(out: Path, provenance: dict[str, Any], force: bool) -> Iterator[Path]:
-    """The folder beside `out` for finished episodes, held by this process alone; without one it goes in the end.
+    """The folder beside `out` for finished episodes, locked by this process. It is deleted if it holds none at the end.
 
-    `UserError` when another process holds it, or its episodes come from other choices and `force` does not allow to
+    `UserError` if another process has locked it, or its episodes come from other choices and `force` does not allow to
     drop them.
     """
     folder = out.with_name(f".{out.name}.collecting")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{folder}: another process is recording into it; let it finish") from None
+        with FileLock(folder / "lock", timeout=0):
             _clear_of_others(folder, provenance, force)
             try:
                 yield folder
             except KeyboardInterrupt:
-                print(f"finished episodes are kept in {folder}; the same command goes on from there", file=sys.stderr)
+                print(f"finished episodes are kept in {folder}; the same command continues", file=sys.stderr)
                 raise
             finally:
                 if not any(folder.glob(EPISODES)):
                     shutil.rmtree(folder)
+    except Timeout:
+        raise UserError(f"{folder}: another process is recording into it; let it finish") from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be used ({error}); make room, or choose another folder") from error
 
 
 def _clear_of_others(folder: Path, provenance: dict[str, Any], force: bool) -> None:
-    """Leave only episodes of this `provenance` in the folder, and note it there."""
+    """Keep only episodes of this `provenance` in the folder, and write it there."""
     record = folder / "provenance.json"
     try:
         before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    except ValueError:  # cut off while it was written, before the first episode
+    except ValueError:  # interrupted while it was written, before the first episode
         before = {}
     if before == provenance:
         return
     if any(folder.glob(EPISODES)) and not force:
-        differences = _differences(before, provenance)
+        keys = sorted(key for key in before.keys() | provenance.keys() if before.get(key) != provenance.get(key))
+        differences = ", ".join(f"{key} {before.get(key)} instead of {provenance.get(key)}" for key in keys)
         raise UserError(
             f"{folder}: holds episodes of an interrupted recording with {differences}; "
             "repeat its choices, or --force to begin again"
@@ -130,24 +129,20 @@ def _clear_of_others(folder: Path, provenance: dict[str, Any], force: bool) -> N
     record.write_text(json.dumps(provenance), encoding="utf-8")
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    return ", ".join(f"{key} {before.get(key)} instead of {now.get(key)}" for key in keys)
-
-
-def _record(crew: CollectorPool, files: list[Path], length: int) -> None:
-    """Record the episodes whose file is not there yet, showing how far that is."""
+def _record(pool: CollectorPool, files: list[Path], choices: Choices) -> None:
+    """Record the episodes that have no file yet, and show the progress."""
     missing = [(number, path) for number, path in enumerate(files) if not _is_whole(path)]
-    room, free = 2 * len(missing) * length * FRAME_BYTES, shutil.disk_usage(files[0].parent).free
-    if room > free:
-        raise UserError(f"{room / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; make room or record less")
-    kept, total = len(files) - len(missing), len(missing) * length
-    frames, episodes, printed = 0, kept, time.monotonic()
+    total = len(missing) * choices.length
+    needed, free = 2 * total * choices.size**2 * 3, shutil.disk_usage(files[0].parent).free
+    if needed > free:
+        raise UserError(f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; make room or record less")
+    kept = episodes = len(files) - len(missing)
+    frames, printed = 0, time.monotonic()
     with tqdm(total=total, unit=" frames", desc=f"episode {kept}/{len(files)}", disable=None) as bar:
         if bar.disable and kept:
             print(f"{kept} of {len(files)} episodes are there already", file=sys.stderr)
-        for new in crew.record(missing):
-            frames, episodes = frames + new, episodes + (new == 0)
+        for new, finished, _ in pool.run(missing):
+            frames, episodes = frames + new, episodes + (finished is not None)
             bar.update(new)
             bar.set_description(f"episode {episodes}/{len(files)}", refresh=False)
             if bar.disable and time.monotonic() - printed > QUIET_SECONDS:
@@ -156,20 +151,16 @@ def _record(crew: CollectorPool, files: list[Path], length: int) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    from aime_fast.data.sources import open_source
-
     try:
         open_source(path)
-    except UserError:  # not there, or damaged since
+    except UserError:  # missing or damaged
         return False
     return True
 
 
-def _as_source(files: list[Path], provenance: dict[str, Any]) -> "Source":
+def _as_source(files: list[Path], provenance: dict[str, Any], size: int) -> Source:
     """The recorded episodes as one recording."""
-    from aime_fast.data.sources import Source, open_source
-
-    parts = [open_source(path) for path in files]
+    parts = [open_source(path, size=size) for path in files]
     lengths = [length for part in parts for length in part.lengths]
     where, environment = str(files[0].parent), provenance["environment"]
-    return Source("recorded", where, environment, lengths, lambda number: parts[number].episode(0), (), provenance)
+    return Source("recorded", where, environment, lengths, size, lambda n: parts[n].episode(0), (), provenance)

@@ -1,4 +1,4 @@
-"""Who acts while episodes are recorded: noise, or a function of the user."""
+"""Policies that act while episodes are recorded: noise, or a function of the user."""
 
 import importlib
 import os
@@ -14,26 +14,27 @@ from aime_fast.errors import UserError
 Policy = Callable[[np.ndarray, Any, Any, np.random.Generator], Any]
 """`policy(observation, time_step, action_spec, generator) -> action`, called once a frame.
 
-`observation` is the frame, uint8 [64,64,3]; `time_step` is dm_env's (`time_step.first()` begins an episode, `.reward`
-is that of the last simulation step alone, `.observation` holds the sensors); `action_spec` is dm_env's, with `shape`,
-`minimum` and `maximum`; `generator` is the episode's own and the only chance a policy may use. The action is A finite
-numbers within the bounds, stored as float32 and taken as stored.
+`observation` is the frame, uint8 [S,S,3]. `time_step` is dm_env's: `time_step.first()` is true at the start of an
+episode, `.reward` is that of the last simulation step alone, `.observation` has the sensors. `action_spec` is dm_env's,
+with `shape`, `minimum` and `maximum`. `generator` belongs to the episode; a policy may use no other randomness. The
+action is A finite numbers within the bounds, which are stored and applied as float32.
 """
 
 THETA, SIGMA = 0.15, 0.4
 UNLIMITED = 1e9
-"""dm_control writes 1e10 for an action without a limit; noise then stays within [-1, 1]."""
+"""dm_control writes 1e10 for an action without a limit. Noise then stays within [-1, 1]."""
 
 
 def uniform(_: np.ndarray, __: Any, action_spec: Any, generator: np.random.Generator) -> np.ndarray:
-    """Independent actions, uniform over the bounds."""
+    """Independent actions, uniform within the bounds."""
     return _within_bounds(generator.uniform(-1.0, 1.0, action_spec.shape), action_spec)
 
 
 class OrnsteinUhlenbeck:
-    """x[t+1] = x[t] - theta x[t] + sigma noise, from x = 0 before the first frame; the action is x cut to [-1, 1].
+    """x[t+1] = x[t] - theta x[t] + sigma noise, with x = 0 before the first frame. The action is x clipped to [-1, 1].
 
-    Uncut, x comes to a spread of sigma / sqrt(1 - (1-theta)^2) and a correlation of (1-theta)^k over k frames.
+    Without clipping, the standard deviation of x approaches sigma / sqrt(1 - (1-theta)^2), and the correlation over k
+    frames is (1-theta)^k.
     """
 
     def __init__(self, theta: float = THETA, sigma: float = SIGMA) -> None:
@@ -42,7 +43,7 @@ class OrnsteinUhlenbeck:
         """x, float64 [A]."""
 
     def __call__(self, _: np.ndarray, time_step: Any, action_spec: Any, generator: np.random.Generator) -> np.ndarray:
-        """The next action; the process begins again with each episode."""
+        """The next action. The process starts again with each episode."""
         if time_step.first():
             self.state = np.zeros(action_spec.shape)
         self.state = (1 - self._theta) * self.state + self._sigma * generator.standard_normal(action_spec.shape)
@@ -50,7 +51,7 @@ class OrnsteinUhlenbeck:
 
 
 def _within_bounds(unit: np.ndarray, action_spec: Any) -> np.ndarray:
-    """Numbers in [-1, 1] stretched over the bounds of the actions."""
+    """Numbers in [-1, 1], scaled to the bounds of the actions."""
     low = np.where(action_spec.minimum < -UNLIMITED, -1.0, action_spec.minimum)
     high = np.where(action_spec.maximum > UNLIMITED, 1.0, action_spec.maximum)
     return np.clip((low + high) / 2 + unit * (high - low) / 2, low, high)
@@ -60,15 +61,15 @@ BUILT_IN: dict[str, Callable[[], Policy]] = {"ou": OrnsteinUhlenbeck, "random": 
 
 
 def check_policy_name(name: str) -> None:
-    """Raise `UserError` for what is neither the name of a policy nor of the form `module:function`."""
+    """Raise `UserError` unless `name` is a known policy or has the form `module:function`."""
     if name not in BUILT_IN and not all(name.partition(":")):
         raise UserError(f"unknown policy {name!r}; choose one of {', '.join(BUILT_IN)}, or name a module:function")
 
 
 def find_policy(name: str) -> Policy:
-    """The policy called `name`: `ou`, `random`, or `module:function`, looked for in the current folder too.
+    """The policy `name`: `ou`, `random`, or `module:function`, where the module may be in the current folder.
 
-    `UserError` for a name that leads nowhere, or a module that cannot be imported.
+    `UserError` if there is no such function, or the module cannot be imported.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()
@@ -78,22 +79,22 @@ def find_policy(name: str) -> Policy:
         sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # the module is the user's: anything may happen in it
-        raise UserError(f"policy {name!r}: {module} cannot be imported ({_told(error)}); mend it") from error
+    except Exception as error:  # the module is the user's: it may raise anything
+        raise UserError(f"policy {name!r}: {module} cannot be imported ({_described(error)}); fix it") from error
     if not callable(found):
         raise UserError(f"policy {name!r}: {module} has no function {function!r}; check the name")
     return found
 
 
 def act(policy: Policy, name: str, observation: np.ndarray, time_step: Any, spec: Any, *rest: Any) -> np.ndarray:
-    """One action of `policy`, checked: float32 [A]; `UserError` when it raises, or what it returns is no action."""
+    """One action of `policy`, checked: float32 [A]; `UserError` if it raises or returns no valid action."""
     try:
         action = np.asarray(policy(observation, time_step, spec, *rest), np.float32)
-    except Exception as error:  # so is the function
-        raise UserError(f"policy {name!r} raised {_told(error)}; mend it") from error
+    except Exception as error:  # and so is the function
+        raise UserError(f"policy {name!r} raised {_described(error)}; fix it") from error
     if action.shape != spec.shape:
         raise UserError(f"policy {name!r} returned shape {list(action.shape)}, the actions are {list(spec.shape)}")
-    # The bounds too are compared as float32: 0.1 is a little more there than it is in float64.
+    # The bounds are compared as float32 too: there 0.1 is slightly larger than in float64.
     outside = ~((action >= spec.minimum.astype(np.float32)) & (action <= spec.maximum.astype(np.float32)))
     if outside.any():
         place = outside.argmax()
@@ -102,8 +103,8 @@ def act(policy: Policy, name: str, observation: np.ndarray, time_step: Any, spec
     return action
 
 
-def _told(error: Exception) -> str:
-    """An exception in half a line, with the place where it was raised."""
+def _described(error: Exception) -> str:
+    """An exception and the place where it was raised, in half a line."""
     place = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" at {os.path.basename(place[0].filename)}:{place[0].lineno}" if place else ""
     return f"{type(error).__name__}: {error}{where}"

@@ -1,4 +1,4 @@
-"""One episode of dm_control, simulated and rendered: a function of the choices and its number alone."""
+"""One episode of dm_control, simulated and rendered. It depends only on the choices and its number."""
 
 import difflib
 import importlib.metadata
@@ -11,32 +11,34 @@ import numpy as np
 
 from aime_fast import __version__
 from aime_fast.data.collect.policies import SIGMA, THETA, act, find_policy
-from aime_fast.data.episode import FRAME_SHAPE, IMAGE_SIZE, Episode
+from aime_fast.data.episode import DEFAULT_SIZE, Episode
 from aime_fast.errors import UserError
 
 SHADOW_SIZE = 512
-"""Side of the shadow map; at 64 pixels a larger one changes next to nothing and takes as long as all the rest."""
+"""Side of the shadow map. At 64 pixels, a larger one changes almost nothing and doubles the time."""
 INSTALL = "pip install 'aime-fast[dm_control]'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What decides an episode, given its number."""
+    """What determines an episode, together with its number."""
 
     environment: str
     """`domain_task` of the dm_control suite."""
     length: int
-    """Frames of an episode that does not end earlier."""
+    """Number of frames of an episode that does not end earlier."""
     policy: str
     """`ou`, `random` or `module:function`."""
     action_repeat: int
-    """Simulation steps that each action lasts; their rewards are added up."""
+    """Number of simulation steps of an action. Their rewards are summed."""
     camera: int
+    size: int = DEFAULT_SIZE
+    """S, the side of a frame in pixels."""
     seed: int
 
 
 class Simulation:
-    """The task that `choices` name; `UserError` where dm_control, the task, its camera or the policy is missing."""
+    """The task in `choices`; `UserError` if dm_control, the task, its camera or the policy is missing."""
 
     def __init__(self, choices: Choices) -> None:
         try:
@@ -44,7 +46,7 @@ class Simulation:
             from dm_control.rl.control import PhysicsError
         except ModuleNotFoundError as error:
             raise UserError(f"recording needs dm_control, but there is no module {error.name}; {INSTALL}") from error
-        # It tells of deprecated attributes in its own models.
+        # It warns of deprecated attributes in its own models.
         logging.getLogger("absl").setLevel(logging.ERROR)
         names = {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
         if choices.environment not in names:
@@ -56,19 +58,19 @@ class Simulation:
         cameras = environment.physics.model.ncam
         if choices.camera >= cameras:
             raise UserError(f"{choices.environment} has {cameras} cameras; choose --camera 0 to {cameras - 1}")
-        self._renderer = _renderer(environment)
+        self._renderer = _renderer(environment, choices.size)
 
     def provenance(self) -> dict[str, Any]:
-        """All that decides the frames, for the manifest; two equal ones record the same episodes."""
+        """Everything that determines the frames, for the manifest. Equal provenance gives equal episodes."""
         packages = ("dm_control", "mujoco", "numpy")
         versions = {"aime-fast": __version__} | {name: importlib.metadata.version(name) for name in packages}
         noise = {"theta": THETA, "sigma": SIGMA} if self._choices.policy == "ou" else {}
         return {**asdict(self._choices), **noise, "versions": versions, "renderer": self._renderer}
 
-    def record(self, number: int, tick: Callable[[], None]) -> Episode:
-        """Simulate episode `number`, calling `tick` after each frame; it ends early where the task does.
+    def record(self, number: int, tick: Callable[[], object]) -> Episode:
+        """Simulate episode `number`, and call `tick` after each frame. It ends early if the task does.
 
-        Nothing is carried over from other episodes, so it does not matter which process recorded them, or when.
+        It does not depend on other episodes, nor on which process recorded them, or when.
         """
         choices = self._choices
         task_seed, policy_seed = np.random.SeedSequence(choices.seed, spawn_key=(number,)).spawn(2)
@@ -80,7 +82,7 @@ class Simulation:
         rewards: list[float] = []
         try:
             while len(frames) < choices.length and not step.last():
-                frames.append(render(environment, choices.camera))
+                frames.append(render(environment, choices.camera, choices.size))
                 action = act(self._policy, choices.policy, frames[-1].copy(), step, spec, generator)
                 step, reward = _repeat(environment, action, choices.action_repeat)
                 actions.append(action)
@@ -93,7 +95,7 @@ class Simulation:
             environment.physics.free()
         ended = np.zeros(len(frames), bool)
         ended[-1] = True
-        # A discount of 0 is the task's own end; its time limit comes with a discount of 1.
+        # The task's own end has a discount of 0, its time limit a discount of 1.
         terminated = ended & (step.last() and step.discount == 0.0)
         return Episode(
             observations=np.stack(frames),
@@ -105,14 +107,14 @@ class Simulation:
         )
 
     def _environment(self, random: np.random.RandomState) -> Any:
-        """A fresh one: some tasks change their model as they go, so one that has been used is not the same again."""
+        """A new environment: some tasks change their model, so a used one is not the same again."""
         environment = self._load(self._domain, self._task, task_kwargs={"random": random})
-        prepare_rendering(environment)
+        prepare_rendering(environment, self._choices.size)
         return environment
 
 
 def _repeat(environment: Any, action: np.ndarray, times: int) -> tuple[Any, float]:
-    """Take an action so often, or until the episode ends; the last time step, and the rewards added up."""
+    """Apply an action `times` times, or until the episode ends; the last time step, and the sum of rewards."""
     reward = 0.0
     for _ in range(times):
         step = environment.step(action.astype(np.float64))
@@ -122,27 +124,27 @@ def _repeat(environment: Any, action: np.ndarray, times: int) -> tuple[Any, floa
     return step, reward
 
 
-def prepare_rendering(environment: Any) -> None:
-    """Ask for small buffers, before the first frame is drawn; about twice as fast."""
+def prepare_rendering(environment: Any, size: int) -> None:
+    """Request small buffers, before the first frame is drawn; about twice as fast."""
     look = environment.physics.model.vis
-    look.global_.offwidth = look.global_.offheight = IMAGE_SIZE
+    look.global_.offwidth = look.global_.offheight = size
     look.quality.shadowsize = SHADOW_SIZE
 
 
-def render(environment: Any, camera: int) -> np.ndarray:
-    """The frame that `camera` sees now: uint8 [64,64,3], RGB."""
-    frame = environment.physics.render(IMAGE_SIZE, IMAGE_SIZE, camera_id=camera)
-    assert frame.shape == FRAME_SHAPE and frame.dtype == np.uint8
+def render(environment: Any, camera: int, size: int) -> np.ndarray:
+    """The current frame of `camera`: uint8 [S,S,3], RGB, with S = `size`."""
+    frame = environment.physics.render(size, size, camera_id=camera)
+    assert frame.shape == (size, size, 3) and frame.dtype == np.uint8
     return frame
 
 
-def _renderer(environment: Any) -> str:
-    """Draw one frame and name the back-end and the driver that drew it."""
+def _renderer(environment: Any, size: int) -> str:
+    """Draw one frame; the names of the back-end and the driver that drew it."""
     from dm_control import _render
 
     environment.reset()
-    render(environment, 0)
-    if _render.BACKEND == "glfw":  # has its own way to the driver
+    render(environment, 0, size)
+    if _render.BACKEND == "glfw":  # cannot name its driver
         environment.physics.free()
         return "glfw"
     from OpenGL import GL
@@ -154,7 +156,7 @@ def _renderer(environment: Any) -> str:
 
 
 def unknown_environment(name: str, known: list[str]) -> str:
-    """One line for a name that is no environment, with those most like it."""
+    """One line for a name that is no environment, with the most similar ones."""
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.7)
     close += [other for other in known if other.partition("_")[0] == name.partition("_")[0] and other not in close]
     hint = f"did you mean {', '.join(close)}?" if close else f"known are, for instance, {', '.join(known[:6])}"

@@ -12,7 +12,7 @@ import psutil
 
 from aime_fast.data.packing.jobs import ShardJob, shard_spans, write_shards
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import MANIFEST_NAME, Manifest, split_of_episodes
+from aime_fast.data.shards.manifest import MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
 
@@ -26,44 +26,45 @@ def pack(
     seed: int | None = None,
     environment: str | None = None,
     force: bool = False,
-    strips_per_shard: int = 1024,
+    chunks_per_shard: int = 1024,
     format: str | None = None,
     camera: str | None = None,
+    size: int | None = None,
     workers: int = 1,
     report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source` is a recording in any layout that `open_source` knows, or names by `format` and `camera`. `codec` is `raw`
-    (mapped straight into memory), `png` (lossless, about a sixth of the size) or `jpg` (lossy, quicker to decode).
-    `val_episodes` (None: a fifth, at least one) are kept for validation: the last ones, or drawn by `seed`.
-    `environment` names the task where the source does not.
+    `source` is a recording that `open_source` reads, with its `format`, `camera` and image `size` (None: 64, or the
+    size of shards that are packed again). `codec` is `raw` (mapped into memory), `png` (lossless, about a sixth of the
+    size) or `jpg` (lossy, faster to decode). `val_episodes` (None: a fifth, at least one) are for validation: the last
+    ones, or drawn with `seed`. `environment` names the task if the source does not.
 
-    `workers` processes write a shard each, with one episode in memory; their number does not change a byte. More than
-    one needs a main module that can be imported (a script's work under `if __name__ == "__main__"`). `report` gets
-    what was recognised and changed, a line each.
+    Each of `workers` processes writes a shard, with one episode in memory; their number does not change a byte. More
+    than one needs a main module that can be imported (`if __name__ == "__main__"`). `report` gets a line for the
+    format that was found and for each change.
 
-    The folder is written under another name beside `out` and renamed when whole. An `out` with files in it is only
-    replaced with `force`, and only when it holds shards. The same source and choices give the same bytes.
-    `UserError` for bad sources, choices and targets; nothing is left behind then.
+    The folder is written under another name beside `out` and renamed when complete. An `out` with files in it is only
+    replaced with `force`, and only if it holds shards. The same source and choices give the same bytes. `UserError`
+    for bad sources, choices and targets; nothing is left behind then.
     """
     source, out = Path(source), Path(out).resolve()
     if codec not in CODECS:
         raise UserError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
-    for name, value in (("strips_per_shard", strips_per_shard), ("workers", workers)):
+    for name, value in (("chunks_per_shard", chunks_per_shard), ("workers", workers)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
     _clear_leftovers(out)
     check_target(out, force)
-    recording = open_source(source, format, camera)
-    for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
-        (report or (lambda line: None))(line)
+    recording = open_source(source, format, camera, size)
+    if report:
+        for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
+            report(line)
     if environment and recording.environment and environment != recording.environment:
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
     recording = replace(recording, environment=environment or recording.environment)
-    recording = replace(recording, environment=environment or recording.environment)
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
-    write_folder(recording, out, splits, seed, codec, strips_per_shard, workers, progress=report is not None)
+    write_folder(recording, out, splits, seed, codec, chunks_per_shard, workers, progress=report is not None)
     return out
 
 
@@ -73,33 +74,35 @@ def write_folder(
     splits: list[str],
     split_seed: int | None = None,
     codec: str = "raw",
-    strips_per_shard: int = 1024,
+    chunks_per_shard: int = 1024,
     workers: int = 1,
     progress: bool = False,
 ) -> None:
-    """Write the episodes of `recording`, each in its split, as the folder `out`, which appears whole or not at all.
+    """Write the episodes of `recording`, each in its split, as the folder `out`, which appears complete or not at all.
 
-    Shards that are there are replaced: `check_target` comes first. `UserError` when it cannot be written.
+    Shards that are there are replaced, so call `check_target` first. `UserError` if it cannot be written.
     """
     folder = out.with_name(f"{_working_name(out)}-{os.getpid()}")
     action_dim = recording.episode(0).action_dim
     try:
         folder.mkdir(parents=True)
-        job = ShardJob(recording, folder, CODECS[codec].name, splits, action_dim)
-        spans = shard_spans(recording.lengths, strips_per_shard)
-        shards, episodes, statistics = write_shards(job, spans, workers, progress)
+        job = ShardJob(recording, folder, codec, splits, action_dim)
+        spans = shard_spans(recording.lengths, chunks_per_shard)
+        shards, episodes, moments = write_shards(job, spans, workers, progress)
         Manifest(
             environment=recording.environment,
             codec=codec,
             lossy=CODECS[codec].lossy,
             encoder=CODECS[codec].encoder,
+            image_size=recording.image_size,
             action_dim=action_dim,
-            action_statistics=statistics.over([split == "train" for split in splits]),
+            action_statistics=action_statistics(moments, splits),
             split_seed=split_seed,
             notes=list(recording.notes),
             collection=recording.collection,
             shards=shards,
             episodes=episodes,
+            has_rewards=recording.has_rewards,
         ).save(folder)
         _move_into_place(folder, out)
     except OSError as error:
@@ -123,9 +126,9 @@ def _working_name(out: Path) -> str:
 
 
 def _clear_leftovers(out: Path) -> None:
-    """Remove what processes of this machine that were killed while they packed to `out` left beside it.
+    """Remove what killed processes of this machine left beside `out`.
 
-    One killed between its two renames had set the old shards aside: they are put back.
+    A process that was killed between its two renames had moved the old shards aside: they are moved back.
     """
     with contextlib.suppress(OSError):
         for path in sorted(out.parent.glob(f"{_working_name(out)}-*")):
@@ -139,7 +142,7 @@ def _clear_leftovers(out: Path) -> None:
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
-    """Rename `folder` to `out`; shards that were there are set aside first and deleted last."""
+    """Rename `folder` to `out`. Shards that were there are moved aside first and deleted last."""
     old = out.with_name(f"{folder.name}-old")
     if out.exists():
         out.rename(old)

@@ -1,1 +1,1 @@
-"""Tar shards: codecs, manifest, writer and reader."""
+"""The shard format: codecs, manifest, writer and reader."""

@@ -1,124 +1,107 @@
-"""How the pixels of one strip of frames become bytes: codecs by name, lossless but for `jpg`."""
+"""Codecs: how the pixels of a chunk of frames become bytes. All but `jpg` are lossless."""
 
 import io
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import PIL
 from PIL import Image, JpegImagePlugin, features
 
-from aime_fast.data.episode import FRAME_BYTES, FRAME_SHAPE, IMAGE_SIZE
-
-# Pillow's protests at a header that claims an absurd size; neither is a kind of OSError.
+# Pillow raises these for a header that claims an absurd size. Neither is an OSError.
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-
 JPEG_QUALITY = 95
 
+Shape = tuple[int, int, int, int]
+"""Shape of the frames of a chunk: (n, S, S, 3)."""
 
-@dataclass(frozen=True)
+
 class Codec:
-    """One way to store a strip, uint8 [n,64,64,3]; unless `lossy`, `decode(encode(x), n)` is `x` bit for bit."""
+    """Raw pixels, and the interface of every codec. Unless `lossy`, `decode(encode(x), x.shape)` equals `x`."""
 
-    name: str
-    extension: str
-    """Ending of the member in the shard."""
-    lossy: bool
-    encode: Callable[[np.ndarray], bytes]
-    decode: Callable[[bytes, int], np.ndarray]
-    """Bytes and the number of frames to a strip; `ValueError` when they cannot be that strip."""
-    check: Callable[[bytes, int], None]
-    """`ValueError` when size, colours or sampling in the header are not those of that many frames; reads no pixels."""
-    encoder: str
-    """Library and choices that decide the bytes (of a lossless codec never the pixels); empty where none do."""
+    def __init__(self, name: str, lossy: bool = False, encoder: str = "") -> None:
+        self.name, self.lossy = name, lossy
+        self.encoder = encoder
+        """Library and settings that determine the encoded bytes; empty if none do."""
+        self.extension = f"obs.{name}"
+        """Extension of the member in the shard."""
 
+    def encode(self, frames: np.ndarray) -> bytes:
+        """Encode uint8 [n,S,S,3]."""
+        return frames.tobytes()
 
-def _encode_raw(strip: np.ndarray) -> bytes:
-    return strip.tobytes()
+    def check(self, data: bytes | memoryview, shape: Shape) -> None:
+        """Raise `ValueError` if the header shows that these are not frames of this shape. Does not decode."""
+        if len(data) != math.prod(shape):
+            raise ValueError(f"{len(data)} bytes for {shape[0]} raw frames")
 
-
-def _check_raw(data: bytes, frames: int) -> None:
-    if len(data) != frames * FRAME_BYTES:
-        raise ValueError(f"{len(data)} bytes for {frames} raw frames")
-
-
-def _decode_raw(data: bytes, frames: int) -> np.ndarray:
-    _check_raw(data, frames)
-    return np.frombuffer(data, np.uint8).reshape(frames, *FRAME_SHAPE)
+    def decode(self, data: bytes | memoryview, shape: Shape) -> np.ndarray:
+        """Decode to uint8 of this shape; `ValueError` if that is not possible."""
+        self.check(data, shape)
+        return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _encode_png(strip: np.ndarray) -> bytes:
-    return _encode_picture(strip, format="PNG", compress_level=6)
+class PictureCodec(Codec):
+    """The frames of a chunk below one another, as one compressed picture of n*S rows."""
+
+    def __init__(self, name: str, format: str, lossy: bool, encoder: str, **options: Any) -> None:
+        super().__init__(name, lossy, encoder)
+        self._format, self._options = format, options
+
+    def encode(self, frames: np.ndarray) -> bytes:
+        """Encode uint8 [n,S,S,3]."""
+        buffer = io.BytesIO()
+        picture = Image.fromarray(frames.reshape(-1, frames.shape[2], 3))
+        picture.save(buffer, self._format, **self._options)
+        return buffer.getvalue()
+
+    def check(self, data: bytes | memoryview, shape: Shape) -> None:
+        """Raise `ValueError` if size, colours or subsampling in the header are wrong. Does not decode."""
+        with self._open(data, shape):
+            pass
+
+    def decode(self, data: bytes | memoryview, shape: Shape) -> np.ndarray:
+        """Decode to uint8 of this shape; `ValueError` if that is not possible."""
+        with self._open(data, shape) as picture:
+            return np.asarray(picture).reshape(shape)
+
+    @contextmanager
+    def _open(self, data: bytes | memoryview, shape: Shape) -> Iterator[Image.Image]:
+        """The picture with only its header read; errors while it is open become `ValueError`."""
+        frames, height, width, _ = shape
+        try:
+            # The header is checked before decoding, so a forged size cannot make the decoder allocate.
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                picture = Image.open(io.BytesIO(data), formats=[self._format])
+            with picture:
+                if picture.mode != "RGB" or picture.size != (width, height * frames):
+                    raise ValueError(f"a {picture.mode} picture of {picture.size} for {frames} frames")
+                if self._format == "JPEG" and JpegImagePlugin.get_sampling(picture) != 0:
+                    raise ValueError("its colour is subsampled; only 4:4:4 JPEG is sharp enough at this size")
+                yield picture
+        except (OSError, SyntaxError, *BOMBS) as error:
+            raise ValueError(f"not a whole {self._format} picture: {error}") from error
 
 
-def _encode_jpg(strip: np.ndarray) -> bytes:
-    # 4:4:4 keeps colour at full resolution: at 64 pixels a frame, 4:2:0 would cost some 8 dB.
-    return _encode_picture(strip, format="JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
+def _encoder(fork_feature: str, fork: str, codec: str, library: str, *choices: str) -> str:
+    """Pillow's version, the compression library's, and the choices."""
+    version = features.version_feature(fork_feature)
+    used = f"{fork} {version}" if version else f"{library} {features.version_codec(codec)}"
+    return ", ".join((f"Pillow {PIL.__version__}", used, *choices))
 
 
-def _encode_picture(strip: np.ndarray, **options: Any) -> bytes:
-    """The frames of a strip below one another, as one picture."""
-    buffer = io.BytesIO()
-    Image.fromarray(strip.reshape(-1, IMAGE_SIZE, 3)).save(buffer, **options)
-    return buffer.getvalue()
-
-
-@contextmanager
-def _picture(kind: str, data: bytes, frames: int) -> Iterator[Image.Image]:
-    """The picture of a strip with only its header read; what is wrong with it or its pixels becomes `ValueError`."""
-    try:
-        # The size is checked on the header alone, so a forged one cannot make the decoder allocate.
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=[kind])
-        with image:
-            if image.mode != "RGB" or image.size != (IMAGE_SIZE, IMAGE_SIZE * frames):
-                raise ValueError(f"a {image.mode} picture of {image.size} for {frames} frames")
-            if kind == "JPEG" and JpegImagePlugin.get_sampling(image) != 0:
-                raise ValueError("its colour is subsampled; only 4:4:4 JPEG is sharp enough at this size")
-            yield image
-    except (OSError, SyntaxError, *BOMBS) as error:
-        raise ValueError(f"not a whole {kind} picture: {error}") from error
-
-
-def _check_picture(kind: str, data: bytes, frames: int) -> None:
-    with _picture(kind, data, frames):
-        pass
-
-
-def _decode_picture(kind: str, data: bytes, frames: int) -> np.ndarray:
-    with _picture(kind, data, frames) as image:
-        return np.asarray(image).reshape(frames, *FRAME_SHAPE)
-
-
-def _png_encoder() -> str:
-    fork = features.version_feature("zlib_ng")
-    library = f"zlib-ng {fork}" if fork else f"zlib {features.version_codec('zlib')}"
-    return f"Pillow {PIL.__version__}, {library}"
-
-
-def _jpg_encoder() -> str:
-    turbo = features.version_feature("libjpeg_turbo")
-    library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
-    return f"Pillow {PIL.__version__}, {library}, quality {JPEG_QUALITY}, 4:4:4"
-
-
-def _picture_codec(name: str, kind: str, lossy: bool, encode: Callable[[np.ndarray], bytes], encoder: str) -> Codec:
-    return Codec(
-        name, f"obs.{name}", lossy, encode, partial(_decode_picture, kind), partial(_check_picture, kind), encoder
-    )
-
-
+_PNG = _encoder("zlib_ng", "zlib-ng", "zlib", "zlib")
+_JPG = _encoder("libjpeg_turbo", "libjpeg-turbo", "jpg", "libjpeg", f"quality {JPEG_QUALITY}", "4:4:4")
 CODECS = {
     codec.name: codec
     for codec in (
-        Codec("raw", "obs.raw", False, _encode_raw, _decode_raw, _check_raw, ""),
-        _picture_codec("png", "PNG", False, _encode_png, _png_encoder()),
-        _picture_codec("jpg", "JPEG", True, _encode_jpg, _jpg_encoder()),
+        Codec("raw"),
+        PictureCodec("png", "PNG", False, _PNG, compress_level=6),
+        # 4:4:4 keeps colour at full resolution. At 64 pixels a frame, 4:2:0 loses about 8 dB.
+        PictureCodec("jpg", "JPEG", True, _JPG, quality=JPEG_QUALITY, subsampling="4:4:4"),
     )
 }

@@ -1,8 +1,9 @@
-"""Writing shards: USTAR tar files of 16-frame strips, each beside its index.
+"""Writing shards: USTAR tar files of 16-frame chunks, each with an index.
 
-A strip of episode `e` from frame `s` is five members named `<e>_<s>.<ending>`, six digits each: the pixels (ending
-and bytes by codec), `act` (float32 [n,A]), `rew` (float32 [n]), `flags` (uint8 [n]: 1 terminated, 2 truncated), all
-little endian, and `meta` (JSON: episode, start, length, and the crc32 of the other four). The index is DALI's `v1.2`.
+A chunk of episode `e` that starts at frame `s` is five members named `<e>_<s>.<ending>`, six digits each: the pixels
+(ending and bytes by codec), `act` (float32 [n,A]), `rew` (float32 [n]), `flags` (uint8 [n]: 1 terminated, 2 truncated),
+all little endian, and `meta` (JSON: episode, start, length, and the crc32 of the other four). The index has DALI's
+format `v1.2`.
 """
 
 import hashlib
@@ -15,25 +16,25 @@ import numpy as np
 
 from aime_fast.data.episode import Episode
 from aime_fast.data.shards.codecs import Codec
-from aime_fast.data.shards.manifest import STRIP_LENGTH, EpisodeEntry, ShardEntry
+from aime_fast.data.shards.manifest import CHUNK_LENGTH, EpisodeEntry, ShardEntry
 
 BLOCK = tarfile.BLOCKSIZE
 TERMINATED, TRUNCATED = 1, 2
 
 
-def strip_name(episode: int, start: int) -> str:
-    """Stem of the members of the strip of `episode` from frame `start`."""
+def chunk_name(episode: int, start: int) -> str:
+    """Stem of the members of the chunk of `episode` that starts at frame `start`."""
     return f"{episode:06d}_{start:06d}"
 
 
 def member_endings(codec: Codec) -> tuple[str, ...]:
-    """Endings of a strip's members, in their order in the shard."""
+    """Endings of a chunk's members, in their order in the shard."""
     return (codec.extension, "act", "rew", "flags", "meta")
 
 
-def strip_members(episode: Episode, number: int, start: int, codec: Codec) -> dict[str, bytes]:
-    """Ending -> bytes of the strip of `episode`, called `number`, from frame `start`."""
-    window = slice(start, start + STRIP_LENGTH)
+def chunk_members(episode: Episode, number: int, start: int, codec: Codec) -> dict[str, bytes]:
+    """The members, by ending, of the chunk that starts at frame `start` of episode `number`."""
+    window = slice(start, start + CHUNK_LENGTH)
     flags = episode.terminated[window] * TERMINATED + episode.truncated[window] * TRUNCATED
     members = {
         codec.extension: codec.encode(np.ascontiguousarray(episode.observations[window])),
@@ -41,24 +42,17 @@ def strip_members(episode: Episode, number: int, start: int, codec: Codec) -> di
         "rew": episode.rewards[window].astype("<f4").tobytes(),
         "flags": flags.astype(np.uint8).tobytes(),
     }
-    meta = {
-        "episode": number,
-        "start": start,
-        "length": len(flags),
-        "crc32": {ending: zlib.crc32(data) for ending, data in members.items()},
-    }
+    checksums = {ending: zlib.crc32(data) for ending, data in members.items()}
+    meta = {"episode": number, "start": start, "length": len(flags), "crc32": checksums}
     members["meta"] = json.dumps(meta, separators=(",", ":")).encode()
     return members
 
 
 class ShardWriter:
-    """Writes episodes, in order, into the shard of a number.
-
-    Nothing of the machine or the moment enters the files, so the same episodes give the same bytes.
-    """
+    """Writes episodes in order into one shard. The files depend on the episodes alone, not on machine or time."""
 
     entry: ShardEntry
-    """The finished shard; there when the `with` block has ended."""
+    """The finished shard; set at the end of the `with` block."""
 
     def __init__(self, folder: Path, codec: Codec, number: int) -> None:
         self._path, self._number, self._codec = folder / f"shard-{number:06d}.tar", number, codec
@@ -67,11 +61,11 @@ class ShardWriter:
         self._index: list[str] = []
 
     def add(self, episode: Episode, number: int, split: str) -> EpisodeEntry:
-        """Write the next episode, called `number`, and return its row of the manifest."""
+        """Write episode `number` and return its entry for the manifest."""
         entry = EpisodeEntry(number, len(episode), self._number, len(self._index), split)
-        for start in range(0, len(episode), STRIP_LENGTH):
-            members = strip_members(episode, number, start, self._codec)
-            name = strip_name(number, start)
+        for start in range(0, len(episode), CHUNK_LENGTH):
+            members = chunk_members(episode, number, start, self._codec)
+            name = chunk_name(number, start)
             self._index.append(" ".join(self._write(f"{name}.{ending}", data) for ending, data in members.items()))
         return entry
 
@@ -79,13 +73,13 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the shard; after an error only let go of its file."""
+        """Finish the shard; after an error only close the file."""
         with self._file:
             if kind is None:
                 self._finish()
 
     def _finish(self) -> None:
-        """End the tar as `tar` would (two empty blocks, filled up to a record) and write its index."""
+        """End the file as `tar` does (two empty blocks, padded to a record) and write the index."""
         self._put(bytes(2 * BLOCK))
         self._put(bytes(-self._file.tell() % tarfile.RECORDSIZE))
         size = self._file.tell()
@@ -95,7 +89,7 @@ class ShardWriter:
         self.entry = ShardEntry(self._path.name, len(self._index), size, *checksums)
 
     def _write(self, name: str, data: bytes) -> str:
-        """Append one member; its column in the index: ending, offset of the data, size, name."""
+        """Append one member and return its index entry: ending, offset of the data, size, name."""
         header = tarfile.TarInfo(name)
         header.size = len(data)
         self._put(header.tobuf(tarfile.USTAR_FORMAT))

@@ -1,70 +1,74 @@
-"""One reader a format, each giving `Episode` records; which one, the content of the file or folder says."""
+"""Readers of recordings, one a format; each gives `Episode` records. The content of a file or folder decides which."""
 
 import contextlib
 import os
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from aime_fast.data.episode import check_image_size
 from aime_fast.data.shards.manifest import MANIFEST_NAME
-from aime_fast.data.sources.hdf5 import open_hdf5
+from aime_fast.data.sources.arrays import open_hdf5, open_npz, open_torch
+from aime_fast.data.sources.columns import columns_source
 from aime_fast.data.sources.lerobot import open_lerobot
 from aime_fast.data.sources.minari_folder import open_minari
-from aime_fast.data.sources.npz import open_npz
 from aime_fast.data.sources.rlds import open_rlds
 from aime_fast.data.sources.shards import open_shard_folder
-from aime_fast.data.sources.source import Source
-from aime_fast.data.sources.torch_file import open_torch
-from aime_fast.errors import UserError
+from aime_fast.data.sources.source import Pictures, Source
+from aime_fast.errors import UserError, unknown_name
 
-__all__ = ["FORMATS", "Source", "open_source"]
+__all__ = ["Source", "open_source"]
 
-OF_FILES: dict[str, Callable[[Path, Sequence[Path], str | None], Source]] = {
-    "hdf5": open_hdf5,
-    "npz": open_npz,
+OF_FILES: dict[str, Callable[[Path, Sequence[Path], Pictures], Source]] = {
+    "hdf5": partial(columns_source, "HDF5", open_hdf5),
+    "npz": partial(columns_source, "npz", open_npz),
     "rlds": open_rlds,
-    "torch": open_torch,
+    "torch": partial(columns_source, "torch", open_torch),
 }
-OF_FOLDERS: dict[str, Callable[[Path, str | None], Source]] = {
+OF_FOLDERS: dict[str, Callable[[Path, Pictures], Source]] = {
     "lerobot": open_lerobot,
     "minari": open_minari,
-    "shards": lambda folder, camera: open_shard_folder(folder),
+    "shards": open_shard_folder,
 }
-FORMATS = (*OF_FOLDERS, *OF_FILES)
+SIGNS = {"shards": (MANIFEST_NAME,), "lerobot": ("meta/info.json",), "minari": ("metadata.json", "data/metadata.json")}
+"""Files by which a folder of a format is recognised."""
+ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".pt": "torch", ".pth": "torch", ".npz": "npz"}
 
 
-def open_source(path: str | Path, format: str | None = None, camera: str | None = None) -> Source:
-    """Open a recording: one file, a folder of files of one kind, or a folder that is a data set of its own layout.
+def open_source(
+    path: str | Path, format: str | None = None, camera: str | None = None, size: int | None = None
+) -> Source:
+    """Open a recording: a file, a folder of files of one kind, or a folder in a layout of its own.
 
-    `format` is one of `FORMATS` where the content should not decide. `camera` names the pictures where a recording
-    has several. `UserError` for a path that is missing, or that no reader knows.
+    `format` is a name in `OF_FOLDERS` or `OF_FILES`; None lets the content decide. `camera` names the pictures if a recording has several.
+    Frames are resized to `size` x `size`; None means 64, and for shards their own size. `UserError` for a missing path,
+    an unknown format, or a size that is not a multiple of 16.
     """
     path = Path(path)
-    # Unlike those of Path, False for a name too long; a named pipe or a device might never end.
+    # Unlike Path's methods, these return False for a name too long. A named pipe or a device might never end.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(f"{path}: no such file or folder; check the path")
-    if format is not None and format not in FORMATS:
-        raise UserError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+    formats = [*OF_FOLDERS, *OF_FILES]
+    if format is not None and format not in formats:
+        raise unknown_name("--format", format, formats)
+    pictures = Pictures(camera, size if size is None else check_image_size(size))
     kind = format or (_kind_of_folder(path) if path.is_dir() else _kind_of_file(path))
     if kind in OF_FOLDERS and path.is_dir():
-        return OF_FOLDERS[kind](path, camera)
+        return OF_FOLDERS[kind](path, pictures)
     if kind in OF_FILES:
         files = _files(path, kind) if path.is_dir() else [path]
         if files:
-            return OF_FILES[kind](path, files, camera)
+            return OF_FILES[kind](path, files, pictures)
     looked_for = f"holds no recording of format {format}" if format else "not a recording that can be read"
     has = f"no {MANIFEST_NAME} here, nor any other known layout" if path.is_dir() else "no known kind of file"
-    raise UserError(f"{path}: {looked_for} ({has}); known are {', '.join(FORMATS)}")
+    raise UserError(f"{path}: {looked_for} ({has}); known are {', '.join(formats)}")
 
 
 def _kind_of_folder(folder: Path) -> str | None:
-    for kind, marks in (
-        ("shards", (MANIFEST_NAME,)),
-        ("lerobot", ("meta/info.json",)),
-        ("minari", ("metadata.json", "data/metadata.json")),
-    ):
-        if any((folder / mark).is_file() for mark in marks):
+    for kind, signs in SIGNS.items():
+        if any((folder / sign).is_file() for sign in signs):
             return kind
     kinds = {_kind_of_file(path) for path in _candidates(folder)} - {None}
     if len(kinds) > 1:
@@ -74,13 +78,13 @@ def _kind_of_folder(folder: Path) -> str | None:
 
 
 def _files(folder: Path, kind: str) -> list[Path]:
-    """Files of `kind` in a folder, numbers in their names in order of size."""
+    """Files of `kind` in a folder, sorted by name, with numbers in names sorted by value."""
     files = [path for path in _candidates(folder) if _kind_of_file(path) == kind]
     return sorted(files, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.name)])
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """The files that may be recordings: those of the folder, or of the one version folder in it, as TFDS makes it."""
+    """The files that may be recordings: those of the folder, or of its only version folder, as TFDS makes it."""
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
     versions = [path for path in paths if path.is_dir() and re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     if len(versions) == 1 and not any(path.is_file() for path in paths):
@@ -89,7 +93,7 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _kind_of_file(path: Path) -> str | None:
-    """By the first bytes of the file; by its name where they say nothing, so that its reader tells what is wrong."""
+    """The format by the first bytes, or by the name if these are unknown, so that its reader says what is wrong."""
     if not path.is_file():
         return None
     try:
@@ -104,4 +108,4 @@ def _kind_of_file(path: Path) -> str | None:
             return "npz" if all(name.endswith(".npy") for name in archive.namelist()) else "torch"
     if ".tfrecord" in path.name.lower():
         return "rlds"
-    return {".h5": "hdf5", ".hdf5": "hdf5", ".pt": "torch", ".pth": "torch", ".npz": "npz"}.get(path.suffix.lower())
+    return ENDINGS.get(path.suffix.lower())

@@ -11,7 +11,7 @@ import numpy as np
 
 from aime_fast.data.episode import Episode
 from aime_fast.data.sources.frames import ARRIVING_NOTE, as_float32, as_frames, episode_of, size_notes
-from aime_fast.data.sources.source import Source
+from aime_fast.data.sources.source import Pictures, Source
 from aime_fast.errors import UserError
 
 KEYS = {
@@ -19,20 +19,23 @@ KEYS = {
     "actions": ("actions", "action"),
     "rewards": ("rewards", "reward"),
 }
+ENDS = ("dones", "terminals", "timeouts")
 MARKS = {
     "dones": ("dones", "is_last"),
     "terminals": ("terminals", "terminated", "is_terminal"),
     "timeouts": ("timeouts", "truncated"),
-    "starts": ("is_first", "step_type"),
+    "starts": ("is_first",),
+    "steps": ("step_type",),
     "discount": ("discount",),
 }
-"""Optional columns, one number or truth value a frame."""
+"""Optional columns: one number or truth value a frame."""
 
-# Only the time steps of dm_env and Dreamer have these, and there what a row holds led to its frame.
+# Only time steps of dm_env and Dreamer have these. There action and reward of a row led to its frame.
 ARRIVING = ("is_first", "step_type", "discount")
 
-Opener = Callable[[Path], AbstractContextManager[tuple[Mapping[str, Any], str | None]]]
-"""Opens a file for reading: its arrays by name, none loaded before it is sliced, and the task it names."""
+Arrays = tuple[Mapping[str, Any], str | None]
+"""The arrays of an open file by name, each loaded when it is sliced, and the task that the file names."""
+Opener = Callable[[Path], AbstractContextManager[Arrays]]
 
 
 @dataclass(frozen=True)
@@ -44,28 +47,32 @@ class _File:
     """Whether actions and rewards led to the frame of their row."""
 
 
-def columns_source(format: str, where: Path, paths: Sequence[Path], opener: Opener, camera: str | None) -> Source:
-    """The episodes of all files, in order; `camera` names the column of pictures where the usual names do not fit."""
+def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
+    """The episodes of all files, in order. `pictures.camera` names the column of pictures if it has another name.
+
+    `UserError` if a file cannot be opened, a column is missing, or lengths differ.
+    """
     files: list[_File] = []
     environments: set[str | None] = set()
     notes: list[str] = []
     for path in paths:
         with opener(path) as (arrays, environment):
-            columns = find_columns(arrays, str(path), camera)
+            columns = find_columns(arrays, str(path), pictures.camera)
             ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
             files.append(_File(path, ends, any(name in arrays for name in ARRIVING)))
             environments.add(environment)
-            notes += size_notes(columns["observations"].shape[1:]) if columns["observations"].ndim == 4 else ()
+            shape = columns["observations"].shape
+            notes += size_notes(shape[1:], pictures.size) if len(shape) == 4 else ()
     if len(environments) > 1:
         raise UserError(f"{where}: its files name several tasks ({_listed(environments)}); pack the tasks apart")
     if any(file.arriving for file in files):
         notes.insert(0, ARRIVING_NOTE)
     lengths = [length - file.arriving for file in files for length in np.diff(file.ends, prepend=0).tolist()]
-    read = partial(_read, opener, files, camera)
-    return Source(format, str(where), environments.pop(), lengths, read, tuple(dict.fromkeys(notes)))
+    read = partial(_read, opener, files, pictures)
+    return Source(format, str(where), environments.pop(), lengths, pictures.size, read, tuple(dict.fromkeys(notes)))
 
 
-def _read(opener: Opener, files: list[_File], camera: str | None, number: int) -> Episode:
+def _read(opener: Opener, files: list[_File], pictures: Pictures, number: int) -> Episode:
     for file in files:
         if number < len(file.ends):
             break
@@ -73,22 +80,22 @@ def _read(opener: Opener, files: list[_File], camera: str | None, number: int) -
     first, end = ([0, *file.ends])[number : number + 2]
     name = f"{file.path}, episode {number}"
     with opener(file.path) as (arrays, _):
-        columns = find_columns(arrays, str(file.path), camera)
+        columns = find_columns(arrays, str(file.path), pictures.camera)
         part = {column: np.asarray(values[first:end]) for column, values in columns.items()}
-    return _arrived(part, name) if file.arriving else _acted(part, name)
+    return _arrived(part, name, pictures.size) if file.arriving else _acted(part, name, pictures.size)
 
 
-def _acted(part: dict[str, np.ndarray], name: str) -> Episode:
-    """An episode of this project's own convention, every row kept."""
+def _acted(part: dict[str, np.ndarray], name: str, size: int) -> Episode:
+    """An episode in which action and reward follow the frame of their row; every row is kept."""
     terminated = part["terminals"].astype(bool) if "terminals" in part else np.zeros(len(part["rewards"]), bool)
     truncated = np.zeros_like(terminated)
     for mark in part.keys() & {"dones", "timeouts"}:
         truncated |= part[mark].astype(bool)
     truncated &= ~terminated
-    # The recording stopped where it is not said that the task ended.
+    # The recording stopped unless it says that the task ended.
     truncated[-1] = not terminated[-1]
     return Episode(
-        observations=as_frames(part["observations"]),
+        observations=as_frames(part["observations"], size),
         actions=as_float32(part["actions"]),
         rewards=as_float32(part["rewards"]),
         terminated=terminated,
@@ -97,15 +104,15 @@ def _acted(part: dict[str, np.ndarray], name: str) -> Episode:
     )
 
 
-def _arrived(part: dict[str, np.ndarray], name: str) -> Episode:
-    """An episode of time steps: row t holds the action that led to frame t, and row 0 none that means anything."""
+def _arrived(part: dict[str, np.ndarray], name: str, size: int) -> Episode:
+    """An episode of time steps: row t holds the action that led to frame t; that of row 0 has no meaning."""
     last = {mark: part[mark][-1] for mark in part.keys() & {"terminals", "discount"}}
     terminated = bool(last["terminals"] if "terminals" in last else last.get("discount", 1) == 0)
-    return episode_of(name, part["observations"][:-1], part["actions"][1:], part["rewards"][1:], terminated)
+    return episode_of(name, part["observations"][:-1], size, part["actions"][1:], part["rewards"][1:], terminated)
 
 
 def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = None) -> dict[str, Any]:
-    """The columns of `arrays` under this project's names; `UserError` when frames, actions or rewards are missing."""
+    """The columns of `arrays` under this project's names; `UserError` if frames, actions or rewards are missing."""
     found = {}
     for column, keys in KEYS.items():
         keys = (camera,) if camera and column == "observations" else keys
@@ -114,7 +121,7 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
             raise UserError(
                 f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add the column"
             )
-        # A state vector may go by one of the names, and the pictures by another.
+        # One of the names may hold a state vector, and another the pictures.
         found[column] = arrays[next((key for key in present if _is_picture(arrays[key])), present[0])]
     if found["observations"].ndim < 3:
         raise UserError(
@@ -125,22 +132,7 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
         key = next((key for key in keys if key in arrays), None)
         if key is not None:
             found[column] = arrays[key]
-    if "starts" in found and "is_first" not in arrays:
-        found["starts"] = _FirstSteps(found["starts"])
     return found
-
-
-class _FirstSteps:
-    """The column `step_type` of dm_env, whose 0 marks the first step of an episode, as truth values."""
-
-    def __init__(self, step_type: Any) -> None:
-        self._step_type, self.ndim, self.dtype, self.shape = step_type, step_type.ndim, step_type.dtype, step_type.shape
-
-    def __len__(self) -> int:
-        return len(self._step_type)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return np.asarray(self._step_type[rows]) == 0
 
 
 def _is_picture(array: Any) -> bool:
@@ -148,26 +140,29 @@ def _is_picture(array: Any) -> bool:
 
 
 def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np.ndarray:
-    """Frame after the last of each episode, int64: `ends` where the recording has them, else as its marks say.
+    """Frame after the last of each episode, int64: `ends` if the recording has them, otherwise by its marks.
 
-    An episode ends after each frame that is done, terminal or timed out, and before each first one. Without any such
-    column all frames are one episode. `UserError` for ends that do not rise to the number of frames.
+    An episode ends after each frame that is done, terminal or timed out, and before each first one. Without such
+    columns all frames are one episode. `UserError` for ends that do not rise to the number of frames.
     """
     frames = len(columns["observations"])
     for column, values in columns.items():
         if len(values) != frames:
             raise UserError(f"{where}: {len(values)} {column} for {frames} frames; every column needs one row a frame")
-    for column in columns.keys() & MARKS.keys():
-        if columns[column].ndim != 1 or columns[column].dtype.kind not in "biuf":
+        if column in MARKS and (values.ndim != 1 or values.dtype.kind not in "biuf"):
             raise UserError(
-                f"{where}: {column} are {columns[column].dtype} of shape {list(columns[column].shape)}; "
+                f"{where}: {column} are {values.dtype} of shape {list(values.shape)}; "
                 "expected one truth value or number a frame"
             )
     if frames == 0:
         raise UserError(f"{where}: there are no frames in it")
     if ends is None:
-        marked = [np.flatnonzero(columns[mark][:]) + 1 for mark in columns.keys() & {"dones", "terminals", "timeouts"}]
-        starts = np.flatnonzero(columns["starts"][:]) if "starts" in columns else np.empty(0, np.int64)
+        marked = [np.flatnonzero(columns[mark][:]) + 1 for mark in ENDS if mark in columns]
+        starts = np.empty(0, np.int64)
+        if "starts" in columns:
+            starts = np.flatnonzero(columns["starts"][:])
+        elif "steps" in columns:  # of dm_env: 0 marks the first step of an episode
+            starts = np.flatnonzero(columns["steps"][:] == 0)
         ends = np.unique(np.concatenate([*marked, starts[starts > 0], [frames]]))
     ends = np.asarray(ends[:])
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:

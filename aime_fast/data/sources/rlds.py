@@ -13,12 +13,12 @@ import numpy as np
 
 from aime_fast.data.episode import Episode
 from aime_fast.data.sources.frames import LAST_FRAME_NOTE, decode_picture, episode_of, size_notes
-from aime_fast.data.sources.source import Source, require
+from aime_fast.data.sources.source import Pictures, Source, require
 from aime_fast.data.sources.tfrecord_file import record_at, records
 from aime_fast.errors import UserError
 
 MOST_BYTES = 3 * 4096**2
-"""Of a picture that is packed with zlib, once unpacked."""
+"""Largest unpacked size of a picture that is packed with zlib."""
 
 REWARD_NOTE = "no first step has a reward and last steps do: reward[t] was earned on the way to frame t, and is shifted"
 
@@ -30,51 +30,52 @@ class _Place:
     name: str
 
 
-def open_rlds(where: Path, paths: Sequence[Path], camera: str | None = None) -> Source:
-    """Open records with `steps/observation/pixels` (encoded PNG or JPEG pictures, or raw bytes of square ones),
+def open_rlds(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
+    """Open records with `steps/observation/pixels` (PNG or JPEG pictures, or raw bytes of square ones),
     `steps/action` and `steps/reward`, and optionally `steps/is_last` and `steps/is_terminal`.
 
-    RLDS: action[t] is taken after frame t and earns reward[t]; the step marked `is_last` has neither, and is left out.
-    Where the rewards show that they were stored with the frame they led to, as DMC-VB does, they are shifted.
-    `camera` names another observation. `UserError` for damaged files, missing features and steps that do not match.
+    RLDS: action[t] is taken after frame t and earns reward[t]. The step marked `is_last` has neither, and is left
+    out. If the rewards show that they were stored with the frame they led to, as in DMC-VB, they are shifted.
+    `pictures.camera` names another observation. `UserError` for damage, missing features and steps that do not match.
     """
     require("tfrecord", "tfrecord", where)
     places: list[_Place] = []
     notes: list[str] = []
-    steps_of, first_rewards, last_rewards = [], [], []
+    counts, first_rewards, last_rewards = [], [], []
     for path in paths:
         for number, (start, record) in enumerate(records(path)):
             place = _Place(path, start, f"{path}, episode {number}")
-            steps = _Steps(record, camera, place.name)
-            notes += [] if places else size_notes(steps.picture(0).shape)
+            steps = _Steps(record, pictures.camera, place.name)
+            notes += [] if places else size_notes(steps.picture(0).shape, pictures.size)
             places.append(place)
-            steps_of.append((len(steps.rewards), steps.actions_taken))
+            counts.append((len(steps.rewards), steps.actions_taken))
             first_rewards.append(steps.rewards[0])
             last_rewards += steps.rewards[steps.actions_taken :].tolist()
     if not places:
         raise UserError(f"{where}: there is no record in it; give a folder of whole TFRecord files")
     arriving = not any(first_rewards) and any(last_rewards)
-    lengths = [steps - 1 if arriving else taken for steps, taken in steps_of]
-    if lengths != [steps for steps, _ in steps_of]:
+    lengths = [steps - 1 if arriving else taken for steps, taken in counts]
+    if lengths != [steps for steps, _ in counts]:
         notes.append(LAST_FRAME_NOTE)
     if arriving:
         notes.append(REWARD_NOTE)
-    return Source("RLDS (TFRecord)", str(where), None, lengths, partial(_read, places, camera, arriving), tuple(notes))
+    read = partial(_read, places, pictures, arriving)
+    return Source("RLDS (TFRecord)", str(where), None, lengths, pictures.size, read, tuple(notes))
 
 
-def _read(places: list[_Place], camera: str | None, arriving: bool, number: int) -> Episode:
+def _read(places: list[_Place], pictures: Pictures, arriving: bool, number: int) -> Episode:
     place = places[number]
-    steps = _Steps(record_at(place.path, place.start), camera, place.name)
+    steps = _Steps(record_at(place.path, place.start), pictures.camera, place.name)
     count = len(steps.rewards) - 1 if arriving else steps.actions_taken
     images = [steps.picture(step) for step in range(count)]
     if len({image.shape for image in images}) > 1:
         raise UserError(f"{place.name}: its pictures have several sizes; record one size")
     rewards = steps.rewards[1:] if arriving else steps.rewards[:count]
-    return episode_of(place.name, np.array(images), steps.actions[:count], rewards, steps.terminated)
+    return episode_of(place.name, np.array(images), pictures.size, steps.actions[:count], rewards, steps.terminated)
 
 
 class _Steps:
-    """The steps of one record; pictures are decoded when asked for."""
+    """The steps of one record. Pictures are decoded on demand."""
 
     def __init__(self, record: bytes, camera: str | None, name: str) -> None:
         from google.protobuf.message import DecodeError
@@ -82,7 +83,7 @@ class _Steps:
 
         self._name = name
         try:
-            # The same bytes as an Example; one that also has lists of features keeps them.
+            # Has the same encoding as an Example, and can also hold lists of features.
             self._message = SequenceExample.FromString(record)
         except DecodeError as error:
             raise UserError(f"{name}: the record is no tf.train.Example ({error}); copy or write it again") from error
@@ -93,7 +94,7 @@ class _Steps:
         if steps == 0 or len(self.rewards) != steps or len(actions) % steps or len(actions) == 0:
             raise UserError(
                 f"{name}: {steps} pictures, {len(self.rewards)} rewards and {len(actions)} action numbers do not make "
-                "steps; mend the recording"
+                "steps; fix the recording"
             )
         self.actions = actions.reshape(steps, -1)
         last = self._flags("steps/is_last")
@@ -122,7 +123,7 @@ class _Steps:
     def _flags(self, key: str) -> np.ndarray:
         values = self._values(key, "int64_list", required=False)
         if values and len(values) != len(self._pictures):
-            raise UserError(f"{self._name}: {len(values)} {key} for {len(self._pictures)} steps; mend the recording")
+            raise UserError(f"{self._name}: {len(values)} {key} for {len(self._pictures)} steps; fix the recording")
         return np.array(values, bool) if values else np.zeros(len(self._pictures), bool)
 
     def _values(self, key: str, kind: str, required: bool = True) -> Sequence[Any]:
@@ -139,7 +140,7 @@ class _Steps:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """What zlib packed, as TFDS may a tensor; anything else as it came. Its checksum tells the two apart."""
+    """Data that zlib packed, as TFDS may store a tensor, unpacked; other data unchanged. The checksum decides."""
     if data[:1] == b"\x78":
         with contextlib.suppress(zlib.error):
             stream = zlib.decompressobj()

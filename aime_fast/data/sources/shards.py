@@ -5,39 +5,55 @@ from pathlib import Path
 import numpy as np
 
 from aime_fast.data.episode import Episode
+from aime_fast.data.shards.chunks import read_chunks
 from aime_fast.data.shards.reader import open_shards
-from aime_fast.data.sources.source import Source
+from aime_fast.data.shards.writer import TERMINATED, TRUNCATED
+from aime_fast.data.sources.frames import as_frames, size_notes
+from aime_fast.data.sources.source import Pictures, Source
 
 
-def open_shard_folder(folder: Path) -> Source:
-    """Open a folder that `pack` wrote; its notes remain, and what a lossy codec did becomes one of them."""
-    episodes = _Episodes(folder)
+def open_shard_folder(folder: Path, pictures: Pictures) -> Source:
+    """Open a folder that `pack` wrote, in its own image size unless another one is asked for.
+
+    Its notes remain, and a lossy codec adds one.
+    """
+    episodes = _Episodes(folder, pictures.asked_size)
     manifest = episodes.manifest
     notes = [*manifest.notes, *([f"frames were stored as {manifest.codec}, which is lossy"] if manifest.lossy else [])]
-    lengths = [entry.length for entry in manifest.episodes]
-    told = tuple(dict.fromkeys(notes))
-    return Source("shards", str(folder), manifest.environment, lengths, episodes, told, manifest.collection)
+    notes += size_notes((manifest.image_size, manifest.image_size, 3), episodes.size)
+    return Source(
+        "shards",
+        str(folder),
+        manifest.environment,
+        [entry.length for entry in manifest.episodes],
+        episodes.size,
+        episodes,
+        tuple(dict.fromkeys(notes)),
+        manifest.collection,
+        manifest.has_rewards,
+    )
 
 
 class _Episodes:
-    """The episodes by number; another process maps the shards itself."""
+    """The episodes by number. Another process maps the shards itself."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, asked_size: int | None) -> None:
+        self._arguments = (folder, asked_size)
         self.manifest, self._readers = open_shards(folder)
+        self.size = asked_size or self.manifest.image_size
 
     def __call__(self, number: int) -> Episode:
         entry = self.manifest.episodes[number]
-        reader = self._readers[entry.shard]
-        strips = list(reader.strips(entry))
+        table, chunks = read_chunks(self._readers, self.manifest, [entry])
+        flags = np.concatenate([chunk.flags for chunk in chunks])
         return Episode(
-            observations=np.concatenate([reader.pixels(strip) for strip in strips]),
-            actions=np.concatenate([strip.actions for strip in strips]),
-            rewards=np.concatenate([strip.rewards for strip in strips]),
-            terminated=np.concatenate([strip.terminated for strip in strips]),
-            truncated=np.concatenate([strip.truncated for strip in strips]),
-            name=f"{self._folder}, episode {entry.id}",
+            observations=as_frames(np.concatenate([table.decode(chunk) for chunk in range(len(table))]), self.size),
+            actions=np.concatenate([chunk.actions for chunk in chunks]),
+            rewards=np.concatenate([chunk.rewards for chunk in chunks]),
+            terminated=flags & TERMINATED > 0,
+            truncated=flags & TRUNCATED > 0,
+            name=f"{self._arguments[0]}, episode {entry.id}",
         )
 
-    def __reduce__(self) -> tuple[type["_Episodes"], tuple[Path]]:
-        return _Episodes, (self._folder,)
+    def __reduce__(self) -> tuple[type["_Episodes"], tuple[Path, int | None]]:
+        return _Episodes, self._arguments

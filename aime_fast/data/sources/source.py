@@ -1,40 +1,91 @@
 """A recording in any layout, as the rest of the project sees it."""
 
 import importlib.util
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aime_fast.data.episode import Episode
+from aime_fast.data.episode import DEFAULT_SIZE, Episode
 from aime_fast.errors import UserError
+
+# What libraries raise, depending on the place of the damage, for a file that is cut, edited or damaged.
+DAMAGE = (
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError, AssertionError,
+    EOFError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures of a recording to read, and their size as frames."""
+
+    camera: str | None = None
+    """Name of the pictures where a recording has several; None for the usual names."""
+    asked_size: int | None = None
+    """S that was asked for."""
+
+    @property
+    def size(self) -> int:
+        """S, the side of a frame in pixels."""
+        return self.asked_size or DEFAULT_SIZE
 
 
 @dataclass(frozen=True)
 class Source:
-    """A recording that is read an episode at a time, in any order; it can be pickled and read by another process."""
+    """A recording that is read episode by episode, in any order. It can be pickled and read by another process."""
 
     format: str
-    """Layout that was recognised, for people: `HDF5`, `LeRobot v3`."""
+    """Layout that was found, such as `HDF5` or `LeRobot v3`."""
     where: str
-    """File or folder, for messages."""
+    """File or folder, for error messages."""
     environment: str | None
-    """Task that was recorded, where the recording says so."""
+    """Recorded task, if the recording names it."""
     lengths: list[int]
-    """Frames that each episode has once read."""
+    """Number of frames of each episode."""
+    image_size: int
+    """S of the frames."""
     episode: Callable[[int], Episode]
-    """The episode of a number; `UserError` naming file and episode where it is damaged."""
+    """Reads the episode of a number; `UserError` names file and episode if it is damaged."""
     notes: tuple[str, ...] = ()
     """What reading changes, and what was changed before: one sentence each."""
     collection: dict[str, Any] | None = None
-    """How the episodes were recorded, where this project recorded them."""
+    """How the episodes were recorded, if this project recorded them."""
+    has_rewards: bool = True
+    """Whether the recording has rewards; without them they are zero."""
+
+    def checked(self, number: int, action_dim: int | None) -> Episode:
+        """The episode of a number; `UserError` unless it has the listed length, and this action size (None: any)."""
+        episode, length = self.episode(number), self.lengths[number]
+        if action_dim not in (None, episode.action_dim):
+            raise UserError(
+                f"{episode.name}: actions of {episode.action_dim} numbers after {action_dim}; pack the tasks apart"
+            )
+        if len(episode) != length:
+            raise UserError(
+                f"{episode.name}: {len(episode)} frames where the recording lists {length}; fix the recording"
+            )
+        return episode
 
     def read(self) -> Iterator[Episode]:
-        """All episodes in order; starts over each time it is called."""
+        """All episodes in order; each call starts again."""
         return map(self.episode, range(len(self.lengths)))
 
 
 def require(module: str, extra: str, where: Path) -> None:
-    """Raise `UserError` with the line that installs it where a library that reads `where` is missing."""
+    """Raise `UserError` with the install line if the library that reads `where` is missing."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"{where}: reading it needs {module}; run pip install 'aime-fast[{extra}]'")
+
+
+@contextmanager
+def readable(path: Path, format: str) -> Iterator[None]:
+    """Turn what a damaged `path` raises into `UserError`."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise UserError(f"{path}: cannot be read as {format} ({error}); copy or record it again") from error

@@ -1,4 +1,4 @@
-"""The framing of TFRecord files, read without TensorFlow: length, its checksum, the record, its checksum."""
+"""TFRecord files, read without TensorFlow. A record is its length, a checksum, the data, and a checksum."""
 
 import functools
 import gzip
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from aime_fast.errors import UserError
+from aime_fast.data.sources.source import readable
 
 HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The records of a file (plain, gzip or zlib), each with the place it starts at in the uncompressed bytes.
+    """The records of a file (plain, gzip or zlib), each with its first byte in the uncompressed data.
 
-    A compressed file is held in memory. `UserError` for one that is cut, or a record whose masked crc32c is wrong.
+    A compressed file is held in memory. `UserError` if the file is cut, or a record's masked crc32c is wrong.
     """
     with _opened(path) as stream:
         place = 0
@@ -29,14 +29,14 @@ def records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def record_at(path: Path, place: int) -> bytes:
-    """The record that starts at `place` of the uncompressed bytes."""
+    """The record that starts at byte `place` of the uncompressed data."""
     with _opened(path) as stream:
         stream.seek(place)
         return _record(stream, stream.read(HEADER.size))
 
 
 def starts_like_tfrecord(start: bytes) -> bool:
-    """Whether the first bytes of an uncompressed file are a record's length and its checksum."""
+    """Whether the first bytes of uncompressed data are a record's length and its checksum."""
     return len(start) >= HEADER.size and _masked_crc32c(start[:8]) == HEADER.unpack_from(start)[1]
 
 
@@ -51,7 +51,7 @@ def _record(stream: IO[bytes], header: bytes) -> bytes:
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """Checksum of a record as TensorFlow stores it: turned and shifted, so that checksums of checksums stay good."""
+    """The checksum as TensorFlow stores it: rotated, plus a constant, so that checksums of checksums stay useful."""
     from crc32c import crc32c
 
     value = crc32c(data)
@@ -60,22 +60,19 @@ def _masked_crc32c(data: bytes) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The uncompressed bytes of a file, whichever of the three ways it is stored; what is wrong becomes `UserError`."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(HEADER.size)
-            file.seek(0)
-            zipped = start[:1] == b"\x78" and int.from_bytes(start[:2], "big") % 31 == 0
-            if start[:2] == b"\x1f\x8b" or (zipped and not starts_like_tfrecord(start)):
-                yield io.BytesIO(_uncompressed(path, path.stat().st_mtime_ns))
-            else:
-                yield file
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read as TFRecord ({error}); copy it again") from error
+    """The uncompressed data of a file; damage becomes `UserError`."""
+    with readable(path, "TFRecord"), path.open("rb") as file:
+        start = file.read(HEADER.size)
+        file.seek(0)
+        zipped = start[:1] == b"\x78" and int.from_bytes(start[:2], "big") % 31 == 0
+        if start[:2] == b"\x1f\x8b" or (zipped and not starts_like_tfrecord(start)):
+            yield io.BytesIO(_uncompressed(path, path.stat().st_mtime_ns))
+        else:
+            yield file
 
 
 @functools.lru_cache(maxsize=1)
 def _uncompressed(path: Path, change: int) -> bytes:
-    """Content of a gzip or zlib file as it was at `change`; kept, as an episode at a time is asked for."""
+    """Content of a gzip or zlib file as of the time `change`. Cached, because episodes are read one by one."""
     data = path.read_bytes()
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else zlib.decompress(data)

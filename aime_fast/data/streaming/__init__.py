@@ -1,1 +1,1 @@
-"""Windows from shards that are only read forwards."""
+"""Windows from shards that are read from front to back."""

@@ -13,7 +13,7 @@ from made_recordings import columns, write_hdf5
 from test_hard_inputs import forge, member, png_header, read_everything, refusal
 
 from aime_fast.data.dataset import DMCVBDataset
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.data.store import open_store
@@ -31,12 +31,12 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(environment=5), "environment 5 is not a name"),
+        (lambda m: m.update(environment=5), "environment: Input should be a valid string, found 5"),
         (lambda m: m.update(convention="actions[t] led to observations[t]"), "another convention"),
         (lambda m: m["action_statistics"].update(median=[1.0]), "action statistics are not four rows"),
-        (lambda m: m["action_statistics"]["mean"].__setitem__(0, 10**400), "of the wrong kind"),
-        (lambda m: m["shards"][0].update(file="a\0.tar"), "not a plain .tar file name"),
-        (lambda m: m["shards"][0].update(file="\ud800.tar"), "not a plain .tar file name"),
+        (lambda m: m["action_statistics"]["mean"].__setitem__(0, 10**400), "finite number"),
+        (lambda m: m["shards"][0].update(file="a\0.tar"), "shards.0.file: String should match pattern"),
+        (lambda m: m["shards"][0].update(file="\ud800.tar"), "Invalid JSON"),
     ],
 )
 def test_an_edited_manifest(whole, tmp_path, change, words):

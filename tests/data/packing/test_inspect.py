@@ -3,14 +3,14 @@ import pytest
 from made_recordings import LENGTHS
 from PIL import Image
 
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 from aime_fast.reporting.figures import GAP, LABELS, PAD, ZOOM
 
 
 def test_the_table_says_what_is_in_there(recording, tmp_path, data):
-    out = pack(recording, tmp_path / "out", strips_per_shard=4, seed=7)
+    out = pack(recording, tmp_path / "out", chunks_per_shard=4, seed=7)
     table = inspect(out, deep=True)
     assert "reacher_easy" in table
     assert "codec raw, split seed 7" in table

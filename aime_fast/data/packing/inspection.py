@@ -1,4 +1,4 @@
-"""What is in there: a table of a data set, a picture of it, and the proof that it is whole."""
+"""`aime-fast inspect`: a table of a data set, a picture of it, and a check of every byte."""
 
 import hashlib
 import os
@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from aime_fast.data.shards.manifest import MANIFEST_NAME, ActionStatistics, Manifest, load_manifest, split_of_episodes
+from aime_fast.data.files import SAMPLE
+from aime_fast.data.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    action_moments,
+    action_statistics,
+    load_manifest,
+    split_of_episodes,
+)
 from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
-from aime_fast.data.store import SAMPLE
 from aime_fast.errors import UserError
 from aime_fast.reporting.figures import save_rows
 
@@ -19,12 +26,11 @@ SHEET_ROWS, SHEET_COLUMNS = 16, 12
 
 
 def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet: str | Path | None = None) -> str:
-    """Describe a folder of shards or a recording (None: the recorded sample) as a table of a few lines.
+    """Describe a folder of shards or a recording (None: the shipped sample) as a table of a few lines.
 
-    `deep` reads everything: all checksums, every member of every shard, all pixels and the action statistics.
-    `contact_sheet` names a PNG to write: a row for each of the first 16 episodes with 12 frames from its first to its
-    last, evenly apart, some twice where there are fewer; an existing file is not replaced. `UserError` names the first
-    file that is missing or damaged.
+    `deep` reads everything: all checksums, all members of all shards, all pixels, and the action statistics.
+    `contact_sheet` names a PNG to write, with a row for each of the first 16 episodes: 12 frames, evenly spaced from
+    the first to the last. An existing file is not replaced. `UserError` names the first missing or damaged file.
     """
     path = SAMPLE if path is None else Path(path)
     source = open_source(path)
@@ -34,28 +40,36 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     )
     lines = _summary(path, source, splits, manifest)
     if deep:
-        statistics = ActionStatistics()
-        rewards = []
-        for episode in source.read():
-            statistics.add(episode)
-            rewards.append(float(episode.rewards.sum(dtype=np.float64)))
-        found = statistics.over([split == "train" for split in splits])
-        if manifest is None:
-            lines += _statistics_table(found)
-        else:
-            _verify_files(path)
-            if not _same(found, manifest.action_statistics):
-                raise UserError(f"{path}: the manifest's action statistics are not those of the actions; pack it again")
-        spread = f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}"
-        lines.append(f"rewards        {spread}, added up over an episode")
-        lines.append(f"deep check     {sum(source.lengths)} frames read, all whole")
+        lines += _deep_check(path, source, splits, manifest)
     if contact_sheet:
         lines.append(f"contact sheet  {_write_contact_sheet(source, splits, Path(contact_sheet))}")
     return "\n".join(lines)
 
 
+def _deep_check(path: Path, source: Source, splits: list[str], manifest: Manifest | None) -> list[str]:
+    moments, rewards = [], []
+    for episode in source.read():
+        moments.append(action_moments(episode.actions))
+        rewards.append(float(episode.rewards.sum(dtype=np.float64)))
+    found = action_statistics(moments, splits)
+    if manifest is not None:
+        _verify_files(path)
+        if not _same(found, manifest.action_statistics):
+            raise UserError(f"{path}: the manifest's action statistics are not those of the actions; pack it again")
+    spread = f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}, sum over an episode"
+    return [
+        *([] if manifest else _statistics_table(found)),
+        f"rewards        {spread if source.has_rewards else 'not recorded'}",
+        f"deep check     {sum(source.lengths)} frames read, all whole",
+    ]
+
+
 def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest | None) -> list[str]:
-    lines = [f"data           {path} ({source.format})", f"environment    {source.environment or 'not recorded'}"]
+    lines = [
+        f"data           {path} ({source.format})",
+        f"environment    {source.environment or 'not recorded'}",
+        f"frames         {source.image_size}x{source.image_size}",
+    ]
     for split in ("train", "val"):
         lengths = [length for length, own in zip(source.lengths, splits, strict=True) if own == split]
         span = f", {min(lengths)} to {max(lengths)} in an episode" if lengths else ""
@@ -65,10 +79,9 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
         lines += _provenance(source.collection)
     if manifest:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
-        count = len(manifest.shards)
         seed = "the last episodes validate" if manifest.split_seed is None else f"split seed {manifest.split_seed}"
         codec = f"{manifest.codec} (lossy: {manifest.encoder})" if manifest.lossy else manifest.codec
-        lines.append(f"shards         {count}, {size:.1f} MB, codec {codec}, {seed}")
+        lines.append(f"shards         {len(manifest.shards)}, {size:.1f} MB, codec {codec}, {seed}")
         lines += _statistics_table(manifest.action_statistics)
     return lines
 
@@ -78,12 +91,12 @@ def _count(number: int, thing: str) -> str:
 
 
 def _provenance(collection: dict[str, Any]) -> list[str]:
-    """How episodes were recorded, in two lines; what a later release may add is shown as well."""
+    """How episodes were recorded, in two lines. Fields that a later release adds are shown as well."""
     versions = collection.get("versions", {})
     shown = [key for key in collection if key not in ("environment", "length", "versions")]
-    told = [f"{key.replace('_', ' ')} {collection[key]}" for key in shown]
+    choices = [f"{key.replace('_', ' ')} {collection[key]}" for key in shown]
     used = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
-    return [f"collected      {', '.join(told)}", f"versions       {', '.join(used)}"]
+    return [f"collected      {', '.join(choices)}", f"versions       {', '.join(used)}"]
 
 
 def _statistics_table(statistics: dict[str, list[float]]) -> list[str]:
@@ -94,15 +107,12 @@ def _statistics_table(statistics: dict[str, list[float]]) -> list[str]:
 
 
 def _same(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether two tables of statistics agree to the last of the six decimals that are kept."""
-    return found.keys() == recorded.keys() and all(
-        len(found[name]) == len(recorded[name]) and np.allclose(found[name], recorded[name], rtol=0, atol=2e-6)
-        for name in found
-    )
+    """Whether two tables of statistics agree to the last of the six stored decimals."""
+    return all(np.allclose(found[name], recorded[name], rtol=0, atol=2e-6) for name in found)
 
 
 def _verify_files(folder: Path) -> None:
-    """Compare every file with its sha256, and every tar with its index, member by member."""
+    """Compare every file with its sha256, and every member of every tar with the index."""
     manifest, readers = open_shards(folder)
     for shard, reader in zip(manifest.shards, readers, strict=True):
         index = reader.path.with_suffix(".idx")

@@ -29,7 +29,7 @@ def shards(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("shards")
     recording = write_hdf5(folder / "r.h5", data)
     return {
-        codec: pack(recording, folder / codec, codec=codec, strips_per_shard=3, val_episodes=1)
+        codec: pack(recording, folder / codec, codec=codec, chunks_per_shard=3, val_episodes=1)
         for codec in ("raw", "png", "jpg")
     }
 
@@ -112,7 +112,7 @@ def test_ranks_read_different_shards(shards, data, kind, world_size):
         backend = opened(kind, shards["raw"], batch_size=6)
         count = len(backend.order.pass_of(0, rank, world_size))
         reader = itertools.islice(backend._stream(0, (rank, world_size)), count)
-        windows += [(pieces[0][0].key, pieces[0][1]) for pieces in reader]
+        windows += [(pieces[0][0].entry.id, pieces[0][0].number, pieces[0][1]) for pieces in reader]
         assert len(backend.batch(0, rank, world_size)) == 6 // world_size
     assert len(windows) == len(set(windows)) == len(opened(kind, shards["raw"]).order.pass_of(0, 0, 1))
 

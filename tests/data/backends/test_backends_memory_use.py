@@ -53,7 +53,7 @@ def shards(tmp_path_factory):
         data["episode_ends"] = np.arange(1, 10 * times + 1) * 128
         recording = write_hdf5(folder / f"{times}.h5", data)
         for codec in ("raw", "jpg"):
-            made[codec, times] = pack(recording, folder / f"{codec}-{times}", codec=codec, strips_per_shard=40)
+            made[codec, times] = pack(recording, folder / f"{codec}-{times}", codec=codec, chunks_per_shard=40)
         recording.unlink()
     return made
 

@@ -1,4 +1,4 @@
-"""A damaged strip stops the run, or gives way to the next window: it never becomes a wrong frame."""
+"""A damaged chunk stops the run, or gives way to the next window: it never becomes a wrong frame."""
 
 import json
 import logging
@@ -186,7 +186,7 @@ def test_nothing_but_damage_is_an_error(whole, tmp_path):
         data[int(line.split(" ")[1])] ^= 1
     shard.write_bytes(data)
     for kind in (*EXACT, *STREAMS):
-        with pytest.raises(UserError, match="damaged strip"):
+        with pytest.raises(UserError, match="damaged chunk"):
             opened(kind, folder).batch(0)
 
 

@@ -28,7 +28,7 @@ def whole(tmp_path_factory):
     recording = write_hdf5(root / "r.h5", data)
     found = {}
     for codec in ("raw", "png", "jpg"):
-        folder = pack(recording, root / codec / "shards", codec=codec, strips_per_shard=3)
+        folder = pack(recording, root / codec / "shards", codec=codec, chunks_per_shard=3)
         store = open_store(folder, "all")
         frames = [store.gather(np.array([[e, 0]]), n).observations[0].numpy() for e, n in enumerate(LENGTHS)]
         truth = Truth(data, np.concatenate(frames))
@@ -74,7 +74,7 @@ def test_a_damaged_strip_is_skipped_and_counted(case, whole, tmp_path, caplog):
             backend = open_backend(kind, folder, CONFIG, "train", 0, on_bad_sample="skip")
             sound = truth.all_windows("train", without=case.strip)
             for step in range(STREAM_STEPS):
-                assert set(truth.windows(backend.batch(step))) <= set(sound), "a window touches the damaged strip"
+                assert set(truth.windows(backend.batch(step))) <= set(sound), "a window touches the damaged chunk"
             assert backend.skipped > 0
             if kind in EXACT:
                 before = backend.skipped

@@ -25,7 +25,7 @@ FIELDS = ("observations", "actions", "rewards", "dones")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     recording = write_hdf5(folder / "r.h5", columns())
-    return {codec: pack(recording, folder / codec, codec=codec, strips_per_shard=3) for codec in ("raw", "png", "jpg")}
+    return {codec: pack(recording, folder / codec, codec=codec, chunks_per_shard=3) for codec in ("raw", "png", "jpg")}
 
 
 def opened(kind, path, length=16, batch_size=5, seed=3, split="train", **config):
@@ -183,6 +183,6 @@ def test_without_dali_the_message_says_how_to_get_it(shards, monkeypatch):
 
 def test_an_open_store_checks_what_the_windows_touch(shards):
     store = open_store(shards["raw"], "train")
-    assert store.strips is not None and not store.strips.checked.any()
+    assert store.chunks is not None and not store.chunks.checked.any()
     assert store.sound(np.array([[0, 8]]), 16).all()
-    assert store.strips.checked.sum() == 2
+    assert store.chunks.checked.sum() == 2

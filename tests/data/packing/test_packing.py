@@ -10,7 +10,7 @@ import pytest
 from made_recordings import LENGTHS, columns, write_hdf5
 from test_pack import files
 
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.jobs import shard_spans
 from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
@@ -23,8 +23,8 @@ def test_spans_hold_every_episode_once_in_order():
 
 
 def test_the_number_of_workers_does_not_change_a_byte(recording, tmp_path):
-    alone = pack(recording, tmp_path / "alone", codec="jpg", strips_per_shard=2)
-    together = pack(recording, tmp_path / "together", codec="jpg", strips_per_shard=2, workers=2)
+    alone = pack(recording, tmp_path / "alone", codec="jpg", chunks_per_shard=2)
+    together = pack(recording, tmp_path / "together", codec="jpg", chunks_per_shard=2, workers=2)
     assert len(list(alone.glob("*.tar"))) == 3
     assert files(alone) == files(together)
 
@@ -34,7 +34,7 @@ def test_a_worker_s_error_names_the_episode_and_leaves_nothing(tmp_path):
     bad["actions"][sum(LENGTHS) - 1] = np.nan
     path = write_hdf5(tmp_path / "r.h5", bad)
     with pytest.raises(UserError, match=r"r.h5, episode 4: actions hold NaN or infinity at frame 16"):
-        pack(path, tmp_path / "out", strips_per_shard=1, workers=2)
+        pack(path, tmp_path / "out", chunks_per_shard=1, workers=2)
     assert os.listdir(tmp_path) == ["r.h5"]
 
 
@@ -55,17 +55,18 @@ def test_a_full_disk_leaves_nothing_and_keeps_what_was(recording, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from aime_fast.data.packing import jobs as packing
 from aime_fast.data.packing.pack import pack
+from aime_fast.data.packing.workers import WorkerPool
 
-wait = packing.wait
-def wait_and_die(*arguments, **options):
-    if wait(*arguments, **options)[0]:
+receive = WorkerPool._receive
+def receive_and_die(pool, connection):
+    message = receive(pool, connection)
+    if message and message[1]:  # a shard is written
         os.kill(os.getpid(), signal.SIGKILL)
-    return set(), arguments[0]
+    return message
 
-packing.wait = wait_and_die
-pack(sys.argv[1], sys.argv[2], codec="png", strips_per_shard=1, workers=2)
+WorkerPool._receive = receive_and_die
+pack(sys.argv[1], sys.argv[2], codec="png", chunks_per_shard=1, workers=2)
 """
 
 

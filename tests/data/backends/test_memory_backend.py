@@ -19,7 +19,7 @@ def path(request, recording, tmp_path):
     if request.param == "hdf5":
         return recording
     codec, *many = request.param.split(" ", 1)
-    return pack(recording, tmp_path / "out", codec=codec, strips_per_shard=2 if many else 1000)
+    return pack(recording, tmp_path / "out", codec=codec, chunks_per_shard=2 if many else 1000)
 
 
 def window(data, episode, start, length):

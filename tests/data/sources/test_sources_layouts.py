@@ -122,7 +122,7 @@ def test_other_sizes_are_averaged_over_areas(tmp_path, size):
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file["pixels"], file["action"], file["reward"] = images, np.zeros((3, 2), np.float32), np.zeros(3)
     found = open_source(tmp_path / "r.h5")
-    assert found.notes == (f"frames of {size[0]}x{size[1]} were made 64x64 by averaging areas",)
+    assert found.notes == (f"frames of {size[0]}x{size[1]} were resized to 64x64 by averaging areas",)
     (episode,) = found.read()
 
     # Every pixel repeated 64 times: then each of the 64 is the mean of a whole number of them.
@@ -168,7 +168,7 @@ def test_a_format_can_be_named(tmp_path, episodes):
     assert_holds(open_source(tmp_path, format="hdf5").read(), episodes)
     with pytest.raises(UserError, match="holds no recording of format rlds"):
         open_source(tmp_path, format="rlds")
-    with pytest.raises(UserError, match="unknown format 'csv'; choose one of lerobot, minari, shards, hdf5"):
+    with pytest.raises(UserError, match="unknown --format 'csv'; choose from lerobot, minari, shards, hdf5"):
         open_source(tmp_path, format="csv")
 
 

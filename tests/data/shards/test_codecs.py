@@ -8,11 +8,12 @@ from made_recordings import columns, write_hdf5
 from PIL import Image
 from test_hard_inputs import forge, member
 
-from aime_fast.data.inspect import inspect
+from aime_fast.data.files import SAMPLE
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.data.shards.codecs import CODECS
 from aime_fast.data.shards.reader import open_shards
-from aime_fast.data.store import SAMPLE, open_store
+from aime_fast.data.store import open_store
 from aime_fast.errors import UserError
 
 
@@ -37,8 +38,8 @@ def test_a_strip_of_any_length_comes_back(name, frames, sample_frames):
     codec = CODECS[name]
     for strip in (noise(frames), sample_frames[0, :frames]):
         data = codec.encode(strip)
-        codec.check(data, frames)
-        found = codec.decode(data, frames)
+        codec.check(data, strip.shape)
+        found = codec.decode(data, strip.shape)
         assert found.shape == strip.shape and found.dtype == np.uint8
         assert codec.lossy or (found == strip).all()
 
@@ -49,17 +50,19 @@ def test_codecs_refuse_what_is_not_the_strip(name):
     data = codec.encode(noise(3))
     for wrong, frames in ((data, 2), (data[: len(data) // 2], 3), (b"", 3), (b"x" * 50, 3)):
         with pytest.raises(ValueError):
-            codec.decode(wrong, frames)
+            codec.decode(wrong, (frames, 64, 64, 3))
     for wrong, frames in ((data, 2), (b"", 3), (b"x" * 50, 3)):
         with pytest.raises(ValueError):
-            codec.check(wrong, frames)
+            codec.check(wrong, (frames, 64, 64, 3))
 
 
 def test_jpg_keeps_the_sample_above_40_db(sample_frames):
     codec = CODECS["jpg"]
     strips = sample_frames.reshape(-1, 16, 64, 64, 3)
     stored = [codec.encode(strip) for strip in strips]
-    values = np.concatenate([psnr(codec.decode(data, 16), strip) for data, strip in zip(stored, strips, strict=True)])
+    values = np.concatenate(
+        [psnr(codec.decode(data, strip.shape), strip) for data, strip in zip(stored, strips, strict=True)]
+    )
     assert values.min() >= 40
     assert sum(map(len, stored)) < 0.2 * sample_frames.nbytes
 
@@ -76,7 +79,7 @@ def test_subsampled_colour_is_refused(tmp_path, subsampling, sample_frames):
     data = jpeg(strip, subsampling=subsampling)
     for read in (CODECS["jpg"].check, CODECS["jpg"].decode):
         with pytest.raises(ValueError, match="only 4:4:4"):
-            read(data, 16)
+            read(data, strip.shape)
     assert psnr(np.array(Image.open(io.BytesIO(data))).reshape(strip.shape), strip).max() < 40
     # The same in a shard that another program wrote, with a checksum that fits.
     folder = pack(write_hdf5(tmp_path / "r.h5", columns([20, 18])), tmp_path / "shards", codec="jpg")
@@ -89,22 +92,22 @@ def test_grey_is_refused():
     buffer = io.BytesIO()
     Image.fromarray(noise(2)[..., 0].reshape(-1, 64)).save(buffer, "JPEG")
     with pytest.raises(ValueError, match="a L picture"):
-        CODECS["jpg"].check(buffer.getvalue(), 2)
+        CODECS["jpg"].check(buffer.getvalue(), (2, 64, 64, 3))
 
 
 def test_a_bit_that_every_decoder_lets_pass_is_refused(tmp_path):
     """A flip inside the entropy-coded data yields other pixels and no complaint; only the checksum knows."""
     folder = pack(SAMPLE, tmp_path / "shards", codec="jpg")
     manifest, (reader,) = open_shards(folder)
-    strip = next(reader.strips(manifest.episodes[0]))
+    strip = reader.chunk(manifest.episodes[0], 0)
     data = bytearray(member(folder, "obs.jpg"))
-    whole = CODECS["jpg"].decode(bytes(data), 16)
+    whole = CODECS["jpg"].decode(bytes(data), (16, 64, 64, 3))
     silent = 0
     for place in range(len(data) // 2, len(data) // 2 + 40):
         damaged = data.copy()
         damaged[place] ^= 4
         try:
-            silent += (CODECS["jpg"].decode(bytes(damaged), 16) != whole).any()
+            silent += (CODECS["jpg"].decode(bytes(damaged), (16, 64, 64, 3)) != whole).any()
         except ValueError:
             continue
     assert silent > 10

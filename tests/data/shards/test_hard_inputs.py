@@ -17,7 +17,7 @@ from made_recordings import columns, write_hdf5
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.errors import UserError
@@ -94,8 +94,8 @@ def png_header(width, height, depth=8, colour=2):
         ("raw", "meta", lambda d: b"\xff" + d, "meta member is damaged"),
         ("raw", "meta", lambda d: d.replace(b'"act":', b'"act":null,"x":'), "meta member is damaged"),
         ("raw", "meta", lambda d: d.replace(b'"act":', b'"act":-'), "act is damaged"),
-        ("raw", "meta", lambda d: d.replace(b'"length":16', b'"length":"16"'), "the strip says it is"),
-        ("raw", "meta", lambda d: d.replace(b'"episode":0', b'"episode":1'), "the strip says it is"),
+        ("raw", "meta", lambda d: d.replace(b'"length":16', b'"length":"16"'), "the chunk says it is"),
+        ("raw", "meta", lambda d: d.replace(b'"episode":0', b'"episode":1'), "the chunk says it is"),
         ("raw", "act", lambda d: d[:-4], "act has 188 bytes, expected 192"),
         ("raw", "rew", lambda d: d + d, "rew has 128 bytes, expected 64"),
         ("raw", "flags", lambda d: d[:-1], "flags has 15 bytes, expected 16"),

@@ -12,7 +12,7 @@ from aime_fast.commands.main import main
 from aime_fast.data.collect import collect as collect_module
 from aime_fast.data.collect.collect import collect
 from aime_fast.data.collect.simulation import unknown_environment
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 from aime_fast.doctor import Result, choose_graphics
@@ -103,7 +103,7 @@ def test_the_manifest_says_how_it_was_recorded(one, tmp_path):
     assert told["versions"].keys() == {"aime-fast", "dm_control", "mujoco", "numpy"}
     table = inspect(one, deep=True)
     assert f"mujoco {told['versions']['mujoco']}" in table
-    assert "policy made_policies:noise, action repeat 2, camera 1, seed 5" in table
+    assert "policy made_policies:noise, action repeat 2, camera 1, size 64, seed 5" in table
     packed = pack(one, tmp_path / "packed", codec="png")
     assert json.loads((packed / "manifest.json").read_text())["collection"] == told
 
@@ -174,7 +174,7 @@ def test_a_folder_in_use_is_left_alone(recording, tmp_path, one):
 
 
 def test_a_process_that_is_killed_is_one_line(recording, tmp_path):
-    with pytest.raises(UserError, match="a recording process was killed by SIGKILL; run the same command again"):
+    with pytest.raises(UserError, match="a worker process was killed by SIGKILL; run the same command again"):
         recording("cartpole_swingup", tmp_path / "out", policy="made_policies:killed", episodes=1, processes=1)
 
 

@@ -11,9 +11,10 @@ import pytest
 from made_recordings import LENGTHS, columns, write_hdf5
 from PIL import Image
 
+from aime_fast.data.files import SAMPLE
 from aime_fast.data.packing import pack as pack_module
 from aime_fast.data.packing.pack import pack
-from aime_fast.data.store import SAMPLE, open_store
+from aime_fast.data.store import open_store
 from aime_fast.errors import UserError
 
 
@@ -50,9 +51,9 @@ def unpacked(folder):
 
 
 @pytest.mark.parametrize("codec", ["raw", "png"])
-@pytest.mark.parametrize("strips_per_shard", [1, 4, 1000])
-def test_shards_hold_the_source_bit_for_bit(recording, data, tmp_path, codec, strips_per_shard):
-    out = pack(recording, tmp_path / "out", codec=codec, strips_per_shard=strips_per_shard)
+@pytest.mark.parametrize("chunks_per_shard", [1, 4, 1000])
+def test_shards_hold_the_source_bit_for_bit(recording, data, tmp_path, codec, chunks_per_shard):
+    out = pack(recording, tmp_path / "out", codec=codec, chunks_per_shard=chunks_per_shard)
     manifest, lengths, found = unpacked(out)
     assert lengths == LENGTHS
     for name in ("observations", "actions", "rewards"):
@@ -74,10 +75,10 @@ def test_shards_hold_the_source_bit_for_bit(recording, data, tmp_path, codec, st
 
 @pytest.mark.parametrize("codec", ["raw", "png"])
 def test_the_same_source_gives_the_same_bytes(recording, tmp_path, codec):
-    first = pack(recording, tmp_path / "first", codec=codec, strips_per_shard=3)
-    again = pack(recording, tmp_path / "again", codec=codec, strips_per_shard=3)
+    first = pack(recording, tmp_path / "first", codec=codec, chunks_per_shard=3)
+    again = pack(recording, tmp_path / "again", codec=codec, chunks_per_shard=3)
     assert files(first) == files(again)
-    through = pack(pack(recording, tmp_path / "other", codec="png"), tmp_path / "back", codec=codec, strips_per_shard=3)
+    through = pack(pack(recording, tmp_path / "other", codec="png"), tmp_path / "back", codec=codec, chunks_per_shard=3)
     assert files(first) == files(through)
 
 
@@ -108,7 +109,7 @@ def test_the_sample_is_what_packing_its_recording_gives(tmp_path):
 
 def test_the_index_is_the_one_dali_makes(recording, tmp_path):
     wds2idx = pytest.importorskip("wds2idx", reason="comes with DALI")
-    out = pack(recording, tmp_path / "out", codec="png", strips_per_shard=4)
+    out = pack(recording, tmp_path / "out", codec="png", chunks_per_shard=4)
     shards = sorted(out.glob("*.tar"))
     assert len(shards) > 1
     for shard in shards:
@@ -178,7 +179,7 @@ def test_a_failed_pack_leaves_nothing_and_keeps_what_was(recording, tmp_path, da
         (dict(val_episodes=5), "leave nothing to train on"),
         (dict(val_episodes=-1), "leave nothing to train on"),
         (dict(seed=-1), "seed is -1"),
-        (dict(strips_per_shard=0), "strips_per_shard is 0"),
+        (dict(chunks_per_shard=0), "chunks_per_shard is 0"),
         (dict(environment="cheetah_run"), "recorded in reacher_easy, not in cheetah_run"),
     ],
 )

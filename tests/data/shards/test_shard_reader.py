@@ -9,7 +9,7 @@ from made_recordings import columns, write_hdf5
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends import open_backend
-from aime_fast.data.inspect import inspect
+from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
@@ -112,8 +112,8 @@ def test_the_message_names_episode_and_frames(shards):
         ("000000_000016.act", "000000_000000.act", "missing or misnamed"),
         ("000000_000016.act", "../../../etc.act", "leads out of the folder"),
         ("000000_000016.act", "/etc/passwd", "leads out of the folder"),
-        ("v1.2 6", "v1.2 5", "not an index of 6 strips"),
-        ("v1.2 6", "v9.9 6", "not an index of 6 strips"),
+        ("v1.2 6", "v1.2 5", "not an index of 6 chunks"),
+        ("v1.2 6", "v9.9 6", "not an index of 6 chunks"),
         ("rew ", "rew -", "points outside the shard"),
         ("rew ", "rew 99999999", "points outside the shard"),
         ("rew ", "rew x", "holds no numbers"),
@@ -134,43 +134,50 @@ def test_swapped_strips(shards):
     for old, new in zip(*names, strict=True):
         first, second = first.replace(old, new), second.replace(new, old)
     (shards / INDEX).write_text("\n".join([head, second, first, *rest]) + "\n")
-    assert_refused(shards, "the strip says it is")
+    assert_refused(shards, "the chunk says it is")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda m: m.update(version=2), "newer than the 1 this release reads; update aime-fast"),
-        (lambda m: m.update(version="1"), "format version '1' does not exist"),
+        (lambda m: m.update(version="1"), "version: Input should be a valid integer"),
         (lambda m: m.update(format="other"), "not a manifest of aime-fast shards"),
         (lambda m: m.update(codec="webp"), "unknown codec 'webp'"),
-        (lambda m: m.update(lossy=None), "with lossy None"),
-        (lambda m: m.update(notes="none"), "notes are not a list of sentences"),
-        (lambda m: m.update(image_size=128), "image size 128"),
+        (lambda m: m.update(lossy=None), "lossy: Input should be a valid boolean"),
+        (lambda m: m.update(notes="none"), "notes: Input should be a valid array"),
+        (lambda m: m.update(image_size=100), "image_size: Input should be a multiple of 16, found 100"),
+        (lambda m: m.update(image_size=128), "shard-000000.tar, episode 0, frames 0 to 15"),
         (lambda m: m.update(action_dim=2), "action statistics are not four rows of 2 numbers"),
-        (lambda m: m["action_statistics"]["mean"].__setitem__(0, "x"), "of the wrong kind"),
-        (lambda m: m["action_statistics"]["std"].__setitem__(0, float("nan")), "action statistics are not"),
-        (lambda m: m["action_statistics"].pop("max"), "of the wrong kind"),
+        (
+            lambda m: m["action_statistics"]["mean"].__setitem__(0, "x"),
+            "action_statistics.mean.0: Input should be a valid number",
+        ),
+        (
+            lambda m: m["action_statistics"]["std"].__setitem__(0, float("nan")),
+            "action_statistics.std.0: Input should be a finite number",
+        ),
+        (lambda m: m["action_statistics"].pop("max"), "action statistics are not four rows of 3 numbers"),
         (narrow, "act has 192 bytes, expected 128"),
-        (lambda m: m.update(action_dim=0), "action_dim is 0"),
-        (lambda m: m.pop("episodes"), "fields are missing, unknown or of the wrong kind"),
-        (lambda m: m.update(extra=1), "fields are missing, unknown or of the wrong kind"),
-        (lambda m: m.update(shards=3), "fields are missing, unknown or of the wrong kind"),
-        (lambda m: m.update(episodes=[]), "no episodes"),
-        (lambda m: m["shards"][0].update(file="../shard-000000.tar"), "not a plain .tar file name"),
-        (lambda m: m["shards"][0].update(file="/dev/zero"), "not a plain .tar file name"),
+        (lambda m: m.update(action_dim=0), "action_dim: Input should be greater than 0"),
+        (lambda m: m.pop("episodes"), "it has no episodes"),
+        (lambda m: m.update(extra=1), "extra: Unexpected"),
+        (lambda m: m.update(shards=3), "shards: Input should be a valid array"),
+        (lambda m: m.update(episodes=[]), "episodes: List should have at least 1 item"),
+        (lambda m: m["shards"][0].update(file="../shard-000000.tar"), "shards.0.file: String should match pattern"),
+        (lambda m: m["shards"][0].update(file="/dev/zero"), "shards.0.file: String should match pattern"),
         (lambda m: m["shards"][0].update(file="other.tar"), "other.tar: cannot be read"),
         (lambda m: m["shards"][0].update(bytes=512), "the manifest says 512"),
-        (lambda m: m["shards"][0].update(samples=7), "strips are not as many"),
-        (lambda m: m["shards"][0].update(samples=6.0), "not a count"),
-        (lambda m: m["episodes"][0].update(length=21), "the strip says it is"),
-        (lambda m: m["episodes"][0].update(length=-1), "wrong id or length"),
-        (lambda m: m["episodes"][0].update(length="20"), "wrong id or length"),
-        (lambda m: m["episodes"][1].update(id=0), "wrong id or length"),
+        (lambda m: m["shards"][0].update(samples=7), "chunks are not as many"),
+        (lambda m: m["shards"][0].update(samples=6.0), "samples: Input should be a valid integer"),
+        (lambda m: m["episodes"][0].update(length=21), "the chunk says it is"),
+        (lambda m: m["episodes"][0].update(length=-1), "episodes.0.length: Input should be greater than 0"),
+        (lambda m: m["episodes"][0].update(length="20"), "episodes.0.length: Input should be a valid integer"),
+        (lambda m: m["episodes"][1].update(id=0), "has a wrong id"),
         (lambda m: m["episodes"][1].update(shard=1), "does not follow"),
         (lambda m: m["episodes"][1].update(first_sample=1), "does not follow"),
-        (lambda m: m["episodes"][1].update(split="test"), "unknown split 'test'"),
-        (lambda m: m["episodes"].reverse(), "wrong id or length"),
+        (lambda m: m["episodes"][1].update(split="test"), "episodes.1.split: String should match pattern"),
+        (lambda m: m["episodes"].reverse(), "has a wrong id"),
     ],
 )
 def test_an_edited_manifest(shards, change, words):
