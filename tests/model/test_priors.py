@@ -7,7 +7,7 @@ import torch
 from torch import distributions as D
 
 from aime_fast.config import preset_config
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, exit_on_user_error
 from aime_fast.model.draws import make_draws
 from aime_fast.model.priors import PRIORS, make_prior
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
@@ -86,6 +86,8 @@ def test_every_prior_is_trained(name):
     assert 1 - 1e-5 <= losses["effective_components"] <= CONFIG.max_components + 1e-3
 
 
-def test_an_unknown_prior_is_refused_with_the_nearest_name_and_the_list():
+def test_an_unknown_prior_is_refused_with_the_nearest_name_and_the_list(capsys):
+    assert exit_on_user_error(lambda: make_prior(replace(CONFIG, prior="none of these"))) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError, match=r"unknown prior 'dpgm'; did you mean 'dpgmm'\? choose from .*dpgmm"):
         make_prior(replace(CONFIG, prior="dpgm"))

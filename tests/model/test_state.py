@@ -165,6 +165,15 @@ def test_a_policy_is_trained_through_imagination(model):
     model.zero_grad()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_model_on_a_gpu_is_filtered_and_imagined(prior):
+    model = made(prior=prior).cuda()
+    observations, actions = (x.cuda() for x in window(2, 3))
+    imagined = model.imagine(filtered(model, observations, actions), actions, samples=2)
+    assert model.decode(imagined).mean().isfinite().all()
+
+
 @pytest.mark.parametrize("size", [32, 64, 96, 128])
 def test_every_image_size_is_trained_filtered_imagined_and_decoded(size):
     model = made(image_size=size)

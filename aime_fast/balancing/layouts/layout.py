@@ -48,6 +48,8 @@ Segments = list[tuple[int, int, int]]
 class Layout:
     """n task gradients on this rank. `gram` and `combine` read every entry once each."""
 
+    compiled = ("_gram", "_combine")
+
     def __init__(self) -> None:
         self.given: list[Vector] = []
         """The task gradients in task order, for a caller that sets them itself."""

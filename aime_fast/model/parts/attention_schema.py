@@ -17,11 +17,13 @@ class Attention:
 
     slots: Tensor  # [B, T, S, d], normalised
     maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over P
-    state: Tensor  # Attention state [B, T, N] that the LSTM reads, normalised
+    state: Tensor  # attention state [B, T, N] that the LSTM reads, normalised
 
 
 class BottomUpAttention(nn.Module):
     """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context."""
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -63,6 +65,8 @@ class BottomUpAttention(nn.Module):
 
 class TopDownAttention(nn.Module):
     """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}) and the motion field predicted from these and a_{t-1}."""
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
