@@ -178,7 +178,7 @@ def test_a_file_that_is_not_text(tmp_path):
         (["--model.image-size", "72"], "--model.image_size must be 0 or a multiple of 16, not '72'"),
         (
             ["--model.grid", "7", "--model.image-size", "64"],
-            "model.image_size must be a multiple of model.grid (7), not 64",
+            "model.image_size must be a multiple of 4 * model.grid (28), not 64",
         ),
         (["--model.perceiver-heads", "5"], "model.perceiver_dim must be a multiple of model.perceiver_heads (5)"),
         (["--optim.accumulation", "3"], "loader.batch_size must be a multiple of optim.accumulation (3), not 8"),
