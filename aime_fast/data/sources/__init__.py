@@ -17,7 +17,7 @@ from aime_fast.data.sources.minari_folder import open_minari
 from aime_fast.data.sources.rlds import open_rlds
 from aime_fast.data.sources.shards import open_shard_folder
 from aime_fast.data.sources.source import Pictures, Source
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, unknown_name
 
 __all__ = ["FORMATS", "Source", "open_source"]
 
@@ -52,7 +52,7 @@ def open_source(
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(f"{path}: no such file or folder; check the path")
     if format is not None and format not in FORMATS:
-        raise UserError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+        raise unknown_name("format", format, FORMATS)
     pictures = Pictures(camera, size if size is None else check_image_size(size))
     kind = format or (_kind_of_folder(path) if path.is_dir() else _kind_of_file(path))
     if kind in OF_FOLDERS and path.is_dir():

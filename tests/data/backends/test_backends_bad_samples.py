@@ -191,5 +191,5 @@ def test_nothing_but_damage_is_an_error(whole, tmp_path):
 
 
 def test_an_unknown_policy_is_refused(whole):
-    with pytest.raises(UserError, match="unknown on_bad_sample 'ignore'; choose one of raise, skip"):
+    with pytest.raises(UserError, match="unknown on_bad_sample 'ignore'; choose from raise, skip"):
         opened("memory", whole["raw"], "ignore")

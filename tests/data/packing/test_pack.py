@@ -175,7 +175,7 @@ def test_a_failed_pack_leaves_nothing_and_keeps_what_was(recording, tmp_path, da
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(codec="webp"), "unknown codec 'webp'; choose one of raw, png, jpg"),
+        (dict(codec="webp"), "unknown codec 'webp'; choose from raw, png, jpg"),
         (dict(val_episodes=5), "leave nothing to train on"),
         (dict(val_episodes=-1), "leave nothing to train on"),
         (dict(seed=-1), "seed is -1"),
