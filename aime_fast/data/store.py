@@ -137,7 +137,7 @@ class Episodes:
 
 def open_store(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
     """`open_episodes` with the frames held: raw shards mapped, everything else decoded into memory."""
-    return within_reach(open_episodes(path, split, skips, image_size))
+    return hold_frames(open_episodes(path, split, skips, image_size))
 
 
 def open_episodes(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
@@ -169,7 +169,7 @@ def _open_folder(folder: Path, split: str, skips: bool) -> Episodes:
     return _episodes(manifest, f"{folder}, {manifest.codec}", lengths, columns, table)
 
 
-def within_reach(episodes: Episodes) -> Episodes:
+def hold_frames(episodes: Episodes) -> Episodes:
     """The same episodes with their frames held: raw chunks mapped, others decoded into memory."""
     if episodes.held is not None:
         return episodes
