@@ -68,7 +68,7 @@ def test_no_verb_prints_the_verbs(capsys):
     [
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--stepz", "3"], "did you mean --steps?"),
-        (["train", "--preset", "huge"], "choose from debug, small, paper"),
+        (["train", "--preset", "huge"], "must be one of debug, small, paper, not 'huge'"),
         (["pack", "/nowhere.h5", "--out", "shards"], "/nowhere.h5"),
         (["pack", "/nowhere.h5"], "--out"),
         (["inspect", "/nowhere"], "/nowhere"),

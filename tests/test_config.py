@@ -106,7 +106,7 @@ def test_every_option_takes_its_own_value(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "debgu"], "unknown preset 'debgu'; did you mean 'debug'? choose from debug, small, paper"),
+        (["--preset", "debgu"], "preset must be one of debug, small, paper, not 'debgu', did you mean debug?"),
         (["--stesp", "3"], "unknown option --stesp, did you mean --steps?"),
         (["--latent-dim", "3"], "unknown option --latent_dim, did you mean --model.latent_dim?"),
         (["--step", "3"], "unknown option --step, did you mean --steps?"),
@@ -143,7 +143,7 @@ def test_a_mistaken_flag_is_told_in_one_line(arguments, message):
         ("steps: true", "steps must be an integer of at least 1, not True"),
         ("tasks: 3", "tasks must be names separated by commas, not 3"),
         ("watching: {log_every: 3}", "unknown option 'watching.log_every', did you mean logging.log_every?"),
-        ("preset: huge", "unknown preset 'huge'"),
+        ("preset: huge", "preset must be one of"),
         ("- steps", "must hold options such as `steps: 100`"),
         ("model: {latent_dim:", "is not valid yaml at line 1"),
         ("steps: \x00", "is not valid yaml"),
@@ -205,7 +205,7 @@ def test_tasks_are_a_list_in_every_form(tmp_path):
     expected = ("elbo", "predictive")
     assert parse_train_args(["--tasks", "elbo,predictive"]).tasks == expected
     assert parse_train_args(["--config", file]).tasks == expected
-    for names in (expected, list(expected), "elbo,predictive"):
+    for names in (expected, list(expected), "elbo, predictive"):
         assert configured(None, {"tasks": names}).tasks == expected
     assert to_dict(configured(None, {"tasks": expected}))["tasks"] == list(expected)
 
@@ -216,7 +216,7 @@ def test_tasks_are_a_list_in_every_form(tmp_path):
         ({"stepz": 3}, "unknown option 'stepz', did you mean steps?"),
         ({"model": {"latnt_dim": 3}}, "unknown option 'model.latnt_dim', did you mean model.latent_dim?"),
         ({"steps": "3"}, "steps must be an integer of at least 1, not '3'"),
-        ({"preset": "huge"}, "unknown preset 'huge'"),
+        ({"preset": "huge"}, "preset must be one of"),
         ({"config": replace(TrainConfig(), minutes=-1.0)}, "minutes must be a number above 0, not -1.0"),
     ],
 )
@@ -228,3 +228,7 @@ def test_mistakes_in_python_are_one_line_too(options, message):
 def test_python_takes_a_group_as_a_dict_or_as_a_whole():
     assert updated(TrainConfig(), {"optim": {"lr": 1}}).optim == replace(OptimConfig(), lr=1.0)
     assert updated(TrainConfig(), {"optim": OptimConfig(lr=0.5)}).optim == OptimConfig(lr=0.5)
+
+
+def test_python_takes_a_path(tmp_path):
+    assert updated(TrainConfig(), {"out": tmp_path}).out == str(tmp_path)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from aime_fast.evaluation.metrics import psnr, unit_range
 PAGE = (Path(__file__).parents[1] / "docs" / "shapes.md").read_text()
 CONFIG = replace(preset_config("debug").model, action_dim=6, image_size=64)
 B, T = 2, 3
+Q = CONFIG.image_size // (4 * CONFIG.grid)
 SIZES = {
     **{"B": B, "T": T, "T-1": T - 1, "W": CONFIG.image_size, "A": 6, "K": CONFIG.max_components},
     **{"D": CONFIG.latent_dim, "H": CONFIG.hidden_dim, "C": CONFIG.context_dim, "S": CONFIG.num_slots},
     **{"d": CONFIG.slot_dim, "G": CONFIG.grid, "P": CONFIG.grid**2, "n": CONFIG.kl_samples, "codes": CONFIG.num_codes},
+    **{"N": CONFIG.attention_state_dim, "F": 2 * CONFIG.encoder_width, "e": CONFIG.code_dim},
+    **{"q": Q**2, "h": CONFIG.image_size // Q, "w": CONFIG.image_size // Q},
 }
 
 
@@ -31,7 +35,7 @@ def stated(heading):
     for names, cells in re.findall(r"^\| (`.*?) \| (.*)\|$", table, flags=re.MULTILINE):
         shapes = re.findall(r"\[([^\]]*)\]", cells)
         dtype = re.match(r"(?:u?int|float)\d+|bool", cells)
-        for name, shape in zip(re.findall(r"`(\w+)`", names), shapes * 2, strict=False):
+        for name, shape in zip(re.findall(r"`([\w.]+)`", names), shapes * 2, strict=False):
             found[name] = sizes(shape), getattr(torch, dtype[0] if dtype else "float32")
     return found
 
@@ -81,7 +85,19 @@ def test_what_the_model_returns_is_as_stated(outputs):
     table = stated("What `model(observations, actions)` returns")
     assert len(table) > 15
     for name, (shape, dtype) in table.items():
-        assert_is(outputs[name], shape, dtype)
+        field, *inner = name.split(".")
+        assert_is(reduce(getattr, inner, outputs[field]), shape, dtype)
+
+
+def test_a_latent_state_is_as_stated(model, window, outputs):
+    table = stated("The latent state")
+    observed = model.observe(*window)
+    imagined = model.imagine(observed, window[1])
+    for state in (outputs.state, observed, imagined):
+        assert {*vars(state)} == {*table, "memory"}
+        for name, (shape, dtype) in table.items():
+            if name != "cell" or state is not outputs.state:
+                assert_is(getattr(state, name), shape, dtype)
 
 
 def test_frames_may_be_levels_or_floats(model, window, outputs):
@@ -100,7 +116,10 @@ def test_reconstruction_and_imagination(likelihood, window):
         future = model.decode(model.imagine(state, actions[:, :horizon], samples=samples)).mean()
         assert_is(future, (B * samples, horizon, 3, 64, 64))
         assert future.abs().max() <= 1
-    assert_is(model.decode(outputs.state).nats(outputs.pixels), (B, T))
+    loss, nats, error = model.decode(outputs.state).loss(outputs.pixels, torch.ones(B, T), 0.0)
+    assert_is(loss, ())
+    assert_is(nats, (B, T))
+    assert_is(error, (B, T))
 
 
 def test_losses_are_scalars(outputs):

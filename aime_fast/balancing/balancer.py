@@ -1,7 +1,7 @@
 """One balancing step: Gram matrices from the layout, weights from the solver, the combination by the layout."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,14 +17,11 @@ from aime_fast.errors import UserError
 
 
 class Decision(NamedTuple):
-    """What the Gram matrices decide."""
+    """What the Gram matrices decide: the first three as in `Solution`, with every group and clipped."""
 
     weights: Tensor
-    """As in `Solution`, for every group, and clipped."""
     direction: Tensor | None
-    """As in `Solution`, for every group."""
     state: State
-    """The solver's next state; its present one after a gradient that is not finite."""
     report: dict[str, Tensor]
     """The tensors of `BalanceReport`."""
 
@@ -42,6 +39,8 @@ class Balancer:
         UserError: an unknown solver or kind of groups, or a number of tasks that the solver cannot take.
     """
 
+    compiled = ("_decide",)
+
     def __init__(
         self, config: BalancingConfig, layout: Layout, parameters: Sequence[str], tasks: Sequence[str]
     ) -> None:
@@ -50,9 +49,9 @@ class Balancer:
         self.solver: Solver = make_solver(config, len(tasks))
         self.layout = layout
         self.parameters = list(parameters)
-        self._groups: Groups | None = None
         self.state: State | None = None
         """The solver's state; None before the first step."""
+        self._groups: Groups | None = None
 
     @torch.no_grad()
     def balance(self, losses: Tensor | None = None, max_norm: float | None = None) -> BalanceReport:
@@ -61,31 +60,20 @@ class Balancer:
         losses: float64 [n], this rank's share of the loss values, for a solver that needs them. max_norm: scale the
         update down to this norm; the report has the norm before.
         """
-        tasks = len(self.layout.vectors())
+        tasks, solver = len(self.layout.vectors()), self.solver
         if self._groups is None:
-            self._groups = self._divided()
-        solver = self.solver
+            self._groups = make_groups(self.config.groups, self.parameters, self.layout.tasks_reaching)
+            if self._groups.number > 1:
+                self.layout.divide(self._groups.group_of, self._groups.number)
         grams, losses = self.layout.gram(solver.needs_direction, losses if solver.needs_losses else None)
-        state = self._state_for(self._groups.balanced, tasks, grams.device)
-        decision = self._decide(grams, losses, state, tasks, max_norm)
+        state = solver.initial_state(self._groups.balanced, tasks) if self.state is None else self.state
+        self.state = {name: value.to(grams.device) for name, value in state.items()}
+        decision = self._decide(grams, losses, self.state, tasks, max_norm)
         self.layout.combine(decision.weights, decision.direction, decision.report["finite"])
         for name, value in decision.state.items():
             # In place: a captured graph reads and writes the memory that it was captured with.
-            state[name].copy_(value)
+            self.state[name].copy_(value)
         return BalanceReport(update=self.layout.update, **decision.report)
-
-    def _divided(self) -> Groups:
-        groups = make_groups(self.config.groups, self.parameters, self.layout.tasks_reaching)
-        if groups.number > 1:
-            self.layout.divide(groups.group_of, groups.number)
-        return groups
-
-    def _state_for(self, groups: int, tasks: int, device: torch.device) -> State:
-        """The solver's state on the device; a new one at the first step."""
-        if self.state is None:
-            self.state = self.solver.initial_state(groups, tasks)
-        self.state = {name: value.to(device) for name, value in self.state.items()}
-        return self.state
 
     def _decide(
         self, grams: Tensor, losses: Tensor | None, state: State, tasks: int, max_norm: float | None
@@ -94,7 +82,6 @@ class Balancer:
         finite = torch.isfinite(grams).all()
         if losses is not None:
             finite = finite & torch.isfinite(losses).all()
-            losses = torch.where(finite, losses, 1.0)
         # Zeros in place of matrices that are not finite make every task inactive.
         safe = torch.where(finite, grams, 0.0)
         balanced = self._groups.balanced if self._groups else 1
@@ -125,38 +112,35 @@ class Balancer:
         kept = {name: torch.where(finite, value, state[name]) for name, value in solution.state.items()}
         return Decision(clipped, direction, kept, report)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the solver's name, copies of its state, and `direction` (this rank's shards).
+    def state_dict(self) -> dict[str, object]:
+        """The solver's name, copies of its state, and `direction` (this rank's shards); empty before the first step.
 
-        Empty before the first step. The tensors of `direction` are those that the next step overwrites.
+        The tensors of `direction` are those that the next step overwrites.
         """
         if self.state is None:
             return {}
         small = {name: value.clone() for name, value in self.state.items()}
         return {"solver": self.config.solver, "direction": self.layout.direction, **small}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over copies of the tensors of a `state_dict`. Raises UserError for the state of another solver."""
-        if not state:
-            self.state, self.layout.direction = None, None
-            return
-        small = {name: value.clone() for name, value in state.items() if name not in ("solver", "direction")}
+        small = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
         known = self.solver.initial_state(1, 1)
-        if state.get("solver") != self.config.solver or small.keys() != known.keys():
+        if state and (state.get("solver") != self.config.solver or small.keys() != known.keys()):
             raise UserError(
                 f"the balancing state is of solver {state.get('solver')!r} with {sorted(small)}, this run has "
                 f"{self.config.solver!r} with {sorted(known)}; use that solver, or start another run"
             )
-        self.state = small
-        if self.solver.needs_direction:
-            self.layout.direction = [None if tensor is None else tensor.clone() for tensor in state["direction"]]
+        self.state = small if state else None
+        direction = state.get("direction") if self.solver.needs_direction else None
+        cloned = [None if t is None else t.clone() for t in direction] if isinstance(direction, list) else None
+        self.layout.direction = cloned
 
 
 def _with_sums(weights: Tensor, direction: Tensor | None, more: int, tasks: int) -> tuple[Tensor, Tensor | None]:
     """The weights and `more` further groups that take the plain sum of their task gradients and have no direction."""
     if more == 0:
         return weights, direction
-    sums = torch.zeros_like(weights[:1]).expand(more, -1).clone()
-    sums[:, :tasks] = 1.0
-    more_direction = None if direction is None else torch.cat([direction, torch.zeros_like(sums)])
-    return torch.cat([weights, sums]), more_direction
+    nothing = torch.zeros_like(weights[:1]).expand(more, -1)
+    ones = torch.cat([torch.ones_like(nothing[:, :tasks]), nothing[:, tasks:]], 1)
+    return torch.cat([weights, ones]), None if direction is None else torch.cat([direction, nothing])

@@ -1,6 +1,5 @@
 """Rotation-based gradient balancing for a training loop of one's own: `rgb.backward(task_losses)`."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -9,21 +8,22 @@ import torch
 from torch import Tensor
 
 from aime_fast.balancing.balancer import Balancer
-from aime_fast.balancing.layouts.layout import Cut, Layout
+from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.rotation import Rotation
 from aime_fast.balancing.vectors import Vector, owned
-from aime_fast.config import BalancingConfig
+from aime_fast.config import BalancingConfig, TrainConfig
+from aime_fast.config.options import updated
 from aime_fast.errors import UserError
 
 Rescale = Literal["none", "mean", "rms"]
-_OPTIONS = ("mu", "lambd", "alpha_steps", "lr_inner", "update_interval")
 
 
 class RGB:
     """Balances the gradients of n tasks by turning each towards a consensus direction (OpenReview l0QAezg8HX).
 
     A thin wrapper over `Balancer` and the rotation solver for one process, or for ranks with shards of their own.
+    Every argument is an attribute of the same name and may be set at any time. Raises UserError out of range.
 
     Args:
         mu: decay of the consensus direction, in [0, 1].
@@ -36,8 +36,6 @@ class RGB:
         get_share_params: returns the parameters that `backward` balances.
         device: accepted and unused; the state lives where the gradients do.
         rep_grad: must stay False.
-
-    Every argument is an attribute of the same name and may be set at any time. Raises UserError out of range.
     """
 
     def __init__(
@@ -54,17 +52,16 @@ class RGB:
         device: torch.device | str | None = None,
         rep_grad: bool = False,
     ) -> None:
-        self.mu, self.lambd = mu, lambd
+        self.mu, self.lambd, self.rescale = mu, lambd, rescale
         self.alpha_steps, self.lr_inner, self.update_interval = alpha_steps, lr_inner, update_interval
-        self.rescale = rescale
-        self.task_num = task_num
-        self.get_share_params = get_share_params
-        self.device = device
-        self.rep_grad = rep_grad
+        self.task_num, self.get_share_params = task_num, get_share_params
+        self.device, self.rep_grad = device, rep_grad
         self.report: BalanceReport | None = None
         """Report of the last balancing."""
-        self._layout = _Lists()
+        self._layout = Layout()
         self._balancer = Balancer(self._settings({}), self._layout, [], ["any"])
+        self.state_dict = self._balancer.state_dict
+        self.load_state_dict = self._balancer.load_state_dict
 
     @property
     def direction(self) -> Vector | None:
@@ -122,28 +119,11 @@ class RGB:
             parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
         return np.ones(len(losses))
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, see `Balancer.state_dict`: d, the angles and the counter; empty at first."""
-        return self._balancer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over copies of the tensors of a `state_dict`; the next call moves them to its gradients' device."""
-        self._balancer.load_state_dict(state)
-
     def _settings(self, overrides: dict[str, Any]) -> BalancingConfig:
-        """The numbers with this call's overrides, checked."""
-        if unknown := sorted(set(overrides) - set(_OPTIONS)):
-            raise UserError(f"RGB: unknown option {unknown[0]!r}; use one of {', '.join(_OPTIONS)}")
-        values: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS} | overrides
-        positive = all(0 <= values[name] < math.inf for name in ("lambd", "alpha_steps", "lr_inner"))
-        if not (0 <= values["mu"] <= 1 and positive and values["update_interval"] >= 1):
-            raise UserError(
-                f"RGB: {values}: mu must lie in [0, 1], lambd, alpha_steps and lr_inner be finite and at least 0, "
-                "update_interval at least 1"
-            )
-        if self.rescale not in ("none", "mean", "rms"):
-            raise UserError(f"RGB: rescale is {self.rescale!r}; use 'none', 'mean' or 'rms'")
-        return BalancingConfig(**values, rescale=self.rescale)
+        """The attributes with this call's overrides, checked."""
+        names = ("mu", "lambd", "alpha_steps", "lr_inner", "update_interval", "rescale")
+        values = {name: getattr(self, name) for name in names} | overrides
+        return updated(TrainConfig(), {"balancing": values}, source="RGB").balancing
 
     def _check(self, vectors: Sequence[Sequence[Tensor | None]]) -> None:
         """Whether the vectors fit each other, the number of tasks and the state."""
@@ -152,38 +132,14 @@ class RGB:
             raise UserError(f"RGB: {n} task gradients where task_num is {self.task_num}; give one vector a task")
         if len(set(lengths)) > 1:
             raise UserError(f"RGB: vectors of {lengths} tensors; mark a missing gradient with None")
-        known = self.direction or []
-        state = self._balancer.state
-        if state is not None and (state["angles"].shape[-1] != n or len(known) != lengths[0]):
+        known, state = self.direction, self._balancer.state
+        if known is None or state is None:
+            return
+        pairs = [pair for vector in vectors for pair in zip(vector, known, strict=False)]
+        shapes = all(a is None or b is None or a.shape == b.shape for a, b in pairs)
+        if state["angles"].shape[1] != n or len(known) != lengths[0] or not shapes:
             raise UserError(
-                f"RGB: {n} tasks of {lengths[0]} tensors, but the state is of {state['angles'].shape[-1]} tasks of "
-                f"{len(known)}; use one RGB object for each set of tasks and parameters"
+                f"RGB: the state has {state['angles'].shape[1]} tasks of {len(known)} tensors, these are {n} tasks of "
+                f"{lengths[0]}{'' if shapes else ' with other shapes'}; use one RGB object for each set of tasks, "
+                "parameters and shards"
             )
-        for vector in vectors if known else ():
-            for k, (tensor, direction) in enumerate(zip(vector, known, strict=True)):
-                if tensor is not None and direction is not None and tensor.shape != direction.shape:
-                    raise UserError(
-                        f"RGB: gradient {k} has shape {tuple(tensor.shape)}, its direction {tuple(direction.shape)}; "
-                        "the state belongs to another model or another sharding"
-                    )
-
-
-class _Lists(Layout):
-    """Vectors that the caller passes, whole or shards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: list[Vector] = []
-        self.reduce: Callable[[Tensor], Tensor] | None = None
-
-    def vectors(self) -> list[Vector]:
-        """The vectors of this call."""
-        return self.given
-
-    def cuts(self) -> list[Cut]:
-        """Not known: the vectors are all in one group."""
-        return []
-
-    def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The Gram matrices, summed by the caller's reduction."""
-        return grams if self.reduce is None else self.reduce(grams), losses

@@ -1,11 +1,9 @@
-"""`aime-fast collect`: record episodes of a dm_control task."""
+"""Record episodes of a dm_control task as shards."""
 
 from typing import Any
 
 from aime_fast.commands.shared import count
 from aime_fast.errors import PlainParser
-
-HELP = "record episodes of a dm_control task as shards"
 
 
 def add_arguments(parser: PlainParser) -> None:

@@ -1,8 +1,6 @@
-"""`aime-fast doctor`: check this machine."""
+"""Check whether this machine can train, and what to install."""
 
 from aime_fast.errors import PlainParser
-
-HELP = "check whether this machine can train, and what to install"
 
 
 def add_arguments(parser: PlainParser) -> None:

@@ -1,10 +1,8 @@
-"""`aime-fast evaluate`: the PSNR of a run on held-out episodes."""
+"""PSNR of a run on held-out episodes: reconstruction and open loop."""
 
 from aime_fast.commands.shared import add_run_arguments, open_run
 from aime_fast.config import LoaderConfig
 from aime_fast.errors import PlainParser
-
-HELP = "PSNR of a run on held-out episodes: reconstruction and open loop"
 
 
 def add_arguments(parser: PlainParser) -> None:

@@ -1,9 +1,7 @@
-"""`aime-fast export`: write a run's model as safetensors and json."""
+"""Write a run's model as safetensors and json."""
 
 from aime_fast.commands.shared import note
 from aime_fast.errors import PlainParser
-
-HELP = "write a run's model as safetensors and json"
 
 
 def add_arguments(parser: PlainParser) -> None:

@@ -1,10 +1,8 @@
-"""`aime-fast imagine`: draw imagined frames above the recorded ones."""
+"""Draw the frames that a run imagines after a few context frames, above the recorded ones."""
 
 from aime_fast.commands.shared import add_run_arguments, open_run
 from aime_fast.config import LoaderConfig
 from aime_fast.errors import PlainParser, UserError
-
-HELP = "draw the frames that a run imagines after a few context frames, above the recorded ones"
 
 
 def add_arguments(parser: PlainParser) -> None:
@@ -22,16 +20,15 @@ def run(checkpoint: str, data: str | None, context: int, horizon: int, out: str,
 
     model, backend = open_run(checkpoint, data, LoaderConfig(batch_size=1, sequence_length=context + horizon))
     batch = next(backend.evaluation_windows(context + horizon))
-    truth = batch.observations.movedim(-1, 2)
+    truth = batch.frames()
     with torch.no_grad():
-        observed = model.reconstruct(model(truth[:, :context], batch.actions[:, :context]))
-        state = model.observe(truth[:, :context], batch.actions[:, : context - 1])
-        future = model.decode(model.imagine(state, batch.actions[:, context - 1 : -1], key=seed)).mean()
-    # One future, because the mean of many is blurred where they differ.
-    frames = torch.cat([observed[0], future[0]])
+        state = model.observe(truth[:, :context], batch.actions[:, :context])
+        # One future, because the mean of many is blurred where they differ.
+        future = model.imagine(state, batch.actions[:, context - 1 : -1], key=seed)
+        frames = torch.cat([model.decode(part).mean()[0] for part in (state, future)])
     title = f"{context} context frames, then {horizon} frames imagined from actions alone"
     try:
-        save_rollout_grid(out, truth[0].float() / 127.5 - 1, frames, context, title)
+        save_rollout_grid(out, truth[0], frames, context, title)
     except OSError as error:
         raise UserError(f"cannot write --out {out} ({error.strerror}); name a .png file") from error
     print(f"wrote {out}")

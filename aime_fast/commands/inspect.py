@@ -1,8 +1,6 @@
-"""`aime-fast inspect`: describe a data set."""
+"""Describe a data set."""
 
 from aime_fast.errors import PlainParser
-
-HELP = "describe a data set"
 
 
 def add_arguments(parser: PlainParser) -> None:

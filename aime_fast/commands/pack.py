@@ -1,12 +1,10 @@
-"""`aime-fast pack`: turn a recording into shards."""
+"""Turn a recording into shards."""
 
 import os
 from typing import Any
 
 from aime_fast.commands.shared import count, note
 from aime_fast.errors import PlainParser
-
-HELP = "turn a recording into shards"
 
 
 def add_arguments(parser: PlainParser) -> None:

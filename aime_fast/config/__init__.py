@@ -1,7 +1,8 @@
 """Typed configuration of a run: defaults < preset < yaml file < flags."""
 
-from aime_fast.config.presets import PRESETS, preset_config
+from aime_fast.config.options import preset_config
 from aime_fast.config.schema import (
+    PRESETS,
     BalancingConfig,
     LoaderConfig,
     LoggingConfig,

@@ -6,7 +6,7 @@ Nothing here imports torch, so that `--help` answers at once.
 import argparse
 import re
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -14,8 +14,8 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from aime_fast.config import TrainConfig, preset_config
-from aime_fast.config.options import HELP, checked, complaint, nearest, options, updated
+from aime_fast.config.options import HELP, checked, complaint, nearest, options, preset_config, updated
+from aime_fast.config.schema import TrainConfig
 from aime_fast.errors import PlainParser, UserError
 
 _EPILOG = "Dashes and underscores in option names are the same. Precedence: defaults < preset < config file < flags."
@@ -38,10 +38,10 @@ def parse_train_args(argv: list[str]) -> TrainConfig:
     chosen, rest = start.parse_known_args(tokens)
     files = [(path, _read_file(path)) for path in chosen.config]
     presets = [str(values["preset"]) for _, values in files if "preset" in values]
-    start_config = config = preset_config([TrainConfig.preset, *presets, *chosen.preset][-1])
+    name = [TrainConfig.preset, *presets, *chosen.preset][-1]
+    config = preset_config(name)
     for path, values in files:
-        config = updated(config, values, path)
-    config = replace(config, preset=start_config.preset)
+        config = updated(config, {**values, "preset": name}, path)
     return checked(updated(config, _parser(config).parse_args(_flags(rest)).as_dict()))
 
 

@@ -5,12 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
+from os import PathLike, fspath
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from aime_fast.config import TrainConfig, preset_config, to_dict
+from aime_fast.config.schema import PRESETS, TrainConfig, to_dict
 from aime_fast.errors import UserError
 
 DEFAULT_EPOCHS = 100
@@ -22,6 +25,14 @@ HELP = "`aime-fast train --help` lists all options"
 def options() -> dict[str, Any]:
     """The type of every option by its dotted name, in the order of the schema."""
     return dict(_leaves(TrainConfig, ""))
+
+
+def preset_config(name: str) -> TrainConfig:
+    """The configuration of a preset, one of `PRESETS`; `UserError` for another name."""
+    if name not in PRESETS:
+        raise UserError(complaint("preset", name))
+    values = yaml.safe_load((Path(__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return updated(TrainConfig(), {**(values or {}), "preset": name})
 
 
 def configured(config: TrainConfig | None, changes: Mapping[str, Any]) -> TrainConfig:
@@ -128,4 +139,4 @@ def _flat(nested: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from _flat(value, name + ".")
         else:
-            yield name, value
+            yield name, fspath(value) if isinstance(value, PathLike) else value

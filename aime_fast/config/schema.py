@@ -2,11 +2,13 @@
 
 from dataclasses import asdict, dataclass, field
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Interval, MultipleOf
 from pydantic import BeforeValidator
 
+PresetName = Literal["debug", "small", "paper"]
+PRESETS: tuple[str, ...] = get_args(PresetName)
 DEFAULT_IMAGE_SIZE = 64
 """Pixels of a frame in a model that is built without data."""
 
@@ -21,7 +23,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1), "a number between 0 and 1"]
 
 def _split(names: Any) -> Any:
     """`a,b` from a flag and `[a, b]` from a file as a tuple."""
-    names = names.split(",") if isinstance(names, str) else names
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
     return tuple(names) if isinstance(names, list) else names
 
 
@@ -202,7 +204,7 @@ class LoggingConfig:
 class TrainConfig:
     """One training run."""
 
-    preset: Literal["debug", "small", "paper"] = "paper"
+    preset: PresetName = "paper"
     """Named sizes: `debug` (seconds on a CPU), `small` (minutes on a laptop), `paper` (the published ones)."""
     data: str | None = None
     """Folder of shards, a recording, or `pipe:COMMAND {}`. Default: the sample that ships with the project."""

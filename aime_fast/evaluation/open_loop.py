@@ -1,8 +1,7 @@
 """Open-loop prediction by horizon, next to baselines that need no model."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,50 +23,33 @@ HORIZONS = (1, 2, 5, 10, 15, 20, 30, 50)
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Values by horizon: float64 tensors [horizon], entry 0 one frame ahead; means over windows (and futures)."""
+    """Values by horizon: float64 tensors [horizon], entry 0 one frame ahead; over all windows and futures."""
 
-    expected: Tensor
-    """PSNR in dB of the mean of a window's futures."""
-    future: Tensor
-    """PSNR of one future."""
-    other_actions: Tensor
-    """PSNR of the mean of futures under another window's actions; nan if there is one window only."""
-    last_frame: Tensor
-    """PSNR of the last context frame."""
-    mean_frame: Tensor
-    """PSNR of the mean training frame."""
+    psnr: dict[str, Tensor]
+    """Mean PSNR in dB by prediction (see `open_loop_psnr`)."""
+    errors: dict[str, Tensor]
+    """Root mean squared errors by target of the tasks' heads: the mean of the futures, and the best constant."""
     windows: int
     """Number of windows."""
-    errors: dict[str, Tensor] = field(default_factory=dict)
-    """What the tasks' heads predict: root mean squared errors, of the mean of the futures and of the best constant."""
 
     def __str__(self) -> str:
-        rows = {
-            "mean of the futures": self.expected,
-            "one future": self.future,
-            "mean, another window's actions": self.other_actions,
-            "last frame copied": self.last_frame,
-            "mean training frame": self.mean_frame,
-        }
-        shown = [h for h in HORIZONS if h <= len(self.expected)]
-        lines = [f"{'frames ahead':32}" + "".join(f"{h:8d}" for h in shown)]
-        lines += [_line(name, values, shown, 2) for name, values in rows.items()]
-        lines += [_line(f"{name}, RMSE", values, shown, 4) for name, values in self.errors.items()]
-        return "\n".join(lines)
-
-
-def _line(name: str, values: Tensor, horizons: list[int], digits: int) -> str:
-    return f"{name:32}" + "".join(f"{values[h - 1]:8.{digits}f}" for h in horizons)
+        shown = [h for h in HORIZONS if h <= len(self.psnr["one future"])]
+        rows = [f"{'frames ahead':34}" + "".join(f"{h:8d}" for h in shown)]
+        for values, unit, digits in ((self.psnr, "", 2), (self.errors, ", RMSE", 4)):
+            for name, value in values.items():
+                rows.append(f"{name + unit:34}" + "".join(f"{value[h - 1]:8.{digits}f}" for h in shown))
+        return "\n".join(rows)
 
 
 @torch.no_grad()
 def open_loop_psnr(
     model: WorldModel, windows: Iterable[Batch], context: int = 5, futures: int = 4, tasks: Sequence[Task] = ()
 ) -> OpenLoop:
-    """Imagine the rest of each window from its first `context` frames and its actions.
+    """Imagine the rest of each window from its first `context` frames and its actions, and compare it with the truth.
 
-    "Another window" is half a batch away; its actions replace those of the imagined frames, with the same random
-    draws. The loss of PSNR is how much the model uses the actions. Draws depend only on a window's place in its batch.
+    "Another window's actions" replace those of the imagined frames by the actions of the window half a batch away, with
+    the same random draws: the loss of PSNR shows how much the model uses the actions. It is nan for a batch of one
+    window. Draws depend only on a window's place in its batch.
 
     Args:
         model: keeps its mode.
@@ -79,56 +61,52 @@ def open_loop_psnr(
     Raises:
         ValueError: there are no windows.
     """
-    kept: dict[str, list[Tensor]] = defaultdict(list)
+    judged = []
     with evaluating(model) as device:
         for batch in windows:
             others = batch.actions[:, context - 1 : -1].roll(len(batch) // 2, 0)
             for start in range(0, len(batch), ROWS):
                 part, rows = batch.rows(start, start + ROWS).to(device), others[start : start + ROWS].to(device)
-                values = _judge(model, tasks, part, rows, context, futures)
+                frames, heads = _judge(model, tasks, part, rows, context, futures)
                 if len(batch) == 1:
-                    values["other_actions"].fill_(torch.nan)
-                for name, value in values.items():
-                    kept[name].append(value.double().cpu())
-    if not kept:
+                    frames["mean, another window's actions"].fill_(torch.nan)
+                judged.append((frames, heads))
+    if not judged:
         raise ValueError("there are no windows to imagine")
-    joined = {name: torch.cat(values) for name, values in kept.items()}
-    count = len(joined["expected"])
-    values = {item.name: joined.pop(item.name).mean(0) for item in fields(OpenLoop)[:5]}
+    values, pairs = (_joined(dicts) for dicts in zip(*judged, strict=True))
     errors = {}
-    for name, pairs in joined.items():
-        predicted, truth = pairs.unbind(1)
-        errors[name] = _rms(predicted - truth)
-        errors[f"{name}, best constant"] = _rms(truth.mean() - truth)
-    return OpenLoop(**values, windows=count, errors=errors)
+    for name, pair in pairs.items():
+        predicted, recorded = pair.unbind(1)
+        errors[name] = (predicted - recorded).square().mean(0).sqrt()
+        errors[f"{name}, best constant"] = (recorded.mean() - recorded).square().mean(0).sqrt()
+    return OpenLoop({name: value.mean(0) for name, value in values.items()}, errors, len(values["one future"]))
 
 
-def _rms(error: Tensor) -> Tensor:
-    """Root mean square over windows: [N, horizon] -> [horizon]."""
-    return error.square().mean(0).sqrt()
+def _joined(dicts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The windows of all parts, by name."""
+    return {name: torch.cat([values[name] for values in dicts]).double().cpu() for name in dicts[0]}
 
 
 def _judge(
     model: WorldModel, tasks: Sequence[Task], batch: Batch, others: Tensor, context: int, futures: int
-) -> dict[str, Tensor]:
-    """PSNR of each window by the names of `OpenLoop`, [B, horizon]; predictions and truth of heads, [B, 2, horizon]."""
-    frames = batch.frames()
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """PSNR of frames [B, horizon] by prediction; predicted and recorded values of heads [B, 2, horizon]."""
+    frames, shape = batch.frames(), (len(batch), futures)
     truth, last = frames[:, context:], frames[:, context - 1 : context]
     state = model.observe(frames[:, :context], batch.actions[:, :context])
-    ahead, elsewhere = (
-        model.imagine(state, actions, samples=futures) for actions in (batch.actions[:, context - 1 : -1], others)
-    )
-    imagined, other = (model.decode(x).mean().unflatten(0, (len(batch), futures)) for x in (ahead, elsewhere))
+    ahead = model.imagine(state, batch.actions[:, context - 1 : -1], samples=futures)
+    elsewhere = model.imagine(state, others, samples=futures)
+    imagined, other = (model.decode(x).mean().unflatten(0, shape) for x in (ahead, elsewhere))
     values = {
-        "expected": psnr(imagined.mean(1), truth),
-        "future": psnr(imagined, truth[:, None].expand_as(imagined)).mean(1),
-        "other_actions": psnr(other.mean(1), truth),
-        "last_frame": psnr(last.expand_as(truth), truth),
-        "mean_frame": psnr(model.mean_frame.expand_as(truth), truth),
+        "mean of the futures": psnr(imagined.mean(1), truth),
+        "one future": psnr(imagined, truth[:, None].expand_as(imagined)).mean(1),
+        "mean, another window's actions": psnr(other.mean(1), truth),
+        "last frame copied": psnr(last.expand_as(truth), truth),
+        "mean training frame": psnr(model.mean_frame.expand_as(truth), truth),
     }
+    pairs = {}
     for task in tasks:
         recorded = task.targets(batch)
         for name, value in task.predictions(model.heads[task.name](ahead)).items():
-            predicted = value.unflatten(0, (len(batch), futures)).mean(1)
-            values[name] = torch.stack([predicted, recorded[name][:, context:]], dim=1)
-    return values
+            pairs[name] = torch.stack([value.unflatten(0, shape).mean(1), recorded[name][:, context:]], dim=1)
+    return values, pairs

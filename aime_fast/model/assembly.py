@@ -83,15 +83,15 @@ class Assembly(nn.Module):
 
     def initial_state(self, batch: int) -> LatentState:
         """The state before the first frame of `batch` sequences: tensors [B, 0, ...]; `filter` goes on from it."""
-        config, empty = self.config, self.mean_frame.new_zeros(batch, 0)
+        config = self.config
+
+        def empty(*size: int) -> Tensor:
+            return self.mean_frame.new_zeros(batch, 0, *size)
+
+        slots, attention = empty(config.num_slots, config.slot_dim), empty(config.attention_state_dim)
+        h, c = empty(config.hidden_dim), empty(config.hidden_dim)
         return LatentState(
-            latent=empty.new_zeros(batch, 0, config.latent_dim),
-            context=empty.new_zeros(batch, 0, config.context_dim),
-            slots=empty.new_zeros(batch, 0, config.num_slots, config.slot_dim),
-            attention=empty.new_zeros(batch, 0, config.attention_state_dim),
-            hidden=empty.new_zeros(batch, 0, config.hidden_dim),
-            cell=empty.new_zeros(batch, 0, config.hidden_dim),
-            memory=PerceiverMemory(),
+            empty(config.latent_dim), empty(config.context_dim), slots, attention, h, c, PerceiverMemory()
         )
 
     def check(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def check_sizes(config: ModelConfig) -> None:
         "action_dim must be at least 1": config.action_dim >= 1,
         "max_components must be at least 2": config.max_components >= 2,
         "grid must be an even number": config.grid >= 2 and config.grid % 2 == 0,
-        "image_size must be a multiple of 4 * grid": config.image_size > 0
+        "image_size must be a multiple of 4 * grid": config.image_size >= 4
         and config.image_size % (4 * config.grid) == 0,
         "perceiver_dim must be a multiple of perceiver_heads": config.perceiver_dim % config.perceiver_heads == 0,
         "kl_samples must be at least 1": config.kl_samples >= 1,

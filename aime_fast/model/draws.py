@@ -1,9 +1,8 @@
 """The random numbers of one step: each part declares what it reads, one generator draws them for the global batch."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -13,70 +12,34 @@ UNIFORM_MARGIN = 1e-6
 
 
 @dataclass(frozen=True)
-class Draw(ABC):
-    """One tensor of random numbers that a part reads: its name, and its shape after [B, T]."""
+class Draw:
+    """One tensor of random numbers that a part reads.
+
+    Kinds, with the value of the deterministic pass: "normal", standard normal (0); "uniform" in (0, 1) (0.5); "mask",
+    bool, true with `probability` (False); "cells", int64 [*shape] without [B, T], flat (sequence, frame, cell) indices
+    of the global batch, whose frames have `cells` cells each (0).
+    """
 
     name: str
-    shape: tuple[int, ...] = ()
-    at_rest: ClassVar[float | bool] = 0.0
-    """The value in a deterministic pass."""
+    kind: Literal["normal", "uniform", "mask", "cells"]
+    shape: tuple[int, ...] = ()  # after [B, T]
+    probability: float = 0.5
+    cells: int = 1
 
     def sample(self, batch: int, frames: int, generator: Generator) -> Tensor:
         """Random numbers [B, T, *shape], on the CPU."""
-        return self._draw((batch, frames, *self.shape), generator)
+        shape = (batch, frames, *self.shape)
+        if self.kind == "normal":
+            return torch.randn(shape, generator=generator)
+        if self.kind == "cells":
+            return torch.randint(batch * frames * self.cells, self.shape, generator=generator)
+        uniform = torch.rand(shape, generator=generator)
+        return uniform < self.probability if self.kind == "mask" else uniform.clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
 
     def rest(self, batch: int, frames: int) -> Tensor:
-        """The values of a deterministic pass, [B, T, *shape]."""
-        return torch.full((batch, frames, *self.shape), self.at_rest)
-
-    @abstractmethod
-    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor: ...
-
-
-class Normal(Draw):
-    """Standard normal numbers; 0 at rest."""
-
-    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-
-class Uniform(Draw):
-    """Uniform numbers in (0, 1); the median at rest."""
-
-    at_rest = 0.5
-
-    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
-        return torch.rand(shape, generator=generator).clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
-
-
-@dataclass(frozen=True)
-class Bernoulli(Draw):
-    """Booleans that are true with a probability; false at rest."""
-
-    probability: float = 0.5
-    at_rest = False
-
-    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
-        return torch.rand(shape, generator=generator) < self.probability
-
-
-@dataclass(frozen=True)
-class Cells(Draw):
-    """Flat (sequence, frame, cell) indices of the global batch, int64 [*shape] without [B, T]; 0 at rest."""
-
-    cells: int = 1
-    """Cells of a frame."""
-
-    def sample(self, batch: int, frames: int, generator: Generator) -> Tensor:
-        """Uniform indices int64 [*shape], on the CPU."""
-        return torch.randint(batch * frames * self.cells, self.shape, generator=generator)
-
-    def rest(self, batch: int, frames: int) -> Tensor:
-        """Zeros int64 [*shape]."""
-        return torch.zeros(self.shape, dtype=torch.int64)
-
-    def _draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
-        raise NotImplementedError
+        """The values of the deterministic pass, [B, T, *shape]."""
+        value = {"normal": 0.0, "uniform": 0.5, "mask": False, "cells": 0}[self.kind]
+        return torch.full(self.shape if self.kind == "cells" else (batch, frames, *self.shape), value)
 
 
 @dataclass(frozen=True)
@@ -102,16 +65,9 @@ class Draws:
         return replace(self, values={name: x.to(device) for name, x in self.values.items()})
 
 
-def sample_draws(declared: Iterable[Draw], batch: int, frames: int, generator: Generator) -> Draws:
-    """Draw on the CPU, in the order declared, what `batch` windows of `frames` frames need."""
-    return _collect({draw: draw.sample(batch, frames, generator) for draw in declared})
-
-
-def draws_at_rest(declared: Iterable[Draw], batch: int, frames: int) -> Draws:
-    """The deterministic pass: posterior means, median sticks, no imagination dropout, no latent noise."""
-    return _collect({draw: draw.rest(batch, frames) for draw in declared})
-
-
-def _collect(values: dict[Draw, Tensor]) -> Draws:
-    shared = frozenset(draw.name for draw in values if isinstance(draw, Cells))
-    return Draws({draw.name: x for draw, x in values.items()}, shared)
+def make_draws(declared: Iterable[Draw], batch: int, frames: int, generator: Generator | None) -> Draws:
+    """Draw, in the order declared, for `batch` windows of `frames` frames; no generator: the deterministic pass."""
+    declared = list(declared)
+    made = (d.sample(batch, frames, generator) if generator else d.rest(batch, frames) for d in declared)
+    values = {draw.name: x for draw, x in zip(declared, made, strict=True)}
+    return Draws(values, frozenset(draw.name for draw in declared if draw.kind == "cells"))

@@ -21,44 +21,25 @@ class SequenceOutputs:
     Every tensor starts with [B, T], or with [B, T-1] where it is a prediction of frames 1 .. T-1 (docs/shapes.md).
     """
 
-    observations: Tensor
-    """[B, T, 3, H, W] in [-1, 1]."""
-    pixels: Tensor
-    """The observations as the interleaved sub-images of the likelihood, [B, T, q, 3, h, w]."""
-    posterior_mean: Tensor
-    """[B, T, D]."""
-    posterior_log_var: Tensor
-    """[B, T, D]."""
-    samples: Tensor
-    """Monte Carlo samples of q(z), [B, T, n, D]."""
-    state: LatentState
-    """The state of every frame; its `latent` is the first sample, and it has neither `cell` nor `memory`."""
-    prior: PriorDistribution
-    """p(z_t | h_{t-1}, c_{t-1}, z_{t-1}) of every frame."""
-    attention: Attention
-    """Slots, maps and attention state of every frame."""
-    prior_log_maps: Tensor
-    """Log of the maps predicted for frames 1 .. T-1, [B, T-1, S, P]."""
-    motion: Tensor
-    """Predicted motion field into frames 1 .. T-1, [B, T-1, 2, P], in grid widths."""
-    predicted: Tensor
-    """Slots predicted from z alone, [B, T, S, d]."""
-    hidden_states: Tensor
-    """h [B, T, H]; h_t is the LSTM's output after frame t and a_t."""
-    likelihood: Likelihood
-    """p(x_t | z_t, slots_t)."""
-    features: Tensor
-    """Trunk features [B, T, F, G, G]."""
-    teacher_features: Tensor
-    """The EMA teacher's features [B, T, F, G, G], without gradient."""
-    token_info: Tokens
-    """Tokens, codes and the tokenizer's reconstruction."""
-    next_token_logits: Tensor
-    """Logits of the tokens of frames 1 .. T-1, [B, T-1, P, num_codes]."""
-    heads: dict[str, Tensor]
-    """What the tasks' heads read from the state, [B, T, ...] by task name."""
-    draws: Draws
-    """The random numbers of this pass."""
+    observations: Tensor  # [B, T, 3, H, W] in [-1, 1]
+    pixels: Tensor  # the observations as the interleaved sub-images of the likelihood, [B, T, q, 3, h, w]
+    posterior_mean: Tensor  # [B, T, D]
+    posterior_log_var: Tensor  # [B, T, D]
+    samples: Tensor  # Monte Carlo samples of q(z), [B, T, n, D]
+    state: LatentState  # of every frame, with the first sample as `latent`, without `cell` and `memory`
+    prior: PriorDistribution  # p(z_t | h_{t-1}, c_{t-1}, z_{t-1}) of every frame
+    attention: Attention  # slots, maps and attention state of every frame
+    prior_log_maps: Tensor  # log of the maps predicted for frames 1 .. T-1, [B, T-1, S, P]
+    motion: Tensor  # predicted motion field into frames 1 .. T-1, [B, T-1, 2, P], in grid widths
+    predicted: Tensor  # slots predicted from z alone, [B, T, S, d]
+    hidden_states: Tensor  # h [B, T, H]; h_t is the LSTM's output after frame t and a_t
+    likelihood: Likelihood  # p(x_t | z_t, slots_t)
+    features: Tensor  # trunk features [B, T, F, G, G]
+    teacher_features: Tensor  # the EMA teacher's features [B, T, F, G, G], without gradient
+    token_info: Tokens  # tokens, codes and the tokenizer's reconstruction
+    next_token_logits: Tensor  # logits of the tokens of frames 1 .. T-1, [B, T-1, P, num_codes]
+    heads: dict[str, Tensor]  # the tasks' heads of the state, [B, T, ...] by task name
+    draws: Draws  # the random numbers of this pass
 
     @property
     def latents(self) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aime_fast.errors import UserError
 from aime_fast.model.assembly import Assembly
-from aime_fast.model.draws import sample_draws
+from aime_fast.model.draws import make_draws
 from aime_fast.model.state import LatentState, join
 
 Policy = Callable[[LatentState], Tensor]
@@ -18,19 +18,36 @@ def advance(model: Assembly, state: LatentState, action: Tensor) -> tuple[Tensor
     """The LSTM's output and cell [B, 1, H] after the state of one frame [B, 1, ...] and its action [B, A]."""
     if state.cell is None:
         raise UserError("this state has no LSTM cell (a training pass keeps none); take it from model.observe")
+    if action.shape != (len(state.latent), model.config.action_dim):
+        wanted = (len(state.latent), model.config.action_dim)
+        raise UserError(f"the actions of one frame are {tuple(action.shape)}; the model reads {wanted}")
     before = state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous()
     hidden, (_, cell) = model.dynamics(state.latent, state.context, state.attention, action[:, None], before)
     return hidden, cell.transpose(0, 1)
 
 
-def extend(model: Assembly, state: LatentState, observations: Tensor, previous_actions: Tensor) -> LatentState:
+def extend(model: Assembly, state: LatentState, observations: Tensor, previous_actions: Tensor | None) -> LatentState:
     """The state of T frames that follow `state`, at the posterior means.
 
-    Perception processes the T frames at once, the LSTM one by one. observations [B, T, 3, H, W]; previous_actions
-    [B, T, A], of which number i was taken before frame i; the first is not read where `state` has no frame.
+    Perception processes the T frames at once, the LSTM one by one.
+
+    Args:
+        model: the world model.
+        state: what is known before; its last frame is the one before the new ones, if it has frames.
+        observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
+        previous_actions: [B, T, A]; number i was taken before frame i. Without frames in `state` the first is not read.
+
+    Raises:
+        UserError: for shapes that do not fit, a missing action, and a state that no frame can follow.
     """
     if state.memory is None:
         raise UserError("no frame can be filtered after an imagined or a training state; take it from model.observe")
+    if len(observations) != len(state.latent):
+        raise UserError(f"the observations have {len(observations)} sequences and the state {len(state.latent)}")
+    if previous_actions is None:
+        if state.frames:
+            raise UserError("filter needs previous_action, the action taken after the state's last frame")
+        previous_actions = model.mean_frame.new_zeros(*observations.shape[:2], model.config.action_dim)
     frames = model.check(observations, previous_actions)
     batch, time = shape = frames.shape[:2]
     flat, _ = model.standardise(frames)
@@ -57,26 +74,16 @@ def imagine(
     imagined = []
     for _ in range(horizon):
         hidden, cell = advance(model, state, policy(state))
-        draws = sample_draws(model.prior.draws, len(hidden), 1, generator).to(hidden.device)
+        draws = make_draws(model.prior.draws, len(hidden), 1, generator).to(hidden.device)
         latent = model.prior(hidden, state.context, state.latent, draws).sample(generator)
         state = LatentState(latent, no_context, model.predictor(latent), no_attention, hidden, cell)
         imagined.append(state)
     return join(imagined)
 
 
-def as_policy(actions: Tensor | Policy, rows: tuple[int, int], size: int, horizon: int | None) -> tuple[Policy, int]:
-    """Actions or a policy as a policy for B x samples `rows`, and the number of frames to imagine.
-
-    `size` is A. `UserError` for a policy without a horizon, and for actions of another shape.
-    """
-    if not isinstance(actions, Tensor):
-        if horizon is None or horizon < 1:
-            raise UserError("imagine needs a horizon of at least 1 when a policy chooses the actions")
-        return actions, horizon
-    batch, samples = rows
-    steps = horizon or (actions.shape[1] if actions.ndim == 3 else 0)
-    if actions.ndim != 3 or actions.shape[::2] != (batch, size) or not 1 <= steps <= actions.shape[1]:
-        wanted = f"[{batch}, {horizon or 1} or more, {size}]"
-        raise UserError(f"actions are {tuple(actions.shape)}; imagine reads {wanted}, one for each imagined frame")
+def replay(actions: Tensor, batch: int, samples: int) -> Policy:
+    """The policy that takes recorded actions [B, horizon, A] in turn, for `samples` futures of each sequence."""
+    if actions.ndim != 3 or len(actions) != batch:
+        raise UserError(f"actions are {tuple(actions.shape)}; imagine reads [{batch}, horizon, A]")
     given = iter(actions.repeat_interleave(samples, 0).unbind(1))
-    return lambda _: next(given), steps
+    return lambda _: next(given)

@@ -11,22 +11,19 @@ from aime_fast.model.parts.perceiver import PerceiverMemory
 
 @dataclass(frozen=True)
 class LatentState:
-    """The state of T frames of B sequences: everything about frame t that is known before action a_t."""
+    """The state of T frames of B sequences: everything about frame t that is known before action a_t.
 
-    latent: Tensor
-    """z [B, T, D]."""
-    context: Tensor
-    """c [B, T, C]; zero for an imagined frame."""
-    slots: Tensor
-    """[B, T, S, d]; predicted from z for an imagined frame."""
-    attention: Tensor
-    """Attention state that the LSTM reads, [B, T, N]; zero for an imagined frame."""
-    hidden: Tensor
-    """h_{t-1} [B, T, H]: the LSTM's output after frame t-1 and a_{t-1}, which the prior of frame t reads."""
-    cell: Tensor | None = None
-    """The LSTM's cell that belongs to `hidden`, [B, T, H]; None in a training pass, whose fused LSTM has no cells."""
+    `cell` is None in a training pass, whose fused LSTM returns none. `memory` covers all frames up to the last one
+    here; it is None where no next frame can be filtered.
+    """
+
+    latent: Tensor  # z [B, T, D]
+    context: Tensor  # c [B, T, C]; zero for an imagined frame
+    slots: Tensor  # [B, T, S, d]; predicted from z for an imagined frame
+    attention: Tensor  # the attention state that the LSTM reads, [B, T, N]; zero for an imagined frame
+    hidden: Tensor  # h_{t-1} [B, T, H]: the LSTM's output after frame t-1 and a_{t-1}, which the prior of frame t reads
+    cell: Tensor | None = None  # the LSTM's cell that belongs to `hidden`, [B, T, H]
     memory: PerceiverMemory | None = None
-    """The perceiver's memory of all frames up to the last one here; None where no next frame can be filtered."""
 
     @property
     def frames(self) -> int:
@@ -43,28 +40,13 @@ class LatentState:
         """Every sequence `samples` times in a row, [B * samples, T, ...], without the memory."""
         return replace(self._each(lambda x: x.repeat_interleave(samples, 0)), memory=None)
 
-    def detach(self) -> "LatentState":
-        """The same numbers without gradients."""
-        return self._each(Tensor.detach)
-
     def _each(self, change: Callable[[Tensor], Tensor]) -> "LatentState":
-        return combine([self], lambda tensors: change(tensors[0]))
-
-
-def combine(states: list[LatentState], change: Callable[[list[Tensor]], Tensor]) -> LatentState:
-    """`change` of each field of all states, with the memory of the last."""
-    cells = [state.cell for state in states if state.cell is not None]
-    return LatentState(
-        latent=change([state.latent for state in states]),
-        context=change([state.context for state in states]),
-        slots=change([state.slots for state in states]),
-        attention=change([state.attention for state in states]),
-        hidden=change([state.hidden for state in states]),
-        cell=change(cells) if cells else None,
-        memory=states[-1].memory,
-    )
+        changed = {name: change(x) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **changed)  # type: ignore[arg-type]
 
 
 def join(states: list[LatentState]) -> LatentState:
-    """States of consecutive frames as one, [B, sum of T, ...]."""
-    return combine(states, lambda tensors: torch.cat(tensors, dim=1))
+    """States of consecutive frames as one, [B, sum of T, ...], with the memory of the last."""
+    names = [name for name, x in vars(states[-1]).items() if isinstance(x, Tensor)]
+    joined = {name: torch.cat([getattr(state, name) for state in states], dim=1) for name in names}
+    return replace(states[-1], **joined)  # type: ignore[arg-type]

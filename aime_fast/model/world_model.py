@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,11 +15,11 @@ from aime_fast.config import ModelConfig
 from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.errors import UserError
 from aime_fast.model.assembly import Assembly, HeadMaker
-from aime_fast.model.draws import Draws, draws_at_rest, sample_draws
+from aime_fast.model.draws import Draws, make_draws
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import previous
 from aime_fast.model.parts.likelihood import Likelihood
-from aime_fast.model.rollout import Policy, as_policy, extend, imagine
+from aime_fast.model.rollout import Policy, extend, imagine, replay
 from aime_fast.model.state import LatentState
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -41,15 +40,22 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         UserError: for an unknown size or prior, or sizes that do not fit together.
     """
 
+    compiled = ("standardise",)
+
     def __init__(
-        self, max_components: int = 15, latent_dim: int = 36, hidden_dim: int = 512, action_dim: int = 21, **sizes: Any
+        self,
+        max_components: int = 15,
+        latent_dim: int = 36,
+        hidden_dim: int = 512,
+        action_dim: int = 21,
+        **sizes: object,
     ) -> None:
         known = {f.name for f in fields(ModelConfig)}
         if unknown := sorted(set(sizes) - known):
             raise UserError(f"the model has no size named {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         sizes |= {"max_components": max_components, "latent_dim": latent_dim, "hidden_dim": hidden_dim}
         sizes["image_size"] = sizes.get("image_size") or DEFAULT_IMAGE_SIZE
-        super().__init__(ModelConfig(action_dim=action_dim, **sizes))
+        super().__init__(ModelConfig(action_dim=action_dim, **sizes))  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":
@@ -80,10 +86,6 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         return model.eval()
 
     def forward(self, observations: Tensor, actions: Tensor, draws: Draws | None = None) -> SequenceOutputs:
-        """The same as `forward_sequence`."""
-        return self.forward_sequence(observations, actions, draws)
-
-    def forward_sequence(self, observations: Tensor, actions: Tensor, draws: Draws | None = None) -> SequenceOutputs:
         """One training pass over all frames of a window; returns everything that the losses read.
 
         Args:
@@ -98,7 +100,9 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         frames = self.check(observations, actions)
         batch, time = shape = frames.shape[:2]
         flat, pixels = self.standardise(frames)
-        draws = self._draws(draws, batch, time).to(flat.device)
+        if draws is None and self.training:
+            draws = self.draws(int(torch.randint(2**62, ())), batch, time)
+        draws = (draws or make_draws(self.declared_draws, batch, time, None)).to(flat.device)
 
         tokens = self.tokenizer(flat, self.mean_frame, shape)
         context = self.perceiver(tokens.codes)
@@ -149,35 +153,39 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
             draws=draws,
         )
 
+    forward_sequence = forward
+
     @torch.no_grad()
     def observe(self, observations: Tensor, actions: Tensor) -> LatentState:
         """The state [B, T, ...] of a window's frames, at the posterior means, without gradients.
 
         Args:
             observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
-            actions: [B, T-1 or T, A]; a_t is taken after seeing frame t. The last frame's action is not read.
+            actions: [B, T-1 or more, A]; a_t is taken after seeing frame t. Only the first T-1 are read.
 
         Raises:
             UserError: for shapes that the model does not read.
         """
-        previous_actions = F.pad(actions[:, : observations.shape[1] - 1], (0, 0, 1, 0))
+        time = observations.shape[1]
+        if actions.ndim != 3 or actions.shape[1] < time - 1:
+            raise UserError(f"actions are {tuple(actions.shape)}; observe reads [B, {time - 1} or more, A]")
+        previous_actions = F.pad(actions[:, : time - 1], (0, 0, 1, 0))
         return extend(self, self.initial_state(len(observations)), observations, previous_actions)
 
     @torch.no_grad()
     def filter(self, state: LatentState, observation: Tensor, previous_action: Tensor | None = None) -> LatentState:
-        """The state [B, 1, ...] after one more frame; equals that of `observe` on all frames so far.
+        """The state [B, 1, ...] of one more frame; it equals that of `observe` on all frames so far.
 
         Args:
             state: of `observe`, `filter` or `initial_state`; its last frame is the one before.
             observation: the new frame [B, 3, H, W], uint8 or float in [-1, 1].
-            previous_action: [B, A], taken after the frame before; not read after `initial_state`.
+            previous_action: [B, A], taken after the frame before; not needed after `initial_state`.
 
         Raises:
             UserError: for shapes that the model does not read, and for a state that no frame can follow.
         """
-        if previous_action is None:
-            previous_action = self.mean_frame.new_zeros(len(observation), self.config.action_dim)
-        return extend(self, state, observation[:, None], previous_action[:, None])
+        before = None if previous_action is None else previous_action[:, None]
+        return extend(self, state, observation[:, None], before)
 
     def imagine(
         self,
@@ -208,10 +216,14 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         """
         if not state.frames:
             raise UserError("imagine needs a state with at least one frame; filter one from initial_state first")
-        policy, steps = as_policy(actions, (len(state.latent), samples), self.config.action_dim, horizon)
-        generator = torch.Generator().manual_seed(key)
+        policy = replay(actions, len(state.latent), samples) if isinstance(actions, Tensor) else actions
+        most = actions.shape[1] if isinstance(actions, Tensor) else None
+        steps = horizon if horizon is not None else most
+        if steps is None or steps < 1 or (most is not None and steps > most):
+            raise UserError(f"imagine got {most or 'no recorded'} actions and horizon {horizon}; give a horizon from 1")
         with torch.set_grad_enabled(differentiable):
-            return imagine(self, state.at(-1).repeat(samples), policy, steps, generator)
+            start = state.at(-1).repeat(samples)
+            return imagine(self, start, policy, steps, torch.Generator().manual_seed(key))
 
     def decode(self, state: LatentState) -> Likelihood:
         """p(x | z, slots) of the frames of a state; `decode(state).mean()` is the expected frames [B, T, 3, H, W]."""
@@ -224,8 +236,7 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
 
     def draws(self, key: int, batch: int, frames: int) -> Draws:
         """The random numbers of one step on a global batch, from `key` alone: equal on every rank and device."""
-        generator = torch.Generator().manual_seed(key)
-        return sample_draws(self.declared_draws, batch, frames, generator)
+        return make_draws(self.declared_draws, batch, frames, torch.Generator().manual_seed(key))
 
     @torch.no_grad()
     def after_step(
@@ -251,15 +262,6 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
             for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))
         teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
-        moves = torch._foreach_sub(live, teacher)
-        torch._foreach_mul_(moves, 1 - self.config.teacher_decay)
-        if finite is not None:
-            torch._foreach_mul_(moves, finite.to(moves[0].dtype))
+        moves, rate = torch._foreach_sub(live, teacher), 1 - self.config.teacher_decay
+        torch._foreach_mul_(moves, rate if finite is None else rate * finite)
         torch._foreach_add_(teacher, moves)
-
-    def _draws(self, draws: Draws | None, batch: int, frames: int) -> Draws:
-        if draws is not None:
-            return draws
-        if not self.training:
-            return draws_at_rest(self.declared_draws, batch, frames)
-        return self.draws(int(torch.randint(2**62, ())), batch, frames)

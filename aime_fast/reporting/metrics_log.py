@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -68,14 +67,6 @@ class MetricsLog:
         self._file.close()
         if self._events is not None:
             self._events.close()
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_metrics(folder: str | Path) -> Iterator[dict[str, Any]]:

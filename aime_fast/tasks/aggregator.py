@@ -9,7 +9,7 @@ from aime_fast.config import LossConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.tasks.registry import make_tasks
-from aime_fast.tasks.task import Task
+from aime_fast.tasks.task import Task, Values
 
 
 class LossAggregator:
@@ -33,7 +33,7 @@ class LossAggregator:
         lambda_att_dyn: float | None = None,
         lambda_gram: float | None = None,
         batch: Batch | None = None,
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+    ) -> tuple[Values, list[Tensor]]:
         """Compute `(losses, task_losses)`: every term and figure as a 0-d tensor by name, and one loss per task.
 
         Args:
@@ -53,7 +53,7 @@ class LossAggregator:
             lambda_att_dyn=config.lambda_att_dyn if lambda_att_dyn is None else lambda_att_dyn,
             lambda_gram=config.lambda_gram if lambda_gram is None else lambda_gram,
         )
-        losses: dict[str, Tensor] = {}
+        losses: Values = {}
         for task in self.tasks:
             losses |= task.losses(outputs, beta, weights, batch)
         return losses, [losses[task.total] for task in self.tasks]

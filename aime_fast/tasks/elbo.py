@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from aime_fast.config import LossConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
-from aime_fast.tasks.task import Task
+from aime_fast.tasks.task import Task, Values
 from aime_kernels import gaussian_log_density
 
 
@@ -37,7 +37,7 @@ class Elbo(Task):
         """The total and the KL of z."""
         return {self.name: self.total, "kl_z": "kl_z"}
 
-    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
         """Terms of this rank's batch; `nats` [B, T] and `usage` [K] are vectors.
 
         `decoder_loss` is weighted, by the frames' weights in `targets` too; the other terms are not.
@@ -58,7 +58,7 @@ class Elbo(Task):
 
     def losses(
         self, outputs: SequenceOutputs, beta: float | Tensor, weights: LossConfig, batch: Batch | None
-    ) -> dict[str, Tensor]:
+    ) -> Values:
         """See `Task.losses`. Collective while training: two terms are not linear in means over the ranks' batches."""
         frames = frame_weights(outputs, weights.precision_weight)
         terms = self.terms(outputs, weights, {"frames": frames})
@@ -80,7 +80,7 @@ class Elbo(Task):
         return terms | {self.total: total} | figures
 
 
-def latent_terms(outputs: SequenceOutputs) -> dict[str, Tensor]:
+def latent_terms(outputs: SequenceOutputs) -> Values:
     """Monte Carlo estimates over the posterior's samples of this rank's batch.
 
     Returns:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from aime_fast.config import LossConfig
 from aime_fast.model.outputs import SequenceOutputs
-from aime_fast.tasks.task import Task
+from aime_fast.tasks.task import Task, Values
 
 PIXEL = 100.0
 """Weight of the squared pixel error: that of a Gaussian with standard deviation 0.07."""
@@ -19,7 +19,7 @@ class Perceiver(Task):
 
     name, total = "perceiver", "perceiver_loss"
 
-    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
         """The terms, weighted."""
         return {
             "perceiver_recon_loss": pixel_loss(outputs),
@@ -27,7 +27,7 @@ class Perceiver(Task):
             "perceiver_ce_loss": next_token_loss(outputs),
         }
 
-    def figures(self, outputs: SequenceOutputs) -> dict[str, Tensor]:
+    def figures(self, outputs: SequenceOutputs) -> Values:
         """Use of the codebook."""
         return {"perplexity": perplexity(outputs)}
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from aime_fast.config import LossConfig
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.attention_schema import centre_of_mass
-from aime_fast.tasks.task import Task
+from aime_fast.tasks.task import Task, Values
 
 
 class Predictive(Task):
@@ -14,7 +14,7 @@ class Predictive(Task):
 
     name, total = "predictive", "total_predictive"
 
-    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
         """The terms before their weights."""
         return {
             "attention_kl": attention_kl(outputs),
@@ -23,7 +23,7 @@ class Predictive(Task):
             "self_prediction_loss": self_prediction_loss(outputs),
         }
 
-    def weighted(self, terms: dict[str, Tensor], beta: float | Tensor, weights: LossConfig) -> Tensor:
+    def weighted(self, terms: Values, beta: float | Tensor, weights: LossConfig) -> Tensor:
         """The sum of the weighted terms, 0-d."""
         kl, motion, diversity, self_prediction = terms.values()
         return beta * kl + weights.lambda_att_dyn * motion + diversity + self_prediction

@@ -24,7 +24,7 @@ def make_tasks(names: Sequence[str] = DEFAULT) -> list[Task]:
     Raises:
         UserError: no name, an unknown name, or a name given twice.
     """
-    if not names:
+    if not any(names):
         raise UserError(f"no task to train; choose --tasks from {', '.join(TASKS)}")
     for position, name in enumerate(names):
         if name not in TASKS:

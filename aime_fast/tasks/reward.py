@@ -9,7 +9,7 @@ from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import mlp
 from aime_fast.model.state import LatentState
-from aime_fast.tasks.task import Task
+from aime_fast.tasks.task import Task, Values
 
 BINS, LIMIT = 255, 20.0
 """Bins of the reward's distribution, evenly spaced over [-LIMIT, LIMIT] after `symlog` (Hafner et al. 2023)."""
@@ -40,17 +40,17 @@ class Reward(Task):
         """See `RewardHead`."""
         return RewardHead(config)
 
-    def targets(self, batch: Batch) -> dict[str, Tensor]:
+    def targets(self, batch: Batch) -> Values:
         """The reward earned on the way to each frame, and whether the episode goes on after it."""
         earned = F.pad(batch.rewards[:, :-1], (1, 0), value=torch.nan)
         return {"reward": earned, "continuation": (~batch.dones).float()}
 
-    def predictions(self, read: Tensor) -> dict[str, Tensor]:
+    def predictions(self, read: Tensor) -> Values:
         """Expected reward, and probability in [0, 1] that the episode goes on."""
         expected = read[..., :-1].float().softmax(-1) @ bins(read)
         return {"reward": symexp(expected), "continuation": read[..., -1].float().sigmoid()}
 
-    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
         """Cross-entropy of the two-hot rewards, and of the continuation, in nats per frame."""
         read = outputs.heads[self.name].float()
         wanted = two_hot(symlog(targets["reward"][:, 1:]))

@@ -11,6 +11,9 @@ from aime_fast.config import LossConfig, ModelConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
 
+Values = dict[str, Tensor]
+"""Tensors by name; 0-d unless said otherwise."""
+
 
 class Task(ABC):
     """One training task; gradient balancing sees one gradient per task.
@@ -25,25 +28,29 @@ class Task(ABC):
     """Name of the task's loss, the sum of its weighted terms."""
     needs_rewards: ClassVar[bool] = False
     """Whether the recording must have rewards."""
+    compiled: ClassVar[tuple[str, ...]] = ("terms",)
+    """Methods that `torch.compile` compiles as one region each."""
     compile_options: ClassVar[dict[str, int]] = {}
-    """Inductor options for `terms`."""
+    """Inductor options for them."""
 
     @abstractmethod
-    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss terms, 0-d by name. `torch.compile` compiles this method as one region."""
+    def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
+        """The loss terms, 0-d by name."""
 
-    def weighted(self, terms: dict[str, Tensor], beta: float | Tensor, weights: LossConfig) -> Tensor:
+    def weighted(self, terms: Values, beta: float | Tensor, weights: LossConfig) -> Tensor:
         """The sum of the weighted terms, 0-d; `beta` in [0, 1] is the weight of KL terms."""
         return reduce(add, terms.values())
 
-    def figures(self, outputs: SequenceOutputs) -> dict[str, Tensor]:
+    def figures(self, outputs: SequenceOutputs) -> Values:
         """Values that are reported and not trained on, 0-d by name."""
         return {}
 
     def losses(
         self, outputs: SequenceOutputs, beta: float | Tensor, weights: LossConfig, batch: Batch | None
-    ) -> dict[str, Tensor]:
+    ) -> Values:
         """Terms, total and figures, 0-d by name; only the total needs a gradient. `batch` has the targets."""
+        if batch is None and self.needs_rewards:
+            raise ValueError(f"task {self.name!r} has targets; call compute_losses(outputs, ..., batch=batch)")
         terms = self.terms(outputs, weights, {} if batch is None else self.targets(batch))
         return terms | {self.total: self.weighted(terms, beta, weights)} | self.figures(outputs)
 
@@ -55,10 +62,10 @@ class Task(ABC):
         """Make the task's head, which maps a `LatentState` to a tensor [B, T, ...]; None for no head."""
         return None
 
-    def targets(self, batch: Batch) -> dict[str, Tensor]:
+    def targets(self, batch: Batch) -> Values:
         """Recorded values that the head predicts, float [B, T] by name; NaN for frames without one."""
         return {}
 
-    def predictions(self, read: Tensor) -> dict[str, Tensor]:
+    def predictions(self, read: Tensor) -> Values:
         """The head's output [B, T, ...] as predictions of the `targets`, float [B, T] by the same names."""
         return {}

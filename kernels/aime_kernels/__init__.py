@@ -5,24 +5,21 @@ from aime_kernels.dpgmm.divergence import gamma_kl
 from aime_kernels.dpgmm.op import expected_kumaraswamy_beta_kl, kumaraswamy_log_weights, mixture_log_density
 from aime_kernels.dpgmm.sticks import kumaraswamy_log_sticks, stick_breaking_log_weights
 from aime_kernels.frames.op import normalise_frames
-from aime_kernels.frames.reference import frames_to_levels, gather_windows
-from aime_kernels.logistic_mixture.op import logistic_mixture_log_prob, logistic_mixture_loss
-from aime_kernels.logistic_mixture.parameters import logistic_mixture_mean, logistic_mixture_sample
+from aime_kernels.frames.reference import gather_windows
+from aime_kernels.logistic_mixture.op import logistic_mixture_loss
+from aime_kernels.logistic_mixture.parameters import logistic_mixture_mean
 from aime_kernels.rgb.op import rgb_combine, rgb_gram
 from aime_kernels.slot_attention.op import slot_attention
 
 __all__ = [
     "expected_kumaraswamy_beta_kl",
-    "frames_to_levels",
     "gamma_kl",
     "gather_windows",
     "gaussian_log_density",
     "kumaraswamy_log_sticks",
     "kumaraswamy_log_weights",
-    "logistic_mixture_log_prob",
     "logistic_mixture_loss",
     "logistic_mixture_mean",
-    "logistic_mixture_sample",
     "mixture_log_density",
     "normalise_frames",
     "rgb_combine",

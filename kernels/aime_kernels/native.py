@@ -1,4 +1,4 @@
-"""C++ for CPUs: built by the machine's own compiler when first needed, kept in the user's cache."""
+"""C++ for CPUs: built by the machine's own compiler at first use, kept in the user's cache folder."""
 
 import ctypes
 import functools
@@ -13,27 +13,27 @@ from pathlib import Path
 import torch
 
 _LEVELS = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
-"""What torch calls a CPU's vector instructions, and the compiler's word for CPUs that have them."""
+"""Torch's name for a CPU's vector instructions, and the compiler's name for such CPUs."""
 _FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 _SECONDS = 120
-"""A build takes two or three; a compiler that needs longer hangs."""
+"""A build takes two or three seconds; a compiler that needs this long hangs."""
 
 
 class NativeUnavailable(Exception):
-    """This machine builds or loads no native code; the message says why."""
+    """This machine cannot build or load native code; the message says why."""
 
 
 def compiler() -> str | None:
-    """The C++ compiler: what `CXX` names, else g++ or clang++; None where there is none."""
+    """The C++ compiler: the one that `CXX` names, else g++ or clang++; None where there is none."""
     given = os.environ.get("CXX")
     return next(filter(None, map(shutil.which, [given] if given else ["g++", "clang++"])), None)
 
 
 def library(source: Path) -> ctypes.CDLL:
-    """The shared library of a C++ file, built now if this user has not built it for this kind of CPU.
+    """The shared library of a C++ file, built now unless this user has built it for this kind of CPU.
 
-    Raises `NativeUnavailable`: no compiler, a build that fails, or a CPU whose vectors are too short to gain by it
-    (less than AVX2; torch's operators are faster there). A process tries once.
+    Raises `NativeUnavailable`: no compiler, a failed build, or a CPU without AVX2, where torch's operators are faster.
+    A process tries once.
     """
     found = attempt(source)
     if isinstance(found, str):
@@ -43,34 +43,28 @@ def library(source: Path) -> ctypes.CDLL:
 
 @functools.cache
 def attempt(source: Path) -> ctypes.CDLL | str:
-    """The library, or why there is none."""
+    """The library, or the reason why there is none."""
+    level, found = _LEVELS.get(torch.backends.cpu.get_cpu_capability()), compiler()
+    if level is None or platform.machine().lower() not in ("x86_64", "amd64"):
+        return "the CPU has no AVX2"
+    if found is None:
+        return "no C++ compiler; install g++"
+    command = [found, *_FLAGS, f"-march={level}"]
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, command)])).hexdigest()
+    target = _folder() / f"{source.parent.name}-{key[:16]}.so"
     try:
-        return _opened(source)
+        if not target.exists():
+            _build([*command, str(source)], target)
+        # A library built with g++ uses the OpenMP runtime that torch has loaded: both are named libgomp.so.1.
+        return ctypes.CDLL(str(target))
     except NativeUnavailable as error:
         return str(error)
-
-
-def _opened(source: Path) -> ctypes.CDLL:
-    level = _LEVELS.get(torch.backends.cpu.get_cpu_capability())
-    if level is None or platform.machine().lower() not in ("x86_64", "amd64"):
-        raise NativeUnavailable("the CPU has no AVX2")
-    found = compiler()
-    if found is None:
-        raise NativeUnavailable("no C++ compiler; install g++")
-    flags = [*_FLAGS, f"-march={level}"]
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), found.encode(), *map(str.encode, flags)])).hexdigest()
-    target = _folder() / f"{source.parent.name}-{key[:16]}.so"
-    if not target.exists():
-        _build([found, *flags, str(source)], target)
-    # With g++ its OpenMP runtime is the one that torch has loaded: both go by the name libgomp.so.1.
-    try:
-        return ctypes.CDLL(str(target))
     except OSError as error:
-        raise NativeUnavailable(f"{target} cannot be loaded ({error}); delete it") from error
+        return f"{target} cannot be loaded ({error}); delete it"
 
 
 def _folder() -> Path:
-    """The user's cache, or where that cannot be written a folder of this process."""
+    """The user's cache folder; if it cannot be written, a temporary one for this process."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aime_kernels" / "native"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +75,7 @@ def _folder() -> Path:
 
 
 def _build(command: list[str], target: Path) -> None:
-    """Compile to `target`, which is whole or absent: other processes may be building the same."""
+    """Compile to `target` in one atomic step, because other processes may build the same file."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
         try:

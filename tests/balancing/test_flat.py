@@ -57,7 +57,7 @@ def test_rows_hold_each_gradient_zeros_between_and_nothing_for_a_part_out_of_rea
     module, _, partition = partitioned()
     parameters = list(module.parameters())
     gradients = [torch.randn_like(p) for p in parameters]
-    rows = FlatLayout(parameters, partition.groups, 1, partition)
+    rows = FlatLayout(parameters, partition)
     reached = [None if p is module.first.weight else g for p, g in zip(parameters, gradients, strict=True)]
     rows.add(0, reached, last=False)
     rows.add(0, gradients, last=True)
@@ -87,7 +87,7 @@ def test_a_step_on_the_buffers_is_a_step_on_the_parameters():
     plain(x).square().mean().backward()
     stepped.step()
     parameters = list(module.parameters())
-    rows = FlatLayout(parameters, partition.groups, 1, partition)
+    rows = FlatLayout(parameters, partition)
     rows.add(0, torch.autograd.grad(module(x).square().mean(), parameters), last=True)
     rows.update = rows.vectors()[0]
     rows.place()

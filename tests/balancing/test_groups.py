@@ -1,5 +1,7 @@
 """Groups of parameters: their segments in any layout, Gram matrices that sum to the whole, and what each group gets."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -45,7 +47,7 @@ def gradients(module, task, seed=0):
 def one_process(module):
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     partition = WholePartition(module, optimizer)
-    return FlatLayout(list(module.parameters()), partition.groups, 1, partition)
+    return FlatLayout(list(module.parameters()), partition)
 
 
 def add(layout, module, seed=0):
@@ -102,7 +104,7 @@ def test_grams_of_modules_sum_to_that_of_all_under_shards(world_size, stage, see
     for rank in range(world_size):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(flat.dist, "get_rank", lambda rank=rank: rank)
-            layout = FlatLayout(parameters, [buffer], world_size, partition=object())
+            layout = FlatLayout(parameters, SimpleNamespace(groups=[buffer]), world_size, sharded=True)
             layout.total = lambda grams, losses: (grams, losses)
             for task in range(TASKS):
                 flat_gradient = layout._flatten(buffer, gradients(module, task, seed))

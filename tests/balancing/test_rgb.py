@@ -191,7 +191,7 @@ def test_bad_rows_and_options_are_refused():
     for call, words in [
         (lambda rgb: rgb.balance([]), "0 task gradients"),
         (lambda rgb: rgb.balance([row, [*row, None]]), "mark a missing gradient"),
-        (lambda rgb: rgb.balance([row], momentum=1), "unknown option 'momentum'"),
+        (lambda rgb: rgb.balance([row], momentum=1), "unknown option 'balancing.momentum'"),
         (lambda rgb: rgb.balance([row], alpha_steps=-1), "alpha_steps"),
         (lambda rgb: rgb.backward([torch.ones(())]), "get_share_params"),
         (lambda rgb: rgb.load_state_dict({"weights": torch.ones(1)}), "use that solver"),
@@ -202,7 +202,7 @@ def test_bad_rows_and_options_are_refused():
     with pytest.raises(UserError, match="task_num is 2"):
         rgb.balance([row])
     rgb.balance([row, row])
-    with pytest.raises(UserError, match="another model or another sharding"):
+    with pytest.raises(UserError, match="with other shapes; use one RGB object"):
         rgb.balance([[torch.ones(4)], [torch.ones(4)]])
     with pytest.raises(UserError, match="one RGB object"):
         rgb.balance([[*row, None], [*row, None]])

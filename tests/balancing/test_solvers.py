@@ -7,7 +7,8 @@ import torch
 from scipy.optimize import nnls
 
 from aime_fast.balancing.balancer import Balancer
-from aime_fast.balancing.rgb import RGB, _Lists
+from aime_fast.balancing.layouts.layout import Layout
+from aime_fast.balancing.rgb import RGB
 from aime_fast.balancing.solvers.registry import SOLVERS, make_solver
 from aime_fast.balancing.solvers.solver import Problem
 from aime_fast.config import BalancingConfig
@@ -41,7 +42,7 @@ def vectors_of(n, kind, seed=0):
 def update_of(name, vectors, losses=None, steps=2):
     """The update after some steps on the same gradients, and the report."""
     n = len(vectors)
-    layout = _Lists()
+    layout = Layout()
     balancer = Balancer(BalancingConfig(solver=name), layout, [], [str(i) for i in range(n)])
     losses = torch.ones(n, dtype=torch.float64) if losses is None else losses
     for _ in range(steps):
@@ -118,7 +119,7 @@ def test_no_gradients_and_opposed_ones_give_finite_updates(name):
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", sorted(SOLVERS))
 def test_a_step_that_is_not_finite_changes_nothing(name, poison):
-    layout, vectors = _Lists(), vectors_of(3, "random")
+    layout, vectors = Layout(), vectors_of(3, "random")
     balancer = Balancer(BalancingConfig(solver=name), layout, [], ["a", "b", "c"])
     updates = []
     for step in range(4):
@@ -140,7 +141,7 @@ def test_state_survives_in_place_and_from_a_file(name, tmp_path):
         balancer.layout.given = [[vector.clone()] for vector in vectors_of(3, "conflicting", seed)]
         return balancer.balance(torch.tensor([1.0, 5.0, 0.2]).double()).update[0]
 
-    first, second = (Balancer(BalancingConfig(solver=name), _Lists(), [], ["a", "b", "c"]) for _ in range(2))
+    first, second = (Balancer(BalancingConfig(solver=name), Layout(), [], ["a", "b", "c"]) for _ in range(2))
     step(first, 0)
     addresses = {key: value.data_ptr() for key, value in first.state.items()}
     step(first, 1)
@@ -152,7 +153,7 @@ def test_state_survives_in_place_and_from_a_file(name, tmp_path):
 
 
 def test_the_state_of_another_solver_is_refused():
-    rotation, plain = (Balancer(BalancingConfig(solver=s), _Lists(), [], ["a", "b"]) for s in ("rotation", "sum"))
+    rotation, plain = (Balancer(BalancingConfig(solver=s), Layout(), [], ["a", "b"]) for s in ("rotation", "sum"))
     rotation.layout.given = [[vector] for vector in vectors_of(2, "random")]
     rotation.balance()
     with pytest.raises(UserError, match=r"of solver 'rotation' with \['angles', 'counter'\], this run has 'sum'"):
@@ -221,7 +222,7 @@ def test_nothing_is_read_on_the_host(name, monkeypatch):
     def refuse(self, *args):
         raise AssertionError("read on the host")
 
-    layout, vectors = _Lists(), [[vector] for vector in vectors_of(3, "random")]
+    layout, vectors = Layout(), [[vector] for vector in vectors_of(3, "random")]
     balancer, losses = Balancer(BalancingConfig(solver=name), layout, [], ["a", "b", "c"]), torch.ones(3).double()
     for method in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"):
         monkeypatch.setattr(torch.Tensor, method, refuse)

@@ -5,21 +5,21 @@ import os
 import subprocess
 import sys
 
-from aime_fast.doctor.finding import Finding
+from aime_fast.doctor.checks import Result, ok, warning
 
 
 def well():
     print("a library that chats")
     os.system("echo and its program too")
-    return Finding("well", "")
+    return ok("well")
 
 
 def poor():
-    return Finding("poor", "mend it")
+    return Result("", "failed", "poor", "mend it")
 
 
 def limited():
-    return Finding("slow", "speed it up", limits=True)
+    return warning("slow", "speed it up")
 
 
 def crash():

@@ -12,7 +12,7 @@ import torch
 
 from aime_fast import doctor
 from aime_fast.commands import main as cli
-from aime_fast.doctor import CHECKS, Check, Result, can_train, checks, graphics, probes, run_check
+from aime_fast.doctor import CHECKS, Check, Result, can_train, checks, graphics, probes, run_check, table
 from aime_fast.doctor.graphics import GRAPHICS, soften
 from aime_fast.kernel_mode import WORDS
 from aime_kernels.dispatch import Mode
@@ -92,11 +92,11 @@ def test_one_way_of_rendering_is_enough():
 
 
 def test_every_check_has_a_probe_and_examine_keeps_their_order(monkeypatch):
-    for check in (*CHECKS, *GRAPHICS):
+    for check in CHECKS:
         module, _, function = check.probe.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
-    monkeypatch.setattr(checks, "run_check", lambda check: result(check.name, "ok"))
-    assert [row.name for row in doctor.examine()] == [check.name for check in (*GRAPHICS, *CHECKS)]
+    monkeypatch.setattr(table, "run_check", lambda check: result(check.name, "ok"))
+    assert [row.name for row in doctor.examine()] == [check.name for check in CHECKS]
 
 
 def test_rendering_without_mujoco(monkeypatch):
@@ -117,7 +117,7 @@ def test_stale_locks_are_found(tmp_path, monkeypatch):
     finding = probes.extension_locks()
     assert finding.found == f"stale lock {lock}"
     assert finding.fix == f"rm {lock}"
-    assert finding.limits
+    assert finding.status == "warning"
 
 
 @pytest.mark.parametrize(("free", "status"), [(0.5, "failed"), (5, "warning"), (50, "ok")])
@@ -126,27 +126,27 @@ def test_room_in_the_runs_folder(tmp_path, monkeypatch, free, status):
     monkeypatch.setattr(probes.shutil, "disk_usage", _usage(free))
     finding = probes.runs_folder()
     assert finding.found == f"{free:.1f} GB free in {tmp_path}"
-    assert _status(finding) == status
+    assert finding.status == status
     (tmp_path / "runs").mkdir()
     assert probes.runs_folder().found.endswith("/runs")
     monkeypatch.setattr(probes.os, "access", lambda *_: False)
-    assert _status(probes.runs_folder()) == "failed"
+    assert probes.runs_folder().status == "failed"
 
 
 @pytest.mark.parametrize(("free", "status"), [(0.06, "warning"), (8, "ok")])
 def test_room_in_shared_memory(monkeypatch, free, status):
     monkeypatch.setattr(probes.shutil, "disk_usage", _usage(free))
-    assert _status(probes.shared_memory()) == status
+    assert probes.shared_memory().status == status
 
 
 @pytest.mark.parametrize(("free", "status"), [(0.5, "failed"), (2, "warning"), (16, "ok")])
 def test_memory_that_is_free(monkeypatch, tmp_path, free, status):
     monkeypatch.setattr(probes, "CONTROL_GROUP", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GB))
-    assert _status(probes.memory()) == status
+    assert probes.memory().status == status
     (tmp_path / "memory.current").write_text(str(3 * GB))
     (tmp_path / "memory.max").write_text("max\n")
-    assert _status(probes.memory()) == status
+    assert probes.memory().status == status
     # A container's limit counts where it is tighter.
     (tmp_path / "memory.max").write_text(str(4 * GB))
     assert probes.memory().found == f"{min(free, 1):.1f} GB free"
@@ -154,7 +154,7 @@ def test_memory_that_is_free(monkeypatch, tmp_path, free, status):
 
 def test_no_driver_is_no_failure(monkeypatch):
     monkeypatch.setattr(probes, "_driver_version", lambda: None)
-    assert _status(probes.cuda()) == "warning"
+    assert probes.cuda().status == "warning"
 
 
 def test_torch_computes_here():
@@ -163,10 +163,6 @@ def test_torch_computes_here():
 
 def _usage(gigabytes):
     return lambda folder: SimpleNamespace(free=gigabytes * GB)
-
-
-def _status(finding):
-    return "ok" if not finding.fix else "warning" if finding.limits else "failed"
 
 
 def test_the_form_of_the_pixel_likelihood(monkeypatch, tmp_path):

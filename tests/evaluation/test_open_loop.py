@@ -80,16 +80,16 @@ def close(values, expected):
 def test_each_row_is_the_error_that_is_known():
     seen = open_loop_psnr(World(errors=(3, -1)), [windows([51, 61, 71, 81], [2, 4, 6, 9])], CONTEXT, futures=2)
     assert seen.windows == 4
-    close(seen.expected, decibels(1))
-    close(seen.future, (decibels(3) + decibels(1)) / 2)
+    close(seen.psnr["mean of the futures"], decibels(1))
+    close(seen.psnr["one future"], (decibels(3) + decibels(1)) / 2)
     # Partners are two windows apart: their actions differ by 4 and 5 levels a frame, either way.
     close(
-        seen.other_actions,
+        seen.psnr["mean, another window's actions"],
         torch.stack([decibels((sign * gap * AHEAD + 1).abs()) for sign in (1, -1) for gap in (4, 5)]).mean(0),
     )
-    close(seen.last_frame, torch.stack([decibels(step * AHEAD) for step in (2, 4, 6, 9)]).mean(0))
+    close(seen.psnr["last frame copied"], torch.stack([decibels(step * AHEAD) for step in (2, 4, 6, 9)]).mean(0))
     first = torch.tensor([51, 61, 71, 81])[:, None] + torch.tensor([2, 4, 6, 9])[:, None] * (CONTEXT - 1 + AHEAD)
-    close(seen.mean_frame, decibels((first - 100).abs()).mean(0))
+    close(seen.psnr["mean training frame"], decibels((first - 100).abs()).mean(0))
 
 
 def test_errors_of_heads_stand_next_to_the_best_constant():
@@ -98,14 +98,14 @@ def test_errors_of_heads_stand_next_to_the_best_constant():
     close(found.errors["level"], torch.ones(HORIZON))
     truth = batch.observations[:, CONTEXT:, 0, 0, 0].double()
     close(found.errors["level, best constant"], (truth - truth.mean()).square().mean(0).sqrt())
-    assert "level, RMSE                       1.0000  1.0000" in str(found)
+    assert f"{'level, RMSE':34}  1.0000  1.0000" in str(found)
 
 
 def test_a_model_that_copies_is_as_good_as_copying_whatever_the_actions():
     seen = open_loop_psnr(World((0, 0, 0), heeds_actions=False), [windows([50, 60, 70], [2, 4, 6])], CONTEXT, futures=3)
-    close(seen.expected, seen.last_frame)
-    close(seen.future, seen.last_frame)
-    close(seen.other_actions, seen.last_frame)
+    close(seen.psnr["mean of the futures"], seen.psnr["last frame copied"])
+    close(seen.psnr["one future"], seen.psnr["last frame copied"])
+    close(seen.psnr["mean, another window's actions"], seen.psnr["last frame copied"])
 
 
 def test_windows_count_alike_whatever_the_batch():
@@ -113,17 +113,17 @@ def test_windows_count_alike_whatever_the_batch():
     whole = open_loop_psnr(World(errors=(5,)), [windows(starts, actions)], CONTEXT, futures=1)
     parts = [windows(starts[:11], actions[:11]), windows(starts[11:], actions[11:])]
     split = open_loop_psnr(World(errors=(5,)), parts, CONTEXT, futures=1)
-    for name in ("expected", "future", "last_frame", "mean_frame"):
-        close(getattr(split, name), getattr(whole, name))
+    for name in whole.psnr.keys() - {"mean, another window's actions"}:
+        close(split.psnr[name], whole.psnr[name])
     assert split.windows == whole.windows == 20
 
 
 def test_a_window_alone_has_no_other_actions():
     seen = open_loop_psnr(World(errors=(1,)), [windows([50], [2])], CONTEXT, futures=1)
-    close(seen.expected, decibels(1))
-    assert seen.other_actions.isnan().all()
+    close(seen.psnr["mean of the futures"], decibels(1))
+    assert seen.psnr["mean, another window's actions"].isnan().all()
     assert "nan" in str(seen)
-    assert "frames ahead                           1       2" in str(seen)
+    assert f"{'frames ahead':34}       1       2" in str(seen)
 
 
 def test_no_windows_is_an_error():

@@ -27,7 +27,6 @@ def calls(n, dtype):
     same = [dtype]
     return {
         "expected_kumaraswamy_beta_kl": (k.expected_kumaraswamy_beta_kl(*positive), [(n, K)], same),
-        "frames_to_levels": (k.frames_to_levels(frames), [(n, 3, 4, 5)], [torch.uint8]),
         "gamma_kl": (k.gamma_kl(*positive), [(n, K)], same),
         "gather_windows": (
             k.gather_windows(LEVELS.flatten(0, 1), torch.zeros(n, dtype=torch.int64), 5),
@@ -41,7 +40,6 @@ def calls(n, dtype):
             same,
         ),
         "kumaraswamy_log_sticks": (sticks, [(n, K), (n, K)], same * 2),
-        "logistic_mixture_log_prob": (k.logistic_mixture_log_prob(frames, draw(n, 10 * M, 4, 5)), [(n,)], same),
         "logistic_mixture_loss": (
             k.logistic_mixture_loss(
                 frames.flatten(2)[:, None], draw(n, 20, D), draw(10 * M, D), draw(n, 1, 3, 20), draw(n), 0.5
@@ -50,7 +48,6 @@ def calls(n, dtype):
             same * 3,
         ),
         "logistic_mixture_mean": (k.logistic_mixture_mean(draw(n, 10 * M, 4, 5)), [(n, 3, 4, 5)], same),
-        "logistic_mixture_sample": (k.logistic_mixture_sample(draw(n, 10 * M, 4, 5)), [(n, 3, 4, 5)], same),
         "mixture_log_density": (k.mixture_log_density(*mixture), [(n, S), (n, S, K)], same * 2),
         "normalise_frames": (k.normalise_frames(LEVELS[:n]), [(n, 5, 3, 4, 3)], [torch.float32]),
         "rgb_combine": ([*direction, *update], [(3, 2), (5,)] * 2, same * 4),

@@ -7,8 +7,8 @@ import torch
 from torch import distributions as D
 
 from aime_fast.config import preset_config
-from aime_fast.errors import UserError
-from aime_fast.model.draws import sample_draws
+from aime_fast.errors import UserError, exit_on_user_error
+from aime_fast.model.draws import make_draws
 from aime_fast.model.priors import PRIORS, make_prior
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
@@ -37,7 +37,7 @@ def distribution_of(name):
         for parameter in prior.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     inputs = (torch.randn(B, T, size) for size in (CONFIG.hidden_dim, CONFIG.context_dim, CONFIG.latent_dim))
-    return prior(*inputs, sample_draws(prior.draws, B, T, torch.Generator().manual_seed(0)))
+    return prior(*inputs, make_draws(prior.draws, B, T, torch.Generator().manual_seed(0)))
 
 
 def test_each_prior_has_a_truth():
@@ -86,6 +86,8 @@ def test_every_prior_is_trained(name):
     assert 1 - 1e-5 <= losses["effective_components"] <= CONFIG.max_components + 1e-3
 
 
-def test_an_unknown_prior_is_refused_with_the_nearest_name_and_the_list():
+def test_an_unknown_prior_is_refused_with_the_nearest_name_and_the_list(capsys):
+    assert exit_on_user_error(lambda: make_prior(replace(CONFIG, prior="none of these"))) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError, match=r"unknown prior 'dpgm'; did you mean 'dpgmm'\? choose from .*dpgmm"):
         make_prior(replace(CONFIG, prior="dpgm"))

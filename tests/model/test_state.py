@@ -1,6 +1,6 @@
 """Filtering frame by frame, observing a window, and imagining share one state; imagination is differentiable."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from aime_fast.errors import UserError
 from aime_fast.model.priors import PRIORS
 from aime_fast.model.state import join
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.tasks.aggregator import LossAggregator
+from aime_kernels import logistic_mixture_log_prob
 
 CONFIG = replace(preset_config("debug").model, action_dim=3, image_size=32)
 NAMES = ("latent", "context", "slots", "attention", "hidden", "cell")
@@ -35,6 +37,10 @@ def model():
 def window(batch, frames, size=CONFIG.image_size):
     observations = torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8)
     return observations, torch.randn(batch, frames, CONFIG.action_dim)
+
+
+def parameters_of(outputs):
+    return outputs.pixels, outputs.likelihood.parameters(), outputs.likelihood.centre
 
 
 def filtered(model, observations, actions):
@@ -159,24 +165,30 @@ def test_a_policy_is_trained_through_imagination(model):
     model.zero_grad()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_model_on_a_gpu_is_filtered_and_imagined(prior):
+    model = made(prior=prior).cuda()
+    observations, actions = (x.cuda() for x in window(2, 3))
+    imagined = model.imagine(filtered(model, observations, actions), actions, samples=2)
+    assert model.decode(imagined).mean().isfinite().all()
+
+
 @pytest.mark.parametrize("size", [32, 64, 96, 128])
 def test_every_image_size_is_trained_filtered_imagined_and_decoded(size):
     model = made(image_size=size)
     observations, actions = window(1, 3, size)
     outputs = model.train()(observations, actions)
-    loss = outputs.likelihood.loss(outputs.pixels, torch.ones(1, 3), 1.0)[0]
-    assert loss.isfinite()
+    losses, tasks = LossAggregator().compute_losses(outputs)
+    sum(tasks).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    nats = logistic_mixture_log_prob(*(x.flatten(0, 2) for x in parameters_of(outputs))).unflatten(0, (1, 3, -1))
+    torch.testing.assert_close(losses["recon_loss"], -nats.sum() / observations.numel(), rtol=1e-4, atol=1e-4)
     state = model.observe(observations, actions)
     assert_same(filtered(model, observations, actions), state)
     frames = model.decode(model.imagine(state, actions)).mean()
     assert frames.shape == outputs.reconstructions.shape == observations.shape
     assert outputs.perceiver_reconstructions.shape == observations.shape
-
-
-def test_detached_states_keep_their_numbers(model):
-    state = model.train()(*window(1, 2)).state
-    assert state.latent.requires_grad and not state.detach().latent.requires_grad
-    assert {f.name for f in fields(state)} == {*NAMES, "memory"}
 
 
 def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
@@ -191,9 +203,18 @@ def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
     with pytest.raises(UserError, match="horizon"):
         model.imagine(state, lambda current: actions[:, 0])
     for wrong in (actions[:1], actions[..., :2], actions[:, 0]):
-        with pytest.raises(UserError, match=r"actions are \("):
+        with pytest.raises(UserError, match="actions"):
             model.imagine(state, wrong)
-    with pytest.raises(UserError, match="actions are"):
-        model.imagine(state, actions, horizon=3)
+    for horizon in (0, 3):
+        with pytest.raises(UserError, match=f"2 actions and horizon {horizon}"):
+            model.imagine(state, actions, horizon=horizon)
+    with pytest.raises(UserError, match=r"actions of one frame are \(1, 3\)"):
+        model.imagine(state, lambda current: actions[:1, 0], horizon=1)
+    with pytest.raises(UserError, match="needs previous_action"):
+        model.filter(state, observations[:, 0])
+    with pytest.raises(UserError, match="1 sequences and the state 2"):
+        model.filter(state, observations[:1, 0], actions[:1, 0])
+    with pytest.raises(UserError, match="observe reads"):
+        model.observe(observations, actions[:, :0])
     with pytest.raises(UserError, match="observations are"):
         model.filter(state, observations[:, 0, :, :16], actions[:, 0])

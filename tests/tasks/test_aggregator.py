@@ -8,7 +8,7 @@ from aime_fast.config import LossConfig, preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo
 from aime_fast.tasks.aggregator import LossAggregator
-from aime_kernels import logistic_mixture_log_prob
+from aime_kernels.logistic_mixture.fused import fused_terms
 
 
 def outputs():
@@ -51,9 +51,8 @@ def test_the_pixel_terms_reach_the_task_with_their_weights():
     assert not losses["recon_loss"].requires_grad and not losses["mean_error"].requires_grad
     (found,) = torch.autograd.grad(tasks[0], likelihood.features, retain_graph=True)
     parameters = likelihood.parameters()
-    log_prob = logistic_mixture_log_prob(
-        made.pixels.flatten(0, 2), parameters.flatten(0, 2), likelihood.centre.flatten(0, 2)
-    )
+    x, centre, blocks = (part.flatten(0, 2).flatten(2) for part in (made.pixels, likelihood.centre, parameters))
+    log_prob, _ = fused_terms(x, centre, blocks.unflatten(1, (-1, 10)))
     error = (likelihood.expectation() - made.pixels).square()
     loss = -1.1 * log_prob.sum() / error.numel() + LossConfig().lambda_mean * error.mean()
     (expected,) = torch.autograd.grad(loss, likelihood.features)

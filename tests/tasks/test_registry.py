@@ -1,9 +1,11 @@
 """The registry of tasks: names, mistakes, and terms that belong to one task each."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aime_fast.config import LossConfig, preset_config
 from aime_fast.data.batch import Batch
@@ -73,7 +75,7 @@ def test_heads_come_after_all_other_parts():
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "no task.*choose --tasks from elbo, perceiver"),
+        ([""], "no task.*choose --tasks from elbo, perceiver"),
         (["elbo", "percever"], "unknown task 'percever'; did you mean 'perceiver'.*elbo, perceiver, predictive"),
         (["dreams"], "unknown task 'dreams'; choose from elbo"),
         (["elbo", "elbo"], "'elbo' is named twice"),
@@ -96,3 +98,21 @@ def test_rewards_that_a_recording_lacks():
 def test_an_aggregator_has_three_tasks_by_default():
     assert [task.name for task in LossAggregator().tasks] == ["elbo", "perceiver", "predictive"]
     assert [task.name for task in LossAggregator(tasks=make_tasks(["perceiver"])).tasks] == ["perceiver"]
+
+
+def test_a_task_with_targets_wants_the_batch(made):
+    task = make_tasks(["perceiver"])[0]
+    task.needs_rewards = True
+    with pytest.raises(ValueError, match=r"'perceiver' has targets.*batch=batch"):
+        task.losses(None, 1.0, LossConfig(), None)
+
+
+def test_exported_heads_are_read_for_the_tasks_that_want_them(made, tmp_path):
+    _, tasks, model = made
+    save_file({k: x.contiguous() for k, x in model.state_dict().items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model": asdict(model.config)}))
+    read = DPGMMVariationalRecurrentAutoencoder.from_pretrained
+    assert not read(tmp_path).heads
+    whole = read(tmp_path, tasks).state_dict()
+    assert whole.keys() == model.state_dict().keys()
+    assert all(torch.equal(whole[name], value) for name, value in model.state_dict().items())

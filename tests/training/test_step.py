@@ -63,7 +63,7 @@ def host_reads():
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # what DeepSpeed imports
 @pytest.mark.parametrize("ds_config", [None, "zero2"])
 def test_no_step_waits_for_the_device(data, tmp_path, ds_config):
-    trainer = trainer_of(data, tmp_path, ds_config=ds_config)
+    trainer = trainer_of(data, tmp_path, ds_config=ds_config, tasks=list(TASKS))
     trainer.engine.set_lr(1e-4)
     trainer.step(trainer.step.fetch(0), 0.5)  # lazy initialisation, if any, happens here
     inputs = trainer.step.fetch(1)

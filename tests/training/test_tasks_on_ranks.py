@@ -24,11 +24,10 @@ def test_all_tasks_on_two_ranks_equal_one_process(tmp_path):
     data = write_recording(tmp_path / "recording.pt")
 
     def options(out, **changes):
+        changes |= {"keep_checkpoints": 9, "checkpoint_every": PAUSE}
         # SGD: AdamW's first steps divide by the noise of near-zero gradients, which turns rounding into steps.
         optim = {"name": "sgd", "lr": 0.005, "warmup_steps": 0}
-        return tiny_options(
-            data, tmp_path / out, tasks=list(TASKS), steps=STEPS, optim=optim, checkpoint_every=PAUSE, **changes
-        )
+        return tiny_options(data, tmp_path / out, tasks=list(TASKS), steps=STEPS, optim=optim, **changes)
 
     DMCVBTrainer(**options("alone")).fit()
     jobs = [options(f"zero{stage}", ds_config=f"zero{stage}") | {"until": None} for stage in range(4)]

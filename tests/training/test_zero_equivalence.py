@@ -246,7 +246,9 @@ def test_what_a_step_sends_and_holds(results, stage):
     found = dict(results[2, 0][f"traffic-{stage}"])
     whole_rows, padding = tasks * size, tasks * 16
     if stage == 0:
-        assert found == {"allreduce": tasks * size, "rows": whole_rows}
+        # Each parameter starts at a multiple of 32 entries.
+        padded = tasks * (size + 32 * len(list(Toy().parameters())))
+        assert tasks * size <= found.pop("allreduce") == found.pop("rows") <= padded and not found
         return
     assert found.pop("allreduce") == (tasks + 1) ** 2  # the Gram matrix, which the norm for clipping follows from
     assert whole_rows / 2 <= found.pop("rows") <= (whole_rows + padding) / 2

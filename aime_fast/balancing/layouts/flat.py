@@ -23,9 +23,9 @@ class FlatLayout(Layout):
 
     Args:
         parameters: all trainable parameters, in the order of the gradients.
-        buffers: the flat buffers.
+        partition: the buffers, and what the optimiser steps.
         world_size: ranks of the default process group, 1 without one.
-        partition: the shards that gradients are reduced to, of the same buffers; None keeps whole vectors.
+        sharded: each rank keeps its shard of every buffer; otherwise all keep the whole.
         reduce_each: reduce every micro-batch instead of adding whole gradients up until the last one (ZeRO-2, 3).
         overlap: reduce a task's gradient while the next task's backward pass runs.
     """
@@ -33,22 +33,23 @@ class FlatLayout(Layout):
     def __init__(
         self,
         parameters: Sequence[torch.nn.Parameter],
-        buffers: Sequence[FlatGroup],
-        world_size: int,
-        partition: Partition | None = None,
+        partition: Partition,
+        world_size: int = 1,
+        sharded: bool = False,
         reduce_each: bool = False,
         overlap: bool = True,
     ) -> None:
         super().__init__()
         self.parameters = list(parameters)
-        self.buffers = list(buffers)
-        self.world_size = world_size
         self.partition = partition
+        self.buffers = partition.groups
+        self.world_size = world_size
+        self.shards = world_size if sharded else 1
+        """Shards of a buffer."""
         self.reduce_each = reduce_each
         self.overlap = overlap
         self.tasks_reaching = [set() for _ in self.parameters]
         self._device = self.parameters[0].device
-        self._shards = 1 if partition is None else world_size
         self._vectors: dict[int, Vector] = {}
         self._local: dict[int, Vector] = {}
         self._under_way: tuple[int, Vector, list[dist.Work]] | None = None
@@ -98,7 +99,7 @@ class FlatLayout(Layout):
     def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
         if self.world_size == 1:
             return flat, None
-        if self.partition is None:
+        if self.shards == 1:
             return flat, dist.all_reduce(flat, async_op=True)
         shard = flat.new_empty(flat.numel() // self.world_size)
         return shard, dist.reduce_scatter_single(shard, flat, async_op=True)
@@ -119,41 +120,32 @@ class FlatLayout(Layout):
 
     def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Both summed over the ranks, by one all-reduce at most."""
-        if self.world_size == 1 or (losses is None and self._shards == 1):
+        if self.world_size == 1 or (losses is None and self.shards == 1):
             return grams, losses
-        copies = self.world_size // self._shards  # ranks with whole vectors all have the complete Gram matrices
+        copies = self.world_size // self.shards  # ranks with whole vectors all have the complete Gram matrices
         numbers = grams.flatten() if losses is None else torch.cat([grams.flatten() / copies, losses])
         dist.all_reduce(numbers)
         total = numbers[: grams.numel()].view_as(grams)
         return total, None if losses is None else numbers[grams.numel() :]
 
     def place(self) -> None:
-        """Give the optimiser the update: each shard to the partition, or each parameter its view of the whole."""
+        """Give the optimiser its part of the update."""
         for number, (buffer, flat) in enumerate(zip(self.buffers, self.update, strict=True)):
-            if flat is None:
-                flat = torch.zeros(buffer.numel // self._shards, device=self._device)
-            if self.partition is not None:
-                self.partition.place(number, flat)
-                continue
-            for index, (entries,) in zip(buffer.indices, buffer.views(flat)[0], strict=True):
-                parameter = self.parameters[index]
-                parameter.grad = entries.view(parameter.shape)
+            zeros = torch.zeros(buffer.numel // self.shards, device=self._device) if flat is None else flat
+            self.partition.place(number, zeros)
 
     def clear(self) -> None:
-        """Free the task gradients, the update and every gradient that was placed."""
+        """Free the task gradients, the update and what was placed."""
         self._vectors.clear()
         self.update = []
-        for parameter in self.parameters:
-            parameter.grad = None
-        if self.partition is not None:
-            self.partition.clear()
+        self.partition.clear()
 
     def cuts(self) -> list[Cut]:
         """This rank's shard of each buffer, or the whole of it."""
-        rank = dist.get_rank() if self._shards > 1 else 0
+        rank = dist.get_rank() if self.shards > 1 else 0
         cuts = []
         for buffer in self.buffers:
-            pieces, length = [], buffer.numel // self._shards
+            pieces, length = [], buffer.numel // self.shards
             for index, offset, size in zip(buffer.indices, buffer.offsets, buffer.sizes, strict=True):
                 if buffer.cuts == 1:
                     low, high = max(offset, rank * length), min(offset + size, (rank + 1) * length)

@@ -1,12 +1,11 @@
 """Long vectors of task gradients, and the two passes over them that balancing needs.
 
 A *vector* is one task's gradient on this rank as a list of tensors, averaged over micro-batches and ranks. A layout
-owns the vectors of all tasks, the consensus direction for solvers that ask for one, and the division of the parameters
-into groups. It knows how ranks share the entries, so solvers and the balancer do not.
+holds the vectors of all tasks, the consensus direction for solvers that ask for one, and the division of the
+parameters into groups.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +30,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Cut:
-    """How one tensor consists of entries of parameters."""
+    """How one tensor consists of entries of parameters, when it is flattened."""
 
     shape: tuple[int, ...]
-    """The tensor's shape."""
     pieces: tuple[Piece, ...]
-    """What lies in it when it is flattened."""
 
     @classmethod
     def whole(cls, index: int, parameter: Tensor) -> "Cut":
@@ -48,10 +45,16 @@ Segments = list[tuple[int, int, int]]
 """Parts of a vector as (position of the tensor, first entry, end)."""
 
 
-class Layout(ABC):
-    """n task gradients on this rank. `gram` and `combine` touch every entry once each."""
+class Layout:
+    """n task gradients on this rank. `gram` and `combine` read every entry once each."""
+
+    compiled = ("_gram", "_combine")
 
     def __init__(self) -> None:
+        self.given: list[Vector] = []
+        """The task gradients in task order, for a caller that sets them itself."""
+        self.reduce: Callable[[Tensor], Tensor] | None = None
+        """Sums a small tensor over the ranks that hold the other shards, for such a caller."""
         self.direction: Vector | None = None
         """The consensus direction d, laid out as the vectors are; None until a solver asks for it."""
         self.update: Vector = []
@@ -60,21 +63,13 @@ class Layout(ABC):
         """For each parameter the tasks that have had a gradient of it; equal on all ranks."""
         self._segments: list[Segments] | None = None
 
-    @abstractmethod
     def vectors(self) -> list[Vector]:
         """The task gradients in task order, complete."""
+        return self.given
 
-    @abstractmethod
-    def cuts(self) -> list[Cut]:
-        """How each tensor of a vector consists of parameters, so that state can be stored by parameter name."""
-
-    @abstractmethod
     def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Both summed over the ranks, by one all-reduce at most."""
-
-    def divide(self, group_of: Sequence[int], groups: int) -> None:
-        """Divide the parameters into groups; `group_of` has the group of every parameter. Otherwise all are one."""
-        self._segments = segments(self.cuts(), group_of, groups)
+        return grams if self.reduce is None else self.reduce(grams), losses
 
     def gram(self, direction: bool, losses: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Inner products of the task gradients within each group, summed over ranks: float64 [G, n, n].
@@ -92,17 +87,15 @@ class Layout(ABC):
 
         finite: 0-d bool; False writes a zero update and leaves the direction as it is.
         """
-        vectors = self.vectors()
-        self.update = []
-        for known, *tensors in zip(self.direction or [None] * len(vectors[0]), *vectors, strict=True):
-            present = next((tensor for tensor in tensors if tensor is not None), None)
-            # d may have entries where no task has any in this step, and so has the update then.
-            self.update.append(torch.empty_like(known) if present is None and known is not None else present)
-        if direction is None or self.direction is None:
+        vectors, known = self.vectors(), self.direction
+        self.update = [_first(tensors) for tensors in zip(*vectors, strict=True)]
+        if direction is None or known is None:
             self._combine(self._parts([*vectors, self.update]), weights, finite)
-        else:
-            parts = self._parts([*vectors, self.direction, self.update])
-            self._combine(parts, torch.stack([weights, direction], 1), finite)
+            return
+        # d may have entries where no task has any in this step, and so has the update then.
+        both = zip(self.update, known, strict=True)
+        self.update = [torch.empty_like(d) if u is None and d is not None else u for u, d in both]
+        self._combine(self._parts([*vectors, known, self.update]), torch.stack([weights, direction], 1), finite)
 
     @staticmethod
     def _gram(parts: list[list[Vector]]) -> Tensor:
@@ -121,6 +114,14 @@ class Layout(ABC):
             else:
                 rgb_combine(part[:-2], part[-2], part[-1], own, finite)
 
+    def divide(self, group_of: Sequence[int], groups: int) -> None:
+        """Divide the parameters into groups; `group_of` has the group of every parameter. Otherwise all are one."""
+        self._segments = segments(self.cuts(), group_of, groups)
+
+    def cuts(self) -> list[Cut]:
+        """How each tensor of a vector consists of parameters, so that state can be stored by parameter name."""
+        raise NotImplementedError
+
     def _parts(self, vectors: list[Vector]) -> list[list[Vector]]:
         """The vectors' views in each group; the vectors themselves where there is one."""
         if self._segments is None:
@@ -132,17 +133,14 @@ class Layout(ABC):
 
     def _direction_beside(self, vectors: list[Vector]) -> Vector:
         """The direction on the vectors' device, with a tensor wherever a vector has one."""
-        direction = self.direction or [None] * len(vectors[0])
-        for k, tensors in enumerate(zip(*vectors, strict=True)):
-            present = next((tensor for tensor in tensors if tensor is not None), None)
-            known = direction[k]
-            if present is not None and known is None:
+        self.direction = self.direction or [None] * len(vectors[0])
+        for k, present in enumerate(map(_first, zip(*vectors, strict=True))):
+            known = self.direction[k]
+            if present is not None:
                 wide = torch.promote_types(present.dtype, torch.float32)
-                direction[k] = torch.zeros_like(present, dtype=wide)
-            elif present is not None and known is not None:
-                direction[k] = known.to(present.device)
-        self.direction = direction
-        return direction
+                new = torch.zeros_like(present, dtype=wide) if known is None else known.to(present.device)
+                self.direction[k] = new
+        return self.direction
 
 
 def segments(cuts: Sequence[Cut], group_of: Sequence[int], groups: int) -> list[Segments]:
@@ -150,14 +148,16 @@ def segments(cuts: Sequence[Cut], group_of: Sequence[int], groups: int) -> list[
     found: list[Segments] = [[] for _ in range(groups)]
     for position, cut in enumerate(cuts):
         pieces = sorted(cut.pieces, key=lambda piece: piece.at)
-        end = int(torch.Size(cut.shape).numel())
+        starts = [0, *(piece.at for piece in pieces[1:])]
         last = None
-        for number, piece in enumerate(pieces):
-            group = group_of[piece.index]
-            start = piece.at if number else 0
-            stop = pieces[number + 1].at if number + 1 < len(pieces) else end
-            if group == last:
-                start = found[group].pop()[1]
-            found[group].append((position, start, stop))
-            last = group
+        for piece, start, end in zip(pieces, starts, [*starts[1:], torch.Size(cut.shape).numel()], strict=False):
+            own = found[group_of[piece.index]]
+            if own is last:
+                start = own.pop()[1]
+            own.append((position, start, end))
+            last = own
     return found
+
+
+def _first(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    return next((tensor for tensor in tensors if tensor is not None), None)

@@ -1,10 +1,9 @@
 """Parameters as flat buffers, cut into shards by DeepSpeed: the one file that knows its private attributes.
 
-A *group* is one flat buffer of parameters that are stepped alike; every rank owns an equal, contiguous part of it, its
-shard. ZeRO-1 and 2 lay parameters one after the other and cut the whole; ZeRO-3 cuts each parameter and lays the parts
-one after the other. Private: `bit16_groups`, `bit16_groups_flat` and `averaged_gradients` of the ZeRO-1/2 optimiser,
-`ds_tensor` of a ZeRO-3 parameter. They are why DeepSpeed is pinned; `tests/training/test_zero_equivalence.py` fails
-where a version moves them.
+Every rank owns an equal, contiguous part of a buffer, its shard. ZeRO-1 and 2 lay parameters one after the other and
+cut the whole; ZeRO-3 cuts each parameter and lays the parts one after the other. Private: `bit16_groups`,
+`bit16_groups_flat` and `averaged_gradients` of the ZeRO-1/2 optimiser, `ds_tensor` of a ZeRO-3 parameter. They are why
+DeepSpeed is pinned; `tests/training/test_zero_equivalence.py` fails where a version moves them.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 _ALIGNED = 32
 """Entries in 128 bytes: where parameters start in a buffer of ours, so that vectors of them lie in one cache line."""
 _SMALL = 1 << 16
-"""Entries of a part of the module that is too small for a buffer of its own."""
+"""Entries of a child of the module that is too small for a buffer of its own."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class FlatGroup:
     """Where parameters lie in one flat buffer of `numel` entries, padding included."""
 
     indices: tuple[int, ...]
-    """Positions of the group's parameters in the list of all trainable parameters."""
+    """Positions of the buffer's parameters in the list of all trainable parameters."""
     offsets: tuple[int, ...]
     """Where each of them starts in the buffer, or in every shard where each is cut."""
     sizes: tuple[int, ...]
@@ -40,8 +39,6 @@ class FlatGroup:
     def pieces(self, flat: Tensor, position: int) -> list[Tensor]:
         """Views of the buffer `flat` that make up the parameter at `position`, in its own order; padding left out."""
         offset, size = self.offsets[position], self.sizes[position]
-        if self.cuts == 1:
-            return [flat[offset : offset + size]]
         part, shards = -(-size // self.cuts), flat.view(self.cuts, -1)
         return [
             shards[cut, offset : offset + min(part, size - cut * part)] for cut in range(self.cuts) if cut * part < size
@@ -71,26 +68,34 @@ class Partition(Protocol):
     groups: list[FlatGroup]
 
     def place(self, number: int, shard: Tensor) -> None:
-        """Make `shard` the gradient of this rank's part of group `number`."""
-        ...
+        """Make `shard` the gradient of this rank's part of buffer `number`."""
 
     def clear(self) -> None:
         """Drop the gradients that were placed."""
-        ...
 
 
-def whole_group(parameters: Sequence[nn.Parameter]) -> FlatGroup:
-    """All parameters one after the other, without padding."""
-    sizes = tuple(parameter.numel() for parameter in parameters)
-    offsets = tuple(sum(sizes[:index]) for index in range(len(sizes)))
-    return FlatGroup(tuple(range(len(sizes))), offsets, sizes, sum(sizes))
+class _OwnShards:
+    """Flat tensors that the optimiser steps instead of the parameters, and their gradients."""
+
+    def __init__(self) -> None:
+        self.groups: list[FlatGroup] = []
+        self._shards: list[Tensor] = []
+
+    def place(self, number: int, shard: Tensor) -> None:
+        """Make `shard` the gradient of this rank's part of buffer `number`."""
+        self._shards[number].grad = shard
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for shard in self._shards:
+            shard.grad = None
 
 
-class WholePartition:
-    """One process: the module's parameters become views of a few flat buffers, and the optimiser steps those.
+class WholePartition(_OwnShards):
+    """No shards: the module's parameters become views of a few flat buffers, and the optimiser steps those.
 
-    One buffer for each large part (child) of the module and each of the optimiser's groups, so that what a task does
-    not reach costs nothing: its row has no such buffer.
+    One buffer for each large child of the module and each of the optimiser's groups, so that what a task does not reach
+    costs nothing: its vector has no such buffer.
 
     Args:
         module: on its device; its parameters keep their values, and lie contiguous afterwards.
@@ -98,49 +103,35 @@ class WholePartition:
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__()
         names = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         position = {id(parameter): index for index, (_, parameter) in enumerate(names)}
-        part = {id(parameter): name.partition(".")[0] for name, parameter in names}
-        self.groups: list[FlatGroup] = []
-        self._flats: list[Tensor] = []
+        child = {id(parameter): name.partition(".")[0] for name, parameter in names}
         for group in optimizer.param_groups:
             own = []
-            for members in _large_parts(group["params"], part):
+            for members in _large_parts(group["params"], child):
                 # Parameters that end inside a cache line come last: those before them start at the start of one.
                 members.sort(key=lambda parameter: parameter.numel() % _ALIGNED != 0)
                 sizes = [parameter.numel() for parameter in members]
-                starts = [0, *accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
-                own.append(members[0].new_zeros(starts[-1]))
-                for parameter, start, size in zip(members, starts, sizes, strict=False):
+                *starts, numel = accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0)
+                own.append(members[0].new_zeros(numel))
+                for parameter, start, size in zip(members, starts, sizes, strict=True):
                     own[-1][start : start + size] = parameter.detach().flatten()
                     parameter.data = own[-1][start : start + size].view(parameter.shape)
                 indices = tuple(position[id(parameter)] for parameter in members)
-                self.groups.append(FlatGroup(indices, tuple(starts[:-1]), tuple(sizes), starts[-1]))
+                self.groups.append(FlatGroup(indices, tuple(starts), tuple(sizes), numel))
             group["params"] = own
-            self._flats += own
-
-    def place(self, number: int, shard: Tensor) -> None:
-        """Make `shard` the gradient of buffer `number`."""
-        self._flats[number].grad = shard
-
-    def clear(self) -> None:
-        """Drop the buffers' gradients."""
-        for flat in self._flats:
-            flat.grad = None
+            self._shards += own
 
 
-def _large_parts(parameters: Sequence[nn.Parameter], part: dict[int, str]) -> list[list[nn.Parameter]]:
-    """The parameters by the part they belong to, those of small parts together."""
+def _large_parts(parameters: Sequence[nn.Parameter], child: dict[int, str]) -> list[list[nn.Parameter]]:
+    """The parameters by the child they belong to, those of small children together."""
     parts: dict[str, list[nn.Parameter]] = {}
     for parameter in parameters:
-        parts.setdefault(part[id(parameter)], []).append(parameter)
-    large: list[list[nn.Parameter]] = []
-    small: list[nn.Parameter] = []
-    for members in parts.values():
-        if sum(parameter.numel() for parameter in members) < _SMALL:
-            small += members
-        else:
-            large.append(members)
+        parts.setdefault(child[id(parameter)], []).append(parameter)
+    size = {name: sum(parameter.numel() for parameter in members) for name, members in parts.items()}
+    small = [parameter for name, members in parts.items() if size[name] < _SMALL for parameter in members]
+    large = [members for name, members in parts.items() if size[name] >= _SMALL]
     return [*large, small] if small else large
 
 
@@ -148,7 +139,7 @@ class OptimizerPartition:
     """ZeRO-1/2: parameters whole on every rank, the optimiser's copy of them in shards.
 
     Args:
-        optimizer: DeepSpeed's ZeRO-1/2 optimiser; where it has put each parameter's storage tells the layout.
+        optimizer: DeepSpeed's ZeRO-1/2 optimiser; the storage of each parameter gives its place in the buffer.
         parameters: all trainable parameters.
     """
 
@@ -173,12 +164,12 @@ class OptimizerPartition:
         """Nothing: the step has freed them."""
 
 
-class ParameterPartition:
+class ParameterPartition(_OwnShards):
     """ZeRO-3: between steps a rank keeps only its shard of each parameter, and the optimiser steps those shards.
 
-    DeepSpeed cuts the parameters and gathers them. Its module hooks are left out: they gather a module at a time, see
-    the tensors of plain outputs only (the model returns records), and count one backward pass a step. Gathering all
-    once a step suits models that fit, moves the least, and leaves nothing to hang: every rank asks at the same point.
+    DeepSpeed cuts and gathers the parameters. Its module hooks are left out: they gather a module at a time, find
+    tensors in plain outputs only (the model returns records), and count one backward pass a step. One gather of all
+    parameters a step suits models that fit, moves the least, and cannot hang: every rank asks at the same point.
 
     Args:
         module: a module with equal weights on all ranks.
@@ -190,6 +181,7 @@ class ParameterPartition:
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world_size: int) -> None:
         import deepspeed
 
+        super().__init__()
         self.parameters = list(module.parameters())
         position = {id(p): index for index, p in enumerate(p for p in self.parameters if p.requires_grad)}
         # DeepSpeed would otherwise replace torch's linear function, in the whole process.
@@ -197,42 +189,25 @@ class ParameterPartition:
         settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
         sizes = {id(parameter): parameter.numel() for parameter in self.parameters}
         deepspeed.zero.Init(module=module, config_dict_or_path=settings, dtype=torch.float32)
-        self.groups: list[FlatGroup] = []
-        self._shards: list[Tensor] = []
         for group in optimizer.param_groups:
             members: list[Any] = group["params"]
-            own = [min(max(sizes[id(p)] - rank * len(p.ds_tensor), 0), len(p.ds_tensor)) for p in members]
-            offsets = [sum(len(p.ds_tensor) for p in members[:index]) for index in range(len(members))]
+            *offsets, numel = accumulate((len(p.ds_tensor) for p in members), initial=0)
             # One flat tensor for the optimiser; padding, which DeepSpeed leaves undefined, is zero in it.
-            shard = self.parameters[0].new_zeros(sum(len(p.ds_tensor) for p in members))
-            for parameter, offset, count in zip(members, offsets, own, strict=True):
-                shard[offset : offset + count] = parameter.ds_tensor[:count]
-                parameter.ds_tensor.data = shard[offset : offset + len(parameter.ds_tensor)]
+            shard = self.parameters[0].new_zeros(numel)
+            for parameter, offset in zip(members, offsets, strict=True):
+                part = len(parameter.ds_tensor)
+                own = min(max(sizes[id(parameter)] - rank * part, 0), part)
+                shard[offset : offset + own] = parameter.ds_tensor[:own]
+                parameter.ds_tensor.data = shard[offset : offset + part]
             group["params"] = [shard]
             self._shards.append(shard)
-            self.groups.append(
-                FlatGroup(
-                    tuple(position[id(p)] for p in members),
-                    tuple(offsets),
-                    tuple(sizes[id(p)] for p in members),
-                    len(shard) * world_size,
-                    world_size,
-                )
-            )
-
-    def place(self, number: int, shard: Tensor) -> None:
-        """Make `shard` the gradient of this rank's shard of group `number`."""
-        self._shards[number].grad = shard
-
-    def clear(self) -> None:
-        """Drop the shards' gradients."""
-        for shard in self._shards:
-            shard.grad = None
+            indices, lengths = tuple(position[id(p)] for p in members), tuple(sizes[id(p)] for p in members)
+            self.groups.append(FlatGroup(indices, tuple(offsets), lengths, numel * world_size, world_size))
 
     def gathered(self, changed: bool = False) -> AbstractContextManager[None]:
         """All parameters whole while it is open, frozen ones included; collective.
 
-        What is written to them is lost, unless `changed`: then rank 0's values are kept, by every rank.
+        What is written to them is lost, unless `changed`: then every rank keeps rank 0's values.
         """
         import deepspeed
 

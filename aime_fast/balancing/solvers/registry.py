@@ -1,6 +1,7 @@
 """The solvers by name. To add one: a file with a `Solver` class and an entry here."""
 
 from aime_fast.balancing.solvers.mgda import MGDA
+from aime_fast.balancing.solvers.pcgrad import PCGrad
 from aime_fast.balancing.solvers.rotation import Rotation
 from aime_fast.balancing.solvers.solver import Solver
 from aime_fast.balancing.solvers.sum import Sum
@@ -15,6 +16,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "mgda": MGDA,
     "upgrad": UPGrad,
     "uncertainty": Uncertainty,
+    "pcgrad": PCGrad,
 }
 
 

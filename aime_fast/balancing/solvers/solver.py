@@ -74,7 +74,7 @@ class Solver(ABC):
         self.config = config
 
     def initial_state(self, groups: int, tasks: int) -> State:
-        """Small CPU tensors that last from step to step; a step with a non-finite gradient does not change them."""
+        """Small CPU tensors that last from step to step; a step that is not finite does not change them."""
         return {}
 
     @abstractmethod

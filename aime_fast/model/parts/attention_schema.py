@@ -15,18 +15,15 @@ from aime_kernels import slot_attention
 class Attention:
     """The schema of [B, T] frames; P = G*G grid cells."""
 
-    slots: Tensor
-    """[B, T, S, d], normalised."""
-    maps: Tensor
-    """[B, T, S, P]: where each slot looks; sums to 1 over P."""
-    assignments: Tensor
-    """[B, T, S, P]: which slot owns each cell; sums to 1 over S."""
-    state: Tensor
-    """Attention state [B, T, N] that the LSTM reads, normalised."""
+    slots: Tensor  # [B, T, S, d], normalised
+    maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over P
+    state: Tensor  # attention state [B, T, N] that the LSTM reads, normalised
 
 
 class BottomUpAttention(nn.Module):
     """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context."""
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -52,7 +49,7 @@ class BottomUpAttention(nn.Module):
         keys, values = self.key_value(inputs).chunk(2, dim=-1)
         slots = wide(self.seed(context.flatten(0, 1))).unflatten(-1, (self.num_slots, -1))
         for _ in range(self.iterations):
-            updates, assignments, maps = in_float32(slot_attention)(self.query(self.query_norm(slots)), keys, values)
+            updates, _, maps = in_float32(slot_attention)(self.query(self.query_norm(slots)), keys, values)
             slots = self.update(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
             slots = slots + self.refine(slots)
         slots = self.slot_norm(wide(slots))
@@ -62,13 +59,14 @@ class BottomUpAttention(nn.Module):
         return Attention(
             slots=slots.unflatten(0, batch),
             maps=maps.unflatten(0, batch),
-            assignments=assignments.unflatten(0, batch),
             state=state.unflatten(0, batch),
         )
 
 
 class TopDownAttention(nn.Module):
     """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}) and the motion field predicted from these and a_{t-1}."""
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.draws import Draw, Normal
+from aime_fast.model.draws import Draw
 from aime_fast.model.parts.layers import ConvBlock, Residual, bounded_log_variance, wide
 
 BIAS = 0.25
@@ -17,6 +17,8 @@ over the largest tensor of a step. Without either the likelihood learns more slo
 
 class Trunk(nn.Module):
     """Convolutions from the frame to the G x G feature map that slots, latents and the Gram loss read."""
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -40,9 +42,11 @@ class PosteriorHead(nn.Module):
     the directions of largest variance within about fifty steps; the convolutions learn the rest (docs/log.md).
     """
 
+    compiled = ("forward",)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.draws: tuple[Draw, ...] = (Normal("latent", (config.kl_samples, config.latent_dim)),)
+        self.draws: tuple[Draw, ...] = (Draw("latent", "normal", (config.kl_samples, config.latent_dim)),)
         self.linear = nn.Linear(3 * (config.image_size // 2) ** 2, config.latent_dim, bias=False)
         width, side = 2 * config.encoder_width, config.grid // 2
         self.down = ConvBlock(width, 2 * width, stride=2)
@@ -68,6 +72,8 @@ class Decoder(nn.Module):
     `patch`^2 interleaved sub-images (`subimages`). The likelihood computes its parameters from the features with the
     weight of `head`: they are the largest tensor of a step, and in this layout they are never rearranged.
     """
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.draws import Bernoulli, Draw, Normal
+from aime_fast.model.draws import Draw
 from aime_fast.model.parts.layers import in_float32, mlp, wide
 
 State = tuple[Tensor, Tensor]
@@ -16,7 +16,7 @@ class Dynamics(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.draws: tuple[Draw, ...] = (Normal("latent_noise", (config.latent_dim,)),)
+        self.draws: tuple[Draw, ...] = (Draw("latent_noise", "normal", (config.latent_dim,)),)
         inputs = config.latent_dim + config.context_dim + config.attention_state_dim + config.action_dim
         self.lstm = nn.LSTM(inputs, config.hidden_dim, batch_first=True)
         self.start = nn.Parameter(torch.zeros(2, config.hidden_dim))
@@ -39,9 +39,11 @@ class Dynamics(nn.Module):
 class SlotPredictor(nn.Module):
     """Slots of a frame from its z alone: they replace the slots of an imagined frame, which has no pixels."""
 
+    compiled = ("forward",)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.draws: tuple[Draw, ...] = (Bernoulli("imagination_mask", (), config.imagination_dropout),)
+        self.draws: tuple[Draw, ...] = (Draw("imagination_mask", "mask", probability=config.imagination_dropout),)
         self.slots = (config.num_slots, config.slot_dim)
         self.net = mlp(config.latent_dim, config.mlp_dim, config.num_slots * config.slot_dim, layers=2)
 

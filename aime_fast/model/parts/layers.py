@@ -47,12 +47,8 @@ class ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        if stride == 1:
-            self.conv: nn.Module = nn.Conv2d(inputs, outputs, 3, padding=1)
-        elif stride == 2:
-            self.conv = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
-        else:
-            self.conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        kind = nn.ConvTranspose2d if stride < 0 else nn.Conv2d
+        self.conv = kind(inputs, outputs, 3 if stride == 1 else 4, stride=abs(stride), padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, inputs, h, w] to [N, outputs, h', w']."""

@@ -22,12 +22,9 @@ class Likelihood(ABC):
     Its parameters, the largest tensor of a step, are a linear map of features at every pixel, computed when needed.
     """
 
-    features: Tensor
-    """[B, T, h * w, F]."""
-    weight: Tensor
-    """[q * channels, F]."""
-    centre: Tensor
-    """[B, T, q, 3, h, w]: the locations are offsets from it."""
+    features: Tensor  # [B, T, h * w, F]
+    weight: Tensor  # [q * channels, F]
+    centre: Tensor  # [B, T, q, 3, h, w]: the locations are offsets from it
 
     def parameters(self) -> Tensor:
         """[B, T, q, channels, h, w], at least float32; differentiable."""
@@ -38,11 +35,6 @@ class Likelihood(ABC):
     def mean(self) -> Tensor:
         """Expected frames [B, T, 3, H, W], clamped to [-1, 1]; differentiable where not clamped."""
         return from_subimages(self.expectation()).clamp(-1, 1)
-
-    def nats(self, pixels: Tensor) -> Tensor:
-        """Negative log-likelihood of whole frames, [B, T, q, 3, h, w] -> nats [B, T], without a gradient."""
-        with torch.no_grad():
-            return self.loss(pixels, pixels.new_ones(pixels.shape[:2]), 0.0)[1]
 
     @abstractmethod
     def expectation(self) -> Tensor:

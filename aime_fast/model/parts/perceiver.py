@@ -1,6 +1,6 @@
 """Causal Perceiver IO: per frame, latent queries read the tokens of that frame and of earlier ones."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,14 @@ KeyValue = tuple[Tensor, Tensor]
 class PerceiverMemory:
     """The keys and values of all observed frames (a KV cache): a new frame attends to them without recomputing them."""
 
-    frames: int = 0
-    """Observed frames; a layer has as many keys for each."""
+    frames: int = 0  # Observed frames; a layer has as many keys for each
     layers: tuple[KeyValue, ...] = ()
     """Of the read-in and of each self-attention layer, [B, frames * n, dim]; empty before the first frame."""
 
     def until(self, frames: int) -> "PerceiverMemory":
         """The memory of the first `frames` frames."""
-        cut = tuple(
-            (k[:, : k.shape[1] // self.frames * frames], v[:, : v.shape[1] // self.frames * frames])
-            for k, v in self.layers
-        )
-        return replace(self, frames=frames, layers=cut)
+        cut = [tuple(x[:, : x.shape[1] // self.frames * frames] for x in layer) for layer in self.layers]
+        return PerceiverMemory(frames, tuple((keys, values) for keys, values in cut))
 
 
 def causal_bias(queries: int, keys: int, past: int, frames: int, heads: int, device: torch.device) -> Tensor:
@@ -88,6 +84,8 @@ class CausalPerceiver(nn.Module):
     A linear map of the frame's own codes is added to the pooled read-out. Early in training attention averages over
     cells that hardly differ between frames, and without this map c stays the same for all frames (docs/log.md).
     """
+
+    compiled = ("forward", "next_frame_logits")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.draws import Cells, Draw
+from aime_fast.model.draws import Draw
 from aime_fast.model.parts.layers import ConvBlock, in_float32, wide
 
 DEAD_BELOW = 0.5
@@ -23,16 +23,11 @@ REVIVED_SHARE = 64
 class Tokens:
     """The tokenizer's codes of [B, T] frames; P = G*G grid cells."""
 
-    ids: Tensor
-    """int64 [B, T, P]: indices of the chosen codes, in [0, num_codes)."""
-    codes: Tensor
-    """[B, T, P, d]: the chosen codes, without gradient."""
-    encodings: Tensor
-    """[B, T, P, d]: the vectors that were quantised, detached; the codebook averages them."""
-    reconstruction: Tensor
-    """[B, T, 3, H, W] in about [-1, 1], not clamped."""
-    commitment: Tensor
-    """0-d: mean squared distance of the encodings to their codes."""
+    ids: Tensor  # int64 [B, T, P]: indices of the chosen codes, in [0, num_codes)
+    codes: Tensor  # [B, T, P, d]: the chosen codes, without gradient
+    encodings: Tensor  # [B, T, P, d]: the vectors that were quantised, detached; the codebook averages them
+    reconstruction: Tensor  # [B, T, 3, H, W] in about [-1, 1], not clamped
+    commitment: Tensor  # 0-d: mean squared distance of the encodings to their codes
 
 
 class Codebook(nn.Module):
@@ -107,13 +102,15 @@ class Codebook(nn.Module):
 class Tokenizer(nn.Module):
     """Frame -> G x G codes -> frame, each frame by itself; straight-through gradient."""
 
+    compiled = ("forward",)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.tokenizer_width
         self.patch = config.image_size // (2 * config.grid)
         pixels = 3 * self.patch**2
         self.grid = config.grid
-        self.draws: tuple[Draw, ...] = (Cells("code_candidates", (config.num_codes,), config.grid**2),)
+        self.draws: tuple[Draw, ...] = (Draw("code_candidates", "cells", (config.num_codes,), cells=config.grid**2),)
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(self.patch),
             ConvBlock(pixels, width),

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.draws import Draws, Uniform
+from aime_fast.model.draws import Draw, Draws
 from aime_fast.model.parts.layers import bounded_log_variance, in_float32, mlp, wide
-from aime_fast.model.priors.prior import Prior, standard_normal
+from aime_fast.model.priors.prior import Prior, device_of, standard_normal
 from aime_kernels import expected_kumaraswamy_beta_kl, gamma_kl, kumaraswamy_log_weights, mixture_log_density
 
 LOG_SHAPE_RANGE = (math.log(0.05), math.log(50.0))
@@ -21,22 +21,14 @@ LOG_SHAPE_RANGE = (math.log(0.05), math.log(50.0))
 class MixturePrior:
     """The prior of every frame: a mixture of K Gaussians, and q(alpha) and the sticks that its weights come from."""
 
-    log_weights: Tensor
-    """log pi [B, T, K], from one draw of the sticks; exp sums to 1."""
-    means: Tensor
-    """[B, T, K, D]."""
-    log_vars: Tensor
-    """[B, T, K, D]."""
-    log_a: Tensor
-    """Kumaraswamy log a [B, T, K-1]."""
-    log_b: Tensor
-    """Kumaraswamy log b [B, T, K-1]."""
-    log_concentration: Tensor
-    """Log shape c of q(alpha) = Gamma(c, r), [B, T]."""
-    log_rate: Tensor
-    """Log rate r of q(alpha), [B, T]."""
-    alpha_prior: Tensor
-    """Shape a0 and rate b0 of the prior Gamma(a0, b0) of alpha, [2]."""
+    log_weights: Tensor  # log pi [B, T, K], from one draw of the sticks; exp sums to 1
+    means: Tensor  # [B, T, K, D]
+    log_vars: Tensor  # [B, T, K, D]
+    log_a: Tensor  # Kumaraswamy log a [B, T, K-1]
+    log_b: Tensor  # Kumaraswamy log b [B, T, K-1]
+    log_concentration: Tensor  # log shape c of q(alpha) = Gamma(c, r), [B, T]
+    log_rate: Tensor  # log rate r of q(alpha), [B, T]
+    alpha_prior: Tensor  # shape a0 and rate b0 of the prior Gamma(a0, b0) of alpha, [2]
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log sum_k pi_k N(z; mu_k, s_k) in nats: z [B, T, n, D] -> [B, T, n]."""
@@ -51,29 +43,24 @@ class MixturePrior:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw of z [B, T, D]: a component by its weight, then its Gaussian, which alone is differentiable."""
         batch, frames, _, dim = self.means.shape
-        weights = self.log_weights.detach().exp().flatten(0, 1)
-        chosen = torch.multinomial(weights, 1, generator=generator).view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
+        weights = self.log_weights.detach().exp().flatten(0, 1).to(device_of(generator))
+        drawn = torch.multinomial(weights, 1, generator=generator).to(self.means.device)
+        chosen = drawn.view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
         mean, log_var = (x.gather(2, chosen)[:, :, 0] for x in (self.means, self.log_vars))
         return mean + (0.5 * log_var).exp() * standard_normal(mean, generator)
 
     def kl_terms(self) -> dict[str, Tensor]:
-        """`stick_kl` and `alpha_kl`, [B, T] in nats."""
-        return {"stick_kl": self.stick_kl(), "alpha_kl": self.alpha_kl()}
+        """`stick_kl` and `alpha_kl`, [B, T] in nats.
 
-    def stick_kl(self) -> Tensor:
-        """E_alpha KL(Kumaraswamy(a, b) || Beta(1, alpha)) summed over the sticks, [B, T] in nats.
-
-        alpha enters only through E[alpha] = c/r and E[log alpha] = digamma(c) - log r, so no draw is needed
-        (Nalisnick & Smyth 2017, eq. 12, averaged over q(alpha)).
+        stick_kl = E_alpha KL(Kumaraswamy(a, b) || Beta(1, alpha)), summed over the sticks. alpha enters only through
+        E[alpha] = c/r and E[log alpha] = digamma(c) - log r, so no draw is needed (Nalisnick & Smyth 2017, eq. 12,
+        averaged over q(alpha)). alpha_kl = KL(Gamma(c, r) || Gamma(a0, b0)).
         """
         mean = (self.log_concentration - self.log_rate).exp()
         mean_log = torch.digamma(self.log_concentration.exp()) - self.log_rate
-        kl = in_float32(expected_kumaraswamy_beta_kl)(self.log_a, self.log_b, mean[..., None], mean_log[..., None])
-        return kl.sum(-1)
-
-    def alpha_kl(self) -> Tensor:
-        """KL(Gamma(c, r) || Gamma(a0, b0)) of the concentration, [B, T] in nats."""
-        return gamma_kl(self.log_concentration.exp(), self.log_rate.exp(), *self.alpha_prior)
+        sticks = in_float32(expected_kumaraswamy_beta_kl)(self.log_a, self.log_b, mean[..., None], mean_log[..., None])
+        alpha_kl = gamma_kl(self.log_concentration.exp(), self.log_rate.exp(), *self.alpha_prior)
+        return {"stick_kl": sticks.sum(-1), "alpha_kl": alpha_kl}
 
 
 class DPGMMPrior(Prior):
@@ -89,7 +76,7 @@ class DPGMMPrior(Prior):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.components, self.latent_dim = config.max_components, config.latent_dim
-        self.draws = (Uniform("sticks", (self.components - 1,)),)
+        self.draws = (Draw("sticks", "uniform", (self.components - 1,)),)
         alpha_prior = (config.concentration_shape, config.concentration_rate)
         self.register_buffer("alpha_prior", torch.tensor(alpha_prior), persistent=False)
         self.carry = nn.Linear(config.latent_dim, config.latent_dim, bias=False)

@@ -33,6 +33,7 @@ class PriorDistribution(Protocol):
 class Prior(nn.Module, ABC):
     """The network that gives a `PriorDistribution`; subclasses add their layers and list them in `PRIORS`."""
 
+    compiled = ("forward",)
     draws: tuple[Draw, ...] = ()
     """The random numbers that `forward` reads."""
 
@@ -51,5 +52,9 @@ class Prior(nn.Module, ABC):
 
 def standard_normal(like: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal numbers of the shape and device of `like`, drawn on the generator's device (default: the CPU)."""
-    drawn_on = generator.device if generator else torch.device("cpu")
-    return torch.randn(like.shape, generator=generator, device=drawn_on).to(like.device)
+    return torch.randn(like.shape, generator=generator, device=device_of(generator)).to(like.device)
+
+
+def device_of(generator: Generator | None) -> torch.device:
+    """Where a generator draws; the CPU for the global one, so that numbers do not depend on the model's device."""
+    return generator.device if generator else torch.device("cpu")

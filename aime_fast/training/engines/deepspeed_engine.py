@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from aime_fast.balancing.layouts.flat import FlatLayout
-from aime_fast.balancing.layouts.layout import Cut
-from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, whole_group
+from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, WholePartition
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
@@ -23,12 +22,13 @@ from aime_fast.training.engines.host_group import time_limit
 
 
 class DeepSpeedEngine(Engine[M]):
-    """DeepSpeed's partitions and optimiser step under gradients that are reduced a task at a time.
+    """DeepSpeed's partitions and optimiser step, with gradients that are reduced a task at a time.
 
     The forward pass goes to the module and the gradients come from `torch.autograd.grad`, so DeepSpeed's own backward,
-    accumulation and clipping stay out of the way; `balancing/sharded.py` says why. ZeRO-1 adds whole gradients up over
-    micro-batches and reduces once; ZeRO-2 keeps shards only and reduces each micro-batch. ZeRO-3 also cuts the
-    parameters: they are gathered at a step's first forward pass and dropped after its last backward pass.
+    accumulation and clipping are not used (`balancing/layouts/flat.py` has the reason). ZeRO-0 needs nothing of
+    DeepSpeed. ZeRO-1 adds whole gradients up over micro-batches and reduces once; ZeRO-2 keeps shards only and reduces
+    each micro-batch. ZeRO-3 also cuts the parameters: they are gathered at a step's first forward pass and dropped
+    after its last backward pass.
     """
 
     def __init__(self, module: M, config: TrainConfig) -> None:
@@ -42,13 +42,11 @@ class DeepSpeedEngine(Engine[M]):
             torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
-        self._stage = settings.stage
         self._deepspeed, partition = _partitioned(module, optimizer, settings, rank, world_size)
         self._cut = partition if isinstance(partition, ParameterPartition) else None
         self._open: AbstractContextManager[None] | None = None
-        parameters = trainable(module)
-        buffers = [whole_group(parameters)] if partition is None else partition.groups
-        layout = FlatLayout(parameters, buffers, world_size, partition, settings.stage >= 2, settings.overlap)
+        stage = settings.stage
+        layout = FlatLayout(trainable(module), partition, world_size, stage > 0, stage >= 2, settings.overlap)
         super().__init__(module, optimizer, layout, config, device, rank, world_size, settings.bf16)
 
     def _fetch(self) -> None:
@@ -75,26 +73,13 @@ class DeepSpeedEngine(Engine[M]):
         self._deepspeed.step()
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Take over the module's weights, and let ZeRO's copies of them see it; collective."""
+        """Take over the module's weights, and ZeRO's copies of them; collective."""
         super().load_weights(weights)
-        if self._stage in (1, 2):
+        if self._deepspeed is not None:
             self._deepspeed.optimizer.refresh_fp32_params()
 
-    def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
-        """One flat partition a group under ZeRO, cut as the task gradients are; without it each parameter by itself."""
-        stepped = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
-        if self._stage:
-            return list(zip(stepped, self.layout.cuts(), strict=True))
-        position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
-        return [(parameter, Cut.whole(position[id(parameter)], parameter)) for parameter in stepped]
-
-    @property
-    def sharded(self) -> bool:
-        """True from ZeRO-1 on."""
-        return self._stage > 0 and self.world_size > 1
-
     def barrier(self) -> None:
-        """Wait until every rank is here, at most `peers.time_limit()`."""
+        """Wait until every rank is here, at most `time_limit()`."""
         if self.device.type == "cuda":
             dist.barrier(device_ids=[self.device.index])
         else:
@@ -107,7 +92,8 @@ class DeepSpeedEngine(Engine[M]):
         if self._deepspeed is not None:
             self._deepspeed.destroy()
         if self._opened and dist.is_initialized():
-            deepspeed.comm.destroy_process_group()
+            # DeepSpeed remembers the group, once it has used it.
+            (deepspeed.comm if deepspeed.comm.is_initialized() else dist).destroy_process_group()
 
 
 _ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
@@ -154,25 +140,27 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
 
 def _partitioned(
     module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings, rank: int, world_size: int
-) -> tuple[Any, Partition | None]:
-    """DeepSpeed's engine (none for ZeRO-3, where it only keeps the parameters) and its shards (none for ZeRO-0)."""
+) -> tuple[Any, Partition]:
+    """DeepSpeed's engine (for ZeRO-1 and 2, where it steps the optimiser) and the partition that the stage asks for."""
+    if settings.stage == 0:
+        return None, WholePartition(module, optimizer)
     with _starting():
         import deepspeed
 
         if settings.stage == 3:
             return None, ParameterPartition(module, optimizer, rank, world_size)
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
-        return engine, OptimizerPartition(engine.optimizer, trainable(module)) if settings.stage else None
+        return engine, OptimizerPartition(engine.optimizer, trainable(module))
 
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Let DeepSpeed start without compiling anything, and without its notes."""
+    """Let DeepSpeed start without compiling anything, and without its log lines."""
     import deepspeed.ops
 
     if os.environ["DS_ACCELERATOR"] == "cpu":
-        # Else DeepSpeed compiles a shared-memory collective when it first starts on a CPU: minutes, a compiler, and a
-        # lock file that hangs every later run if the build is killed. Nothing here uses it.
+        # Else DeepSpeed compiles a shared-memory collective at its first start on a CPU. That takes minutes and a
+        # compiler, and a killed build leaves a lock file that hangs every later run. Nothing here uses it.
         deepspeed.ops.__compatible_ops__ = {}
     # It warns of every optimiser that it has not tested itself; the equality tests here do.
     logger = logging.getLogger("DeepSpeed")

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
@@ -13,30 +13,13 @@ SHIPPED = next((path for path in (_PACKAGE / "ds_configs", _PACKAGE.parent / "ds
 """Folder of the configurations that come with the project: inside an installed wheel, or beside the sources."""
 
 _ZERO_KEYS = {
-    "stage",
-    "overlap_comm",
-    "contiguous_gradients",
-    "reduce_scatter",
-    "reduce_bucket_size",
-    "allgather_partitions",
-    "allgather_bucket_size",
-    "sub_group_size",
-    "stage3_prefetch_bucket_size",
-    "stage3_param_persistence_threshold",
-    "stage3_max_live_parameters",
-    "stage3_max_reuse_distance",
-    "stage3_gather_16bit_weights_on_model_save",
+    *("stage", "overlap_comm", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "allgather_partitions"),
+    *("allgather_bucket_size", "sub_group_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"),
+    *("stage3_max_live_parameters", "stage3_max_reuse_distance", "stage3_gather_16bit_weights_on_model_save"),
 }
+_PASSED = {"steps_per_print", "zero_allow_untested_optimizer"}
+_UNKNOWN = "not an option of this trainer; remove it (ds_configs/README.md lists what is used)"
 _ON_DEVICE = "task gradients are balanced on the device; remove it and use a higher stage or more processes"
-_ZERO_REFUSED = {
-    "offload_optimizer": _ON_DEVICE,
-    "offload_param": _ON_DEVICE,
-    "cpu_offload": _ON_DEVICE,
-    "zenflow": _ON_DEVICE,
-    "round_robin_gradients": "each task's gradient is reduced in one piece, so there is no order to choose; remove it",
-    "compute_grad_norm": "the balanced gradient is clipped by the trainer; remove it and set --optim.clip",
-    "elastic_checkpoint": "checkpoints are the trainer's; remove it",
-}
 _BF16 = 'one switch chooses the precision: write "bf16": {"enabled": true} instead'
 _REFUSED = {
     "optimizer": "the optimiser belongs to the trainer; remove it and use --optim.name and --optim.lr",
@@ -47,11 +30,16 @@ _REFUSED = {
     "torch_autocast": _BF16,
     "data_types": "task gradients are always kept and accumulated in float32, at every stage; remove it",
     "communication_data_type": "task gradients are always reduced in float32; remove it",
-    "wall_clock_breakdown": "DeepSpeed's timers would wait for the device each step; remove it",
-    "flops_profiler": "it hooks passes that this trainer does not make; remove it",
+    "wall_clock_breakdown": "DeepSpeed's timers wait for the device each step; remove it",
+    "flops_profiler": "it measures passes that this trainer does not make; remove it",
+    "zero_optimization.offload_optimizer": _ON_DEVICE,
+    "zero_optimization.offload_param": _ON_DEVICE,
+    "zero_optimization.cpu_offload": _ON_DEVICE,
+    "zero_optimization.zenflow": _ON_DEVICE,
+    "zero_optimization.round_robin_gradients": "a task's gradient is one piece, there is no order to choose; remove it",
+    "zero_optimization.compute_grad_norm": "the trainer clips the balanced gradient; remove it and set --optim.clip",
+    "zero_optimization.elastic_checkpoint": "checkpoints are the trainer's; remove it",
 }
-_PASSED = {"steps_per_print", "zero_allow_untested_optimizer"}
-_OURS = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class EngineSettings:
     stage: int
     """ZeRO stage: 0, 1, 2 or 3."""
     bf16: bool
-    """Compute in bfloat16 where `--optim.precision` describes it; DeepSpeed sees float32 parameters either way."""
+    """Compute in bfloat16 as `--optim.precision` describes; DeepSpeed sees float32 parameters either way."""
     overlap: bool
     """Reduce one task's gradient while the next task's backward pass runs."""
     deepspeed: dict[str, Any]
@@ -84,11 +72,11 @@ def read_ds_config(name: str) -> dict[str, Any]:
     path = find_ds_config(name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--ds_config {path}: cannot be read ({error}); give a readable JSON file") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise UserError(f"--ds_config {path}: not valid JSON at {where}; correct it") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--ds_config {path}: cannot be read ({error}); give a readable JSON file") from error
     if not isinstance(content, dict):
         raise UserError(
             f"--ds_config {path}: holds a {type(content).__name__}, not an object; see ds_configs/README.md"
@@ -104,32 +92,34 @@ def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
     """
     name = config.ds_config or ""
     content = read_ds_config(name)
-    for key, value in content.items():
-        if key in _REFUSED and not _off(value):
-            _refuse(name, key, _REFUSED[key])
-        if key not in _OURS | _PASSED | _REFUSED.keys() | {"zero_optimization", "bf16"} and not _off(value):
-            _refuse(name, key, "not an option of this trainer; remove it (ds_configs/README.md lists what is used)")
-    _check_sizes(name, content, config, world_size)
-    zero = content.get("zero_optimization", {})
-    stage = _stage(name, zero)
-    overlap = zero.get("overlap_comm")
-    micro_batch = config.loader.batch_size // (world_size * config.optim.accumulation)
-    bf16 = _bf16(name, content.get("bf16"), config.optim.precision)
-    return EngineSettings(stage, bf16, overlap is None or bool(overlap), _complete(content, stage, micro_batch))
-
-
-def _stage(name: str, zero: Any) -> int:
+    zero = content.pop("zero_optimization", {})
     if not isinstance(zero, dict):
         _refuse(name, "zero_optimization", 'must be an object such as {"stage": 2}')
-    for key, value in zero.items():
-        if key in _ZERO_KEYS or _off(value):
-            continue
-        reason = "not an option of this trainer; remove it (ds_configs/README.md lists what is used)"
-        _refuse(name, f"zero_optimization.{key}", _ZERO_REFUSED.get(key, reason))
-    stage = zero.get("stage", 0)
+    bf16 = _bf16(name, content.pop("bf16", None), config.optim.precision)
+    sizes = _sizes(config, world_size)
+    known = _PASSED | sizes.keys() | {f"zero_optimization.{key}" for key in _ZERO_KEYS}
+    for option, value in (content | {f"zero_optimization.{key}": value for key, value in zero.items()}).items():
+        if option not in known and not _off(value):
+            _refuse(name, option, _REFUSED.get(option, _UNKNOWN))
+    for key, (wanted, flag) in sizes.items():
+        if content.get(key, "auto") not in ("auto", wanted):
+            reason = f'the run has {wanted:g} ({world_size} processes); write "auto" there and set {flag}'
+            _refuse(name, f"{key}={content[key]}", reason)
+    stage, overlap = zero.get("stage", 0), zero.get("overlap_comm")
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
         _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1, 2 or 3")
-    return stage
+    return EngineSettings(stage, bf16, overlap is None or bool(overlap), _complete(content, zero, stage, sizes))
+
+
+def _sizes(config: TrainConfig, world_size: int) -> dict[str, tuple[float, str]]:
+    """The options that repeat the run's own, with the run's value and its flag."""
+    batch, accumulation = config.loader.batch_size, config.optim.accumulation
+    return {
+        "train_batch_size": (batch, "--loader.batch_size"),
+        "train_micro_batch_size_per_gpu": (batch / (world_size * accumulation), "--loader.batch_size"),
+        "gradient_accumulation_steps": (accumulation, "--optim.accumulation"),
+        "gradient_clipping": (config.optim.clip, "--optim.clip"),
+    }
 
 
 def _bf16(name: str, section: Any, precision: str) -> bool:
@@ -150,33 +140,21 @@ def _bf16(name: str, section: Any, precision: str) -> bool:
     return enabled
 
 
-def _check_sizes(name: str, content: dict[str, Any], config: TrainConfig, world_size: int) -> None:
-    batch, accumulation = config.loader.batch_size, config.optim.accumulation
-    expected = {
-        "train_batch_size": (batch, "--loader.batch_size"),
-        "train_micro_batch_size_per_gpu": (batch / (world_size * accumulation), "--loader.batch_size"),
-        "gradient_accumulation_steps": (accumulation, "--optim.accumulation"),
-        "gradient_clipping": (config.optim.clip, "--optim.clip"),
-    }
-    for key, (want, flag) in expected.items():
-        have = content.get(key, "auto")
-        if have != "auto" and have != want:
-            reason = f'the run has {want:g} ({world_size} processes); write "auto" there and set {flag}'
-            _refuse(name, f"{key}={have}", reason)
-
-
-def _complete(content: dict[str, Any], stage: int, micro_batch: int) -> dict[str, Any]:
-    zero = {key: value for key, value in content.get("zero_optimization", {}).items() if key in _ZERO_KEYS}
-    zero["stage"] = stage
+def _complete(
+    content: dict[str, Any], zero: dict[str, Any], stage: int, sizes: dict[str, tuple[float, str]]
+) -> dict[str, Any]:
+    zero = {key: value for key, value in zero.items() if key in _ZERO_KEYS} | {"stage": stage}
     if stage:
-        # The trainer has clipped already: without this ZeRO reads a norm on the host each step.
-        zero["compute_grad_norm"] = False
-    complete = {key: value for key, value in content.items() if key in _PASSED}
-    # Accumulation is the engine's own, so that DeepSpeed steps whenever it is called.
-    complete |= {"train_micro_batch_size_per_gpu": micro_batch, "gradient_accumulation_steps": 1}
-    complete |= {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "gradient_clipping": 0.0}
-    complete.setdefault("steps_per_print", None)
-    return complete
+        zero["compute_grad_norm"] = False  # the trainer has clipped; else ZeRO reads a norm on the host each step
+    return {
+        "steps_per_print": None,
+        **{key: value for key, value in content.items() if key in _PASSED},
+        "train_micro_batch_size_per_gpu": int(sizes["train_micro_batch_size_per_gpu"][0]),
+        "gradient_accumulation_steps": 1,  # the engine accumulates, so that DeepSpeed steps whenever it is called
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+    }
 
 
 def _off(value: Any) -> bool:
@@ -185,5 +163,5 @@ def _off(value: Any) -> bool:
     return value is None or value is False
 
 
-def _refuse(name: str, option: str, reason: str) -> None:
+def _refuse(name: str, option: str, reason: str) -> NoReturn:
     raise UserError(f"--ds_config {name}: {option}: {reason}")

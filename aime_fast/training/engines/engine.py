@@ -1,11 +1,11 @@
-"""One protocol for the training step, with or without DeepSpeed: backward per task, balance, clip, step."""
+"""The training step for any engine: a backward pass per task, balance, clip, step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from aime_fast.balancing.layouts.partitions import WholePartition, stored
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
+from aime_fast.model.draws import Draws
+from aime_fast.model.outputs import SequenceOutputs
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound=nn.Module, covariant=True)
 ADAM_EPSILON = 1e-12
 """A balanced gradient has at most unit norm over all parameters, so its entries lie far below AdamW's usual 1e-8."""
 
@@ -54,35 +56,30 @@ class Engine(Generic[M]):
         world_size: int = 1,
         bf16: bool = False,
     ) -> None:
-        self.module = module
-        self.optimizer = optimizer
-        self.device = device
-        self.rank = rank
-        self.world_size = world_size
+        self.module, self.optimizer, self.layout = module, optimizer, layout
+        self.device, self.rank, self.world_size = device, rank, world_size
         self.accumulation = config.optim.accumulation
         self.micro_batch = micro_batch_size(config, world_size)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         self._clip = config.optim.clip
-        self.layout = layout
         self._parameters = trainable(module)
         self._micro_step = 0
-        # This factor makes a mean over ranks and micro-batches of a sum; it is applied inside the backward pass.
+        # Makes sums over ranks and micro-batches means; applied inside the backward pass.
         self._share = torch.tensor(1.0 / (self.accumulation * world_size), device=device)
         self._losses: list[list[Tensor]] = []
 
-    def __call__(self, observations: Tensor, actions: Tensor, noise: object) -> Any:
+    def __call__(self, observations: Tensor, actions: Tensor, draws: Draws) -> SequenceOutputs:
         """The module's outputs for this rank's micro-batch."""
         self._fetch()
-        # Parameters stay float32: autocast gives bfloat16 copies of them to the operators that accept those, and
-        # their gradients are float32.
+        # Parameters and their gradients stay float32: autocast gives bfloat16 copies to operators that accept those.
         with self._autocast:
-            return self.module(observations, actions, noise)
+            return self.module(observations, actions, draws)
 
     def _fetch(self) -> None:
-        """Make the parameters whole until `_release`, where they are not; any number of times a step."""
+        """Make cut parameters whole until `_release`; any number of times a step."""
 
     def _release(self) -> None:
-        """Keep only this rank's part of the parameters, where they are cut."""
+        """Keep only this rank's part of cut parameters."""
 
     def backward(self, task_losses: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
         """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's gradient; frees the graph.
@@ -154,10 +151,7 @@ class Engine(Generic[M]):
         with self.whole(changed=True):
             self.module.load_state_dict(weights)
 
-    @staticmethod
-    def stored(parameter: nn.Parameter) -> Tensor:
-        """The memory that holds this process's part of a parameter, within a step or not."""
-        return stored(parameter)
+    stored = staticmethod(stored)
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of every parameter group, without a host sync."""
@@ -175,8 +169,8 @@ class Engine(Generic[M]):
 
     @property
     def sharded(self) -> bool:
-        """Whether each rank holds other entries of the optimiser's state; else rank 0 has all of it."""
-        return False
+        """Whether each rank holds other entries of the optimiser's state; else every rank has all of it."""
+        return self.layout.shards > 1
 
     @property
     def parameter_names(self) -> list[str]:
@@ -198,7 +192,7 @@ class PlainEngine(Engine[M]):
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
         partition = WholePartition(module, optimizer)
-        layout = FlatLayout(trainable(module), partition.groups, 1, partition)
+        layout = FlatLayout(trainable(module), partition)
         super().__init__(module, optimizer, layout, config, device, bf16=config.optim.precision == "bf16")
 
 
@@ -209,9 +203,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
     """Fused AdamW or SGD with a tensor learning rate, fit for capture; only matrices and filters (ndim >= 2) decay."""
-    parameters = trainable(module)
-    wide = [parameter for parameter in parameters if parameter.ndim >= 2]
-    rest = [parameter for parameter in parameters if parameter.ndim < 2]
+    wide, rest = ([p for p in trainable(module) if (p.ndim >= 2) is matrix] for matrix in (True, False))
     groups = [
         {"params": chosen, "weight_decay": decay, "lr": torch.tensor(optim.lr, device=device)}
         for chosen, decay in ((wide, optim.weight_decay), (rest, 0.0))

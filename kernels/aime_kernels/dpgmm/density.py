@@ -17,7 +17,7 @@ def gaussian_log_density(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def mixture_log_density(z: Tensor, log_pi: Tensor, means: Tensor, log_vars: Tensor) -> tuple[Tensor, Tensor]:
-    """`aime_kernels.mixture_log_density`; [N, S, K, D] lives inside the forward and the backward only."""
+    """`aime_kernels.mixture_log_density`; tensors [N, S, K, D] exist only within the forward and the backward pass."""
     joint = log_pi[:, None, :] + _ComponentLogDensity.apply(z, means, log_vars)
     log_prob = joint.logsumexp(-1)
     return log_prob, joint - log_prob[..., None]

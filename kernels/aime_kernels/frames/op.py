@@ -11,7 +11,7 @@ from aime_kernels.torch_operator import kernel_operator
 def normalise_frames(frames: Tensor) -> Tensor:
     """Map uint8 levels [B, T, H, W, 3] to float32 [B, T, 3, H, W] in [-1, 1]: level * (2 / 255) - 1. Any H and W.
 
-    Level 0 maps to exactly -1 and level 255 to exactly 1; `frames_to_levels` inverts all 256 levels exactly.
+    Level 0 maps to exactly -1 and level 255 to exactly 1; (value + 1) * 127.5, rounded, is the level again.
     """
     return call("normalise_frames", frames.device, reference.normalise_frames, _by_kernel, _obstacle, frames)
 

@@ -1,4 +1,4 @@
-"""uint8 frames: cut windows out of a store, and map the 256 levels to [-1, 1] and back."""
+"""uint8 frames: cut windows out of a store, and map the 256 levels to [-1, 1]."""
 
 import torch
 from torch import Tensor
@@ -19,8 +19,3 @@ def normalise_frames(frames: Tensor) -> Tensor:
     """`aime_kernels.normalise_frames` in tensor algebra."""
     # Transposing bytes moves a quarter of what transposing floats would.
     return frames.movedim(-1, -3).contiguous().to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
-
-
-def frames_to_levels(frames: Tensor) -> Tensor:
-    """Map floats in [-1, 1] (any shape) to the nearest of the 256 levels, uint8, same shape; values outside clamp."""
-    return frames.add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)

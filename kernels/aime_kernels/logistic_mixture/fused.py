@@ -1,7 +1,7 @@
 """The log-likelihood of `reference.py` written for a compiler: elementwise, value and gradient together.
 
-Nothing is in place and no loop over components is left after tracing, so that a compiler can fuse the elementwise work
-(torch 2.13 makes some ten to twenty loops of it on a CPU). Run eagerly it would be slow and large.
+Nothing is in place and tracing unrolls the loop over components, so that a compiler can fuse the elementwise work
+(torch 2.13 makes ten to twenty loops on a CPU). Run eagerly it would be slow and need much memory.
 """
 
 import torch
@@ -18,7 +18,7 @@ def fused_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tens
 def fused_gradients(
     x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `reference_gradients`, except that blocks stay what they are."""
+    """As `reference_gradients`, but blocks keep their values."""
     log_prob, gradient = value_and_gradient(x, x - centre, blocks)
     difference = _offset_of_mean(blocks) + centre - x
     weights = blocks[:, :, :1].softmax(1)
@@ -35,7 +35,7 @@ def _offset_of_mean(blocks: Tensor) -> Tensor:
 
 
 def value_and_gradient(x: Tensor, offsets: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """log p [N] of x [N, 3, P], and d log p / d blocks [N, M, 10, P]; arguments as `reference.py` has them."""
+    """log p [N] of x [N, 3, P], and d log p / d blocks [N, M, 10, P]; arguments as in `reference.py`."""
     bins = [_bin(value) for value in x.unbind(1)]
     log_probs, gradients = zip(*(_component(offsets.unbind(1), bins, block) for block in blocks.unbind(1)), strict=True)
     logits = [block[:, 0] for block in blocks.unbind(1)]
@@ -59,7 +59,7 @@ def _log_sum_exp(terms: list[Tensor]) -> Tensor:
 
 
 def _bin(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Per value: whether it lies in an outer bin, and 1 (inner) or -sign (outer)."""
+    """For each value: whether it is in an outer bin, and 1 (inner) or -sign (outer)."""
     outer = value.abs() > 1.0 - HALF_BIN
     return outer, torch.where(outer, -value.sign(), 1.0)
 
@@ -70,29 +70,30 @@ def _component(
     """log p(x | component) [N, P] of its parameters `block` [N, 10, P], and the gradients of parameters 1 to 9."""
     parameters = block.unbind(1)
     red, green, blue = (offset - location for offset, location in zip(offsets, parameters[1:4], strict=True))
-    c0, c1, c2 = (2.0 / (1.0 + torch.exp(-2.0 * raw)) - 1.0 for raw in parameters[7:])  # tanh, in a third of the time
+    c0, c1, c2 = (2.0 / (1.0 + torch.exp(-2.0 * raw)) - 1.0 for raw in parameters[7:])  # tanh in a third of its time
     distances = (red, green - c0 * red, blue - c1 * red - c2 * green)
     ratios, logs, pulls, widths = zip(*map(_channel, distances, parameters[4:7], bins), strict=True)
     of_red, of_green, of_blue = pulls
     locations = [of_red - c0 * of_green - c1 * of_blue, of_green - c2 * of_blue, of_blue]
     couplings = [
-        (1.0 - c * c) * pull * seen for c, pull, seen in ((c0, of_green, red), (c1, of_blue, red), (c2, of_blue, green))
+        (1.0 - c * c) * pull * known
+        for c, pull, known in ((c0, of_green, red), (c1, of_blue, red), (c2, of_blue, green))
     ]
     log = torch.log(ratios[0] * ratios[1] * ratios[2]) + logs[0] + logs[1] + logs[2]
     return log, [*locations, *widths, *couplings]
 
 
 def _channel(distance: Tensor, raw: Tensor, bin_: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For one channel `distance` away from its location.
+    """For one channel at `distance` from its location: log p and its derivatives by location and raw log-scale.
 
-    log p as the logarithm of a ratio and what is added to that, and its derivatives by location and raw log-scale.
+    log p is returned as two terms: a ratio whose logarithm is taken later, and a summand.
     """
     outer, flip = bin_
     growth = 1.0 / (torch.exp(-raw) + SCALE_CEILING)
     inverse = 1.0 / (SMALLEST_SCALE + NEUTRAL_SCALE * growth)
     h = inverse * HALF_BIN
     y = distance * inverse * flip + torch.where(outer, h, 0.0)
-    sinh = 2.0 * torch.sinh(h)  # e^h - 1 would be taken literally, and the digits of a small h be lost
+    sinh = 2.0 * torch.sinh(h)  # a compiler would evaluate e^h - 1 literally and lose digits of a small h
     cosh = torch.sqrt(4.0 + sinh * sinh)
     size = y.abs()
     q = torch.exp(-size.clamp_max(FAR))

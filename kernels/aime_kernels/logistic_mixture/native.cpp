@@ -1,15 +1,15 @@
-// The likelihood of reference.py with its mean, or with the gradient of a loss of both, in one pass over the parameters:
-// as many pixels at a time as a vector has lanes, with everything between in registers or on the stack. Names and
-// formulas are those of fused.py.
+// The likelihood of reference.py with its mean, or with the gradient of a loss of both, in one pass over the parameters.
+// Each vector lane handles one pixel; all intermediate values stay in registers or on the stack. Names and formulas are
+// those of fused.py.
 //
 // Frames x and centre are [N, 3, P], blocks [N, M, 10, P], all contiguous. Vectors are an extension of GCC and Clang.
-// Comparisons are false for a NaN and then keep it.
+// A comparison with NaN is false, and every select is written so that it then keeps the NaN.
 
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
-// Long chains of arithmetic take turns: GCC does that for x86 only when told (docs/log.md), others ignore this line.
+// Interleave long chains of arithmetic: GCC does it for x86 only with these options (docs/log.md), others ignore them.
 #pragma GCC optimize("schedule-insns", "sched-pressure", "unroll-loops")
 
 namespace {
@@ -26,13 +26,13 @@ constexpr float HALF_BIN = 1.0f / 255.0f;
 constexpr float SMALLEST_SCALE = 9.1188196555e-4f;  // e^-7
 constexpr float NEUTRAL_SCALE = 0.13533528324f;     // e^-2
 constexpr float SCALE_CEILING = 6.7379469991e-3f;   // e^-5
-constexpr float FAR = 40.0f;                         // e^-40 is nothing beside 1
-constexpr float NARROWEST = 40.0f;                   // a raw log-scale of -40 is no wider than the smallest scale
-constexpr float WIDEST = -80.0f;                     // and one of 80 no narrower than the largest
+constexpr float FAR = 40.0f;                         // e^-40 is negligible beside 1
+constexpr float NARROWEST = 40.0f;                   // a raw log-scale below -40 gives the smallest scale
+constexpr float WIDEST = -80.0f;                     // and one above 80 the largest
 constexpr float SATURATED = 10.0f;                   // tanh 10 is 1
 constexpr float NEGLIGIBLE = -60.0f;                 // nats below the best component; gradients stay normal
 
-// Reads and writes all lanes, or only as many as a frame has pixels left.
+// Reads and writes all lanes, or only those of the pixels that a frame has left.
 struct All {
     Vector load(const float* from) const {
         Vector x;
@@ -111,7 +111,7 @@ struct Channel {
 
 // Of a channel `distance` away from its location.
 //
-// Divisions cost as much as exponentials. Two are left: with E = e^-raw, 1/s is (E + C)^2 / ((E + C) (S (E + C) + N)),
+// Divisions cost as much as exponentials. Only two remain: with E = e^-raw, 1/s is (E + C)^2 / ((E + C) (S (E + C) + N)),
 // and with e = e^-h, both 1/sinh h and the density are multiples of 1 / ((1 - e^2) (e + q (1 + e^2) + q^2 e)).
 inline Channel channel(Vector distance, Vector raw, const Seen& seen) {
     const Vector narrow = exponential(at_most(NARROWEST, at_least(WIDEST, -raw)));
@@ -138,7 +138,7 @@ inline Channel channel(Vector distance, Vector raw, const Seen& seen) {
     };
 }
 
-// Some pixels of a frame, one a lane: rows of parameters are `stride` apart.
+// Some pixels of a frame, one per lane; rows of parameters are `stride` apart.
 template <class Lanes>
 struct Pixels {
     Lanes lanes;
@@ -157,7 +157,7 @@ struct Component {
     Vector logit, location[3], log_prob, gradient[9];
 };
 
-// log p(x | component k), and its derivatives by parameters 1 to 9, which a caller that ignores them does not pay for.
+// log p(x | component k) and its derivatives by parameters 1 to 9. The compiler drops what a caller ignores.
 template <class Lanes>
 inline Component component(const Pixels<Lanes>& at, long k) {
     Component out;
@@ -168,7 +168,7 @@ inline Component component(const Pixels<Lanes>& at, long k) {
     Vector below[3];
     for (int c = 0; c < 3; ++c)
         below[c] = 1.0f + exponential(-2.0f * at_most(SATURATED, at_least(-SATURATED, at.parameter(k, 7 + c))));
-    const Vector twice = 2.0f / (below[0] * below[1] * below[2]);  // three hyperbolic tangents for one division
+    const Vector twice = 2.0f / (below[0] * below[1] * below[2]);  // three tanh with one division
     const Vector c0 = below[1] * below[2] * twice - 1.0f;
     const Vector c1 = below[0] * below[2] * twice - 1.0f, c2 = below[0] * below[1] * twice - 1.0f;
     const Channel r = channel(red, at.parameter(k, 4), at.red);
@@ -197,7 +197,7 @@ inline Vector log_sum_exp(const Vector* terms, long mixtures) {
     return best + logarithm(total);
 }
 
-// What one thread needs for its pixels.
+// Memory of one thread.
 struct Scratch {
     std::vector<Component> parts;
     std::vector<Vector> joint, logit;
@@ -220,7 +220,7 @@ struct Scratch {
     }
 };
 
-// The sum of all lanes that stand for a pixel.
+// The sum over all lanes that hold a pixel.
 template <class Lanes>
 inline double sum_of(const Lanes& lanes, Vector x) {
     double sum = 0.0;

@@ -1,4 +1,4 @@
-"""`native.cpp` as torch operators, with and without gradients: contiguous copies where needed, then one call."""
+"""`native.cpp` as torch operators, with and without gradients."""
 
 import ctypes
 from pathlib import Path
@@ -14,7 +14,7 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def native_obstacle(parameters: Tensor) -> str | None:
-    """Why the C++ form cannot take these parameters; None when it can."""
+    """The reason why the C++ form cannot take these parameters, or None."""
     if (found := route("logistic_mixture", parameters.device)) != "native":
         return f"the route on {parameters.device.type} is {found}"
     if parameters.dtype != torch.float32:
@@ -24,7 +24,7 @@ def native_obstacle(parameters: Tensor) -> str | None:
 
 @torch.compiler.assume_constant_result
 def build_obstacle() -> str | None:
-    """Why this machine has no C++ form, built now if it never was; None where it has."""
+    """The reason why this machine has no C++ form, or None. Builds it if it never was built."""
     found = attempt(_SOURCE)
     return found if isinstance(found, str) else None
 
@@ -46,7 +46,7 @@ def _(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
 def native_gradients(
     x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `reference_gradients`; blocks that are contiguous become their gradient."""
+    """As `reference_gradients`; contiguous blocks are overwritten by their gradient."""
     blocks = blocks.contiguous()
     log_prob, error, of_centre = gradients_in_place(x, centre, blocks, of_nats, of_error)
     return log_prob, error, blocks, of_centre
@@ -56,7 +56,7 @@ def native_gradients(
 def gradients_in_place(
     x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of contiguous blocks: log p [N], squared error [N] and the gradient of centre."""
+    """For contiguous blocks, which it overwrites: log p [N], squared error [N] and the gradient of centre."""
     inputs = [tensor.contiguous() for tensor in (x, centre, of_nats)]
     log_prob, error, of_centre = x.new_empty(len(x)), x.new_empty(len(x)), torch.empty_like(inputs[1])
     _call("gradients", inputs, blocks, (ctypes.c_float(of_error), _at(blocks)), (log_prob, error, of_centre))
@@ -69,7 +69,7 @@ def _(x: Tensor, centre: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _call(name: str, inputs: Any, blocks: Tensor, rest: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
-    """One of the library's two functions: pointers to read, N, M, P and threads, the rest, and pointers to write."""
+    """Call a function of the library: pointers to read, N, M, P, threads, other arguments, and pointers to write."""
     frames, mixtures, _, pixels = blocks.shape
     sizes = [ctypes.c_long(size) for size in (frames, mixtures, pixels)]
     threads = ctypes.c_int(torch.get_num_threads())

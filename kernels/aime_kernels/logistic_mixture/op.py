@@ -1,4 +1,4 @@
-"""The public functions of the mixture that are differentiated, and which form of them runs."""
+"""`logistic_mixture_loss`: the public function, and the choice of its form."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,51 +9,33 @@ from torch.autograd.function import once_differentiable
 
 from aime_kernels.logistic_mixture.fused import fused_gradients, fused_terms
 from aime_kernels.logistic_mixture.native import native_gradients, native_obstacle, native_terms
-from aime_kernels.logistic_mixture.parameters import CHANNELS_PER_COMPONENT, components
+from aime_kernels.logistic_mixture.parameters import CHANNELS_PER_COMPONENT
 from aime_kernels.logistic_mixture.reference import reference_gradients, reference_terms
-
-
-def logistic_mixture_log_prob(frames: Tensor, parameters: Tensor, centre: Tensor | None = None) -> Tensor:
-    """Log-probability of whole frames, in nats: [N, 3, H, W] and parameters [N, 10 M, H, W] -> [N].
-
-    frames: on the 256 levels of [-1, 1], not differentiated; parameters: float32 or float64, differentiable once;
-    centre: [N, 3, H, W], what the locations are offsets from, differentiable once, zero where not given.
-    Raises ValueError when the shapes do not fit.
-    """
-    blocks = components(parameters)
-    n, _, height, width = parameters.shape
-    if frames.shape != (n, 3, height, width):
-        raise ValueError(f"frames {tuple(frames.shape)} do not fit mixture parameters {tuple(parameters.shape)}")
-    x = frames.to(parameters.dtype).flatten(2)
-    around = torch.zeros_like(x) if centre is None else centre.to(x.dtype).expand_as(frames).flatten(2)
-    if torch.is_grad_enabled() and (blocks.requires_grad or around.requires_grad):
-        return _LogProb.apply(x, around, blocks)
-    return _forms(blocks)[0](x, around, blocks)[0]
 
 
 def logistic_mixture_loss(
     pixels: Tensor, features: Tensor, weight: Tensor, centre: Tensor, of_nats: Tensor, of_error: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of a linear map's mixture parameters: sum_n of_nats_n * -log p(x_n) + of_error * |mean_n - x_n|^2.
+    """Loss of mixture parameters that a linear map makes: sum_n of_nats_n * -log p(x_n) + of_error * |mean_n - x_n|^2.
 
-    Parameters are by far the largest tensor of a training step. They live within this call only: where a gradient is
-    wanted it is made in the same pass, over them, and led through the map at once; backward scales three small tensors.
-    The density is that of Salimans et al. 2017 (arXiv:1701.05517) as `parameters.py` lays it out.
+    The parameters are by far the largest tensor of a training step, and exist only during this call. Their gradient is
+    computed in the same pass and overwrites them; backward only scales three small tensors. The density is that of
+    Salimans et al. 2017 (arXiv:1701.05517); `parameters.py` has the layout.
 
     Args:
-        pixels: x [N, q, 3, P] on the 256 levels of [-1, 1], q images of P pixels a frame; not differentiated.
-        features: [N, P, F], float32, float64 or, as autocast makes them, less; differentiable once, as are `weight`
-            and `centre`. What follows the map is computed in their dtype, at least in float32.
-        weight: [q * 10 M, F]; parameters [N, q, 10 M, P] are its products with every pixel's features, in their dtype.
-        centre: [N, q, 3, P], what locations are offsets from.
-        of_nats: [N], what a nat of each frame counts; not differentiated.
-        of_error: what the squared error counts.
+        pixels: x [N, q, 3, P] on the 256 levels of [-1, 1], q images of P pixels per frame, any P; not differentiated.
+        features: [N, P, F], float32, float64 or less (autocast); differentiable once, as are `weight` and `centre`.
+            Everything after the map is computed in their dtype, at least in float32.
+        weight: [q * 10 M, F]; parameters [N, q, 10 M, P] are its products with every pixel's features.
+        centre: [N, q, 3, P]; locations are offsets from it.
+        of_nats: [N], the weight of a nat in each frame; not differentiated.
+        of_error: the weight of the squared error.
 
     Returns:
         The loss, 0-d; -log p in nats [N] and the squared error of the mean [N], both without a gradient.
 
     Raises:
-        ValueError: the shapes do not fit, or the tensors are on several devices.
+        ValueError: shapes do not fit, or tensors are on several devices.
     """
     given = (pixels, features, weight, centre, of_nats)
     frames, images, _, size = pixels.shape
@@ -77,7 +59,7 @@ def logistic_mixture_loss(
 
 
 class _Loss(torch.autograd.Function):
-    """`logistic_mixture_loss`, its gradients made in the forward pass."""
+    """`logistic_mixture_loss`; the forward pass computes the gradients."""
 
     @staticmethod
     def forward(
@@ -102,27 +84,10 @@ class _Loss(torch.autograd.Function):
         return None, *(upstream.to(of.dtype) * of for of in ctx.saved_tensors), None, None
 
 
-class _LogProb(torch.autograd.Function):
-    """x, centre [N, 3, P], blocks [N, M, 10, P] -> log p [N]; backward scales what forward leaves behind."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, centre: Tensor, blocks: Tensor) -> Tensor:
-        copy = blocks.clone(memory_format=torch.contiguous_format)
-        log_prob, _, of_blocks, of_centre = _forms(blocks)[1](x, centre, copy, -x.new_ones(len(x)), 0.0)
-        ctx.save_for_backward(of_centre, of_blocks)
-        return log_prob
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        of_centre, of_blocks = ctx.saved_tensors
-        return None, of_centre * upstream[:, None, None], of_blocks * upstream[:, None, None, None]
-
-
 def _blocks(features: Tensor, weight: Tensor, images: int) -> Tensor:
     """Parameters [N * q, M, 10, P], at least float32, of features [N, P, F] and weight [q * 10 M, F].
 
-    A product a frame: as one product of all frames the result would have to be rearranged.
+    One product per frame, because the result of one product over all frames would have to be rearranged.
     """
     parameters = torch.bmm(_every(weight, features), features.mT)
     wide = torch.promote_types(parameters.dtype, torch.float32)
@@ -130,16 +95,12 @@ def _blocks(features: Tensor, weight: Tensor, images: int) -> Tensor:
 
 
 def _every(weight: Tensor, features: Tensor) -> Tensor:
-    """The weight for each frame, in the features' dtype."""
+    """The weight expanded to all frames, in the features' dtype."""
     return weight.to(features.dtype).expand(len(features), -1, -1)
 
 
 def _forms(blocks: Tensor) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]:
-    """What makes terms, and what makes gradients, of such blocks.
-
-    Some 130 elementwise operators are one pass: on a CPU with AVX2 and a C++ compiler `native.cpp`, for float32; else
-    `fused.py` inside a caller that is being compiled, and `reference.py`.
-    """
+    """The functions for terms and for gradients: C++ where it can run, else one for a compiler or the reference."""
     if native_obstacle(blocks) is None:
         return native_terms, native_gradients
     if torch.compiler.is_compiling():

@@ -1,17 +1,17 @@
-"""Log-likelihood of RGB frames under a mixture of discretised logistics, its gradient made in the same pass.
+"""Log-likelihood of RGB frames under a mixture of discretised logistics, with its gradient in the same pass.
 
-The model is that of PixelCNN++ (Salimans et al. 2017, arXiv:1701.05517) on 256 levels in [-1, 1]; `parameters.py` has
-the layout and the coupling. A bin's probability needs no difference of two sigmoids: with half width w = 1/255,
+The model is PixelCNN++ (Salimans et al. 2017, arXiv:1701.05517) on 256 levels in [-1, 1]; `parameters.py` has the
+layout and the coupling. A bin's probability needs no difference of two sigmoids: with half width w = 1/255,
 y = (x - mu) / s, h = w / s and q = e^-|y|,
 
     sigma(y + h) - sigma(y - h) = 2 q sinh h / (1 + 2 q cosh h + q^2)
 
-exactly, so nothing cancels however far the mean is, and the three channels of a component share one logarithm (h is at
-most 4.3). An outer bin, x = -1 or 1, is open to one side: its probability is sigma(k), k = h - y sign(x), which has the
-same form with y replaced by k, 1 for 2 sinh h, 1 for 2 cosh h + q, and min(k, 0) for log q = -|y|.
+exactly: nothing cancels at any distance, and the three channels of a component share one logarithm (h is at most 4.3).
+An outer bin, x = -1 or 1, is open to one side: its probability is sigma(k), k = h - y sign(x). This has the same form
+with y replaced by k, 1 for 2 sinh h, 1 for 2 cosh h + q, and min(k, 0) for log q = -|y|.
 
-This is the largest elementwise job of a CPU step (10 M values a pixel), hence in place and a piece at a time: it
-keeps one tensor (the gradient) where autograd through the same formula keeps some forty.
+This is the largest elementwise work of a CPU step (10 M values per pixel). It runs in place and in chunks, and keeps
+one tensor (the gradient) where autograd through the same formula keeps some forty.
 """
 
 from typing import NamedTuple
@@ -27,28 +27,28 @@ from aime_kernels.logistic_mixture.parameters import (
     SMALLEST_SCALE,
 )
 
-_PIECES = 4
-"""Frames are worked through in so many pieces, however many there are, which keeps temporaries near the cache."""
+_CHUNKS = 4
+"""The frames are processed in this number of chunks, which keeps temporaries small."""
 _NEGLIGIBLE = -60.0
-"""Nats below the best component where its share is no longer computed: a gradient of less would be denormal."""
+"""Nats below the best component at which shares are clamped: smaller gradients would be denormal."""
 
 
 def reference_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; no gradient."""
-    pieces = zip(*(tensor.tensor_split(_PIECES) for tensor in (x, x - centre, blocks)), strict=True)
-    log_prob = torch.cat([_log_prob(value, offset, block.clone(), False) for value, offset, block in pieces])
+    chunks = zip(*(tensor.tensor_split(_CHUNKS) for tensor in (x, x - centre, blocks)), strict=True)
+    log_prob = torch.cat([_log_prob(value, offset, block.clone(), False) for value, offset, block in chunks])
     return log_prob, (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1).add_(centre)
 
 
 def reference_gradients(
     x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `reference_terms`, and of_nats [N] -> log p, squared error of the mean [N], gradients of blocks and centre.
+    """As `reference_terms`, with of_nats [N] -> log p, squared error of the mean [N], gradients of blocks and centre.
 
-    The gradients are those of sum_n of_nats_n * -log p_n + of_error * error_n. Overwrites blocks by theirs.
+    The gradients are those of sum_n of_nats_n * -log p_n + of_error * error_n. Overwrites blocks by their gradient.
     """
-    pieces = zip(*(tensor.tensor_split(_PIECES) for tensor in (x, centre, blocks, of_nats)), strict=True)
-    made = [_gradients(x, centre, block, of, of_error) for x, centre, block, of in pieces]
+    chunks = zip(*(tensor.tensor_split(_CHUNKS) for tensor in (x, centre, blocks, of_nats)), strict=True)
+    made = [_gradients(x, centre, block, of, of_error) for x, centre, block, of in chunks]
     log_prob, error, of_centre = map(torch.cat, zip(*made, strict=True))
     return log_prob, error, blocks, of_centre
 
@@ -64,12 +64,12 @@ def _gradients(
     blocks[:, :, 1:4].add_(pull)
     share = pull.mul_(locations).sum(2)
     blocks[:, :, 0].add_(share).sub_(weights.mul_(share.sum(1, keepdim=True)))
-    # Moving the centre moves every component.
+    # The centre shifts every component.
     return log_prob, difference.square_().sum((1, 2)), blocks[:, :, 1:4].sum(1)
 
 
 class _Bins(NamedTuple):
-    """Per value [n, 1, 3, P], as floats: 1 in an outer bin, 1 in an inner bin, and 1 (inner) or -sign(x) (outer)."""
+    """For each value [n, 1, 3, P], as floats: 1 in an outer bin; 1 in an inner bin; 1 (inner) or -sign(x) (outer)."""
 
     outer: Tensor
     inner: Tensor
@@ -96,18 +96,18 @@ def _log_prob(x: Tensor, offsets: Tensor, blocks: Tensor, wanted: bool) -> Tenso
 def _components(offsets: Tensor, bins: _Bins, blocks: Tensor, wanted: bool) -> Tensor:
     """log p(x | component) [n, M, P]; turns channels 1-9 of `blocks` [n, M, 10, P] into their gradients if wanted."""
     y, growth, coupling = blocks[:, :, 1:4], blocks[:, :, 4:7], blocks[:, :, 7:]
-    coupling.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh, in a third of the time
+    coupling.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh in a third of its time
     growth.neg_().exp_().add_(SCALE_CEILING).reciprocal_()
     inverse = torch.rsub(growth, SMALLEST_SCALE, alpha=-NEUTRAL_SCALE).reciprocal_()
     torch.sub(offsets, y, out=y)
-    red, green = y[:, :, :2].clone().unbind(2)  # how far they lie from their own locations
+    red, green = y[:, :, :2].clone().unbind(2)  # distances from their own locations
     c0, c1, c2 = coupling.unbind(2)
     y[:, :, 1].addcmul_(c0, red, value=-1.0)
     y[:, :, 2].addcmul_(c1, red, value=-1.0).addcmul_(c2, green, value=-1.0)
     h = inverse * HALF_BIN
     y.mul_(inverse).mul_(bins.flip).addcmul_(h, bins.outer)
 
-    cosh = h.expm1()  # e^h - 1 first: sinh of a small h keeps its digits
+    cosh = h.expm1()  # e^h - 1 first: sinh of a small h stays accurate
     shrunk = cosh.add(1.0).reciprocal_()
     sinh = torch.addcmul(cosh, cosh, shrunk)
     cosh.add_(shrunk).add_(1.0)
@@ -121,7 +121,7 @@ def _components(offsets: Tensor, bins: _Bins, blocks: Tensor, wanted: bool) -> T
     log_prob.sub_(distance.sum(2))
     if wanted:
         growth.addcmul_(growth, growth, value=-SCALE_CEILING).mul_(inverse).mul_(NEUTRAL_SCALE)
-        # h d log p / dh, then -d log p / dy, both at fixed other; outer bins depend on k alone.
+        # h d log p / dh, then -d log p / dy, as partial derivatives; outer bins depend on k alone.
         by_width = cosh.div_(sinh).addcmul_(sinh.mul_(q), density, value=-1.0).mul_(h).mul_(bins.inner)
         slope = torch.mul(q, bins.inner).add_(bins.inner).add_(bins.outer, alpha=0.5)
         slope.mul_(density).addcmul_(slope, q, value=-1.0)

@@ -16,11 +16,9 @@ def rgb_gram(vectors: Sequence[Vector]) -> Tensor:
     """Inner products of m long vectors, each a list of K tensors: float64 [m, m], symmetric.
 
     `vectors[i][k]` is a floating-point tensor of any shape and alignment, the same shape for every i, or None for
-    zeros. Each element is read from memory once. For float32 data no square overflows or vanishes: the result is
-    finite exactly when the data are. Shapes and alignment fix the order of summation. On a CPU products and sums are
-    float64. The kernel (docs/kernels.md) sums 4 to 8 products in float32, within 5e-7 sum |x y|, and the rest in
-    float64.
-
+    zeros. Each element is read once. For float32 data no square overflows or vanishes: the result is finite exactly
+    when the data are. Shapes and alignment fix the order of summation. The reference computes in float64. The kernel
+    sums 4 to 8 products in float32, within 5e-7 sum |x y|, and the rest in float64 (docs/kernels.md).
     Raises ValueError when the lists differ in length or the tensors at one position in shape.
     """
     if len({len(vector) for vector in vectors}) > 1:
