@@ -1,4 +1,4 @@
-"""From flags and files to a `TrainConfig`: precedence, names, types, ranges, and what a mistake is told."""
+"""From flags and files to a `TrainConfig`: precedence, names, types, ranges and error messages."""
 
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -124,7 +124,7 @@ def test_every_option_takes_its_own_value(name):
         (["--config", "/nowhere/a.yaml"], "cannot read --config /nowhere/a.yaml: No such file or directory"),
     ],
 )
-def test_a_mistaken_flag_is_told_in_one_line(arguments, message):
+def test_an_error_in_a_flag_is_one_line(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)) as mistake:
         parse_train_args(arguments)
     assert "\n" not in str(mistake.value)
@@ -149,7 +149,7 @@ def test_a_mistaken_flag_is_told_in_one_line(arguments, message):
         ("steps: \x00", "is not valid yaml"),
     ],
 )
-def test_a_mistaken_file_is_told_in_one_line_with_its_name(tmp_path, content, message):
+def test_an_error_in_a_file_is_one_line_with_its_name(tmp_path, content, message):
     file = write(tmp_path / "a.yaml", content)
     with pytest.raises(UserError, match=re.escape(message)) as mistake:
         parse_train_args(["--config", file])
