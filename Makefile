@@ -1,10 +1,10 @@
-# Every target sets up .venv by itself, once; after a change of pyproject.toml or constraints.txt it brings it up to date.
+# Every target sets up .venv first. A change of pyproject.toml or constraints.txt updates it.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# `==` accepts a CPU-only wheel (2.13.0+cpu) that pip may find at hand; `===` does not, so an NVIDIA machine gets CUDA.
+# `==` accepts a CPU-only wheel (2.13.0+cpu); `===` does not, so a machine with an NVIDIA GPU gets the CUDA build.
 TORCH := torch$(if $(shell command -v nvidia-smi 2>/dev/null),===,==)2.13.0
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -12,16 +12,16 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
-	@echo 'make test   the tests; ARGS="-m slow" runs the long ones'
-	@echo 'make test-kernels  every kernel in the interpreter and compiled for three GPUs; needs none'
-	@echo 'make bench  the benchmarks; ARGS=benchmarks/test_bench_rgb.py picks some, and passes flags to pytest'
+	@echo 'make test   the tests; ARGS="-m slow" runs the slow ones'
+	@echo 'make test-kernels  every kernel in the interpreter, and compiled for three GPU types; needs no GPU'
+	@echo 'make bench  the benchmarks; ARGS=benchmarks/test_bench_rgb.py selects one, and passes flags to pytest'
 	@echo 'make check  lint, format and types'
-	@echo 'PYTHON=python3.12 picks the interpreter that makes .venv (3.11 or newer)'
+	@echo 'PYTHON=python3.12 chooses the interpreter of .venv (3.11 or newer)'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo 'error: $(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12'; exit 2; }
-	@echo 'Setting up $(VENV): this downloads some gigabytes and takes a few minutes, once.'
+		|| { echo 'error: $(PYTHON) is missing or older than 3.11; choose another: make PYTHON=python3.12'; exit 2; }
+	@echo 'Setting up $(VENV): this downloads a few gigabytes once and takes a few minutes.'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt '$(TORCH)'
 	$(PIP) install -c constraints.txt -e '.[dev]'

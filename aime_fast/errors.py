@@ -1,4 +1,4 @@
-"""The one exception a user's mistake becomes, and the one place that turns it into an exit code."""
+"""The exception for mistakes of the user, and the exit code that it becomes."""
 
 import argparse
 import re
@@ -9,9 +9,9 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """A mistake of the user: one line that says what, where and what to do; the command exits with code 2.
+    """A mistake of the user. The message is one line: what, where and what to do. The command exits with code 2.
 
-    What other libraries say often becomes part of it: their line breaks and their objects' addresses are left out.
+    Line breaks and addresses of objects are removed, because messages of other libraries often become part of it.
     """
 
     def __init__(self, message: str) -> None:
@@ -35,10 +35,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def exit_on_user_error(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code.
+    """Run a command and return its exit code: its own (None means 0), 2 after a `UserError`, 130 after Ctrl-C.
 
-    What the command returns (None means 0); 2 after a `UserError`, printed on standard error as one line
-    `error: ...`; 130 after Ctrl-C. Any other exception is a defect of the program and keeps its traceback.
+    A `UserError` is printed to standard error as one line `error: ...`. Any other exception is a bug of the program
+    and keeps its traceback.
     """
     try:
         return command() or 0

@@ -31,10 +31,10 @@ import torch
 
 from aime_fast import train
 from aime_fast.training import trainer
-from aime_fast.training.checkpoint.checkpoint import checkpoint_folders, fault
+from aime_fast.training.checkpoint.finding import checkpoint_folders, fault
 
 assert trainer  # what the forked processes need is imported here, once
-RESULT = ("weights.safetensors", "named-0-of-1.safetensors")
+RESULT = ("weights.safetensors", "rank-0-of-1.safetensors")
 
 
 @dataclass

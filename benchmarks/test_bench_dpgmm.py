@@ -1,11 +1,12 @@
 """The mixture as the model uses it, forward and backward on a CPU: compiled against eager, memory against broadcasting.
 
 Three forms of one computation (weights from sticks, their divergence, density and responsibilities of 10 samples):
-`reference` is what the model calls; `compiled` the same through `torch.compile`; `broadcast` writes the density down
-as it stands in a textbook, so that autograd keeps tensors of [N, S, K, D]. Targets: `compiled` takes at most 1 / 2.5 of
-the time of `reference`, eager, and at most a third of `broadcast`'s peak memory, through the backward pass.
+`reference` is what the model calls; `compiled` is the same through `torch.compile`; `broadcast` is the textbook
+density, for which autograd keeps tensors [N, S, K, D]. Targets, forward and backward: `compiled` takes at most 1 / 2.5
+of the time of the eager `reference`, and at most a third of the peak memory of `broadcast`.
 
-Run with `make bench ARGS="-s benchmarks/test_bench_dpgmm.py"`; rounds alternate, so that all forms see one machine.
+Run with `make bench ARGS="-s benchmarks/test_bench_dpgmm.py"`. Rounds alternate between the forms, so that changes in
+the machine's speed affect all alike.
 """
 
 import pytest
@@ -15,7 +16,7 @@ from measuring import in_turn, peak_bytes, two_threads
 from aime_kernels import expected_kumaraswamy_beta_kl, gaussian_log_density, kumaraswamy_log_weights
 from aime_kernels.dpgmm.density import mixture_log_density
 
-# Dynamo instantiates the autograd function that it traces; torch warns of it.
+# Dynamo instantiates the autograd function that it traces, and torch warns about that.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore:.*should not be instantiated")]
 COMPONENTS, DIM, SAMPLES = 15, 36, 10
 ROUNDS = {128: 20, 4096: 5}
@@ -31,7 +32,7 @@ def inputs(n, dtype=torch.float32):
 
 
 def mixture(density, log_a, log_b, uniform, mean, mean_log, z, means, log_vars):
-    """A number that depends on all that the model takes from the mixture."""
+    """A number that depends on everything that the model uses of the mixture."""
     log_prob, log_r = density(z, kumaraswamy_log_weights(log_a, log_b, uniform), means, log_vars)
     entropy = -(log_r.exp() * log_r).sum(-1)
     return log_prob.mean() + entropy.mean() + expected_kumaraswamy_beta_kl(log_a, log_b, mean, mean_log).sum(-1).mean()

@@ -1,8 +1,9 @@
-"""Kernels on a GPU: forward and backward against the eager, the compiled and the captured reference; achieved GB/s.
+"""Kernels on a GPU: forward and backward pass of every route, and the rows of `aime_kernels/routes.py` that follow.
 
-Run with `make bench ARGS='-m gpu benchmarks/test_bench_kernels.py'`. Without a GPU every line is skipped as "not
-verified on a GPU". `extra_info` names the card, and for each candidate the median milliseconds; for `rgb_*` and
-`frames` also bytes that must move divided by the kernel's time.
+Run with `make bench ARGS='-m gpu -s benchmarks/test_bench_kernels.py'`. Each test prints the median milliseconds of the
+eager reference, the compiled reference and the kernel, and the fastest one as a row of the table. `rgb_*` and
+`normalise_frames` also print the bytes that must move divided by the kernel's time. Without a GPU every test is
+skipped as "not verified on a GPU". `extra_info` has the same figures and the name of the card.
 """
 
 import statistics
@@ -11,9 +12,14 @@ import pytest
 import torch
 
 import aime_kernels
+from aime_kernels.routes import ROUTES
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="not verified on a GPU"),
+]
 SIZE, TASKS = 34_000_000, 3
+FRAMES = (8, 16, 64, 64, 3)
 
 
 def milliseconds(call, rounds=50):
@@ -43,21 +49,38 @@ def captured(call):
     return graph.replay
 
 
+def table_row(name, times, card):
+    """The line for `routes.py`: the fastest route on this card, with all medians as its note."""
+    note = f"{card}: " + ", ".join(f"{route} {median:.3f} ms" for route, median in times.items())
+    return f'    "{name}": Row("{min(times, key=times.get)}", "{ROUTES[name].cpu}", "{note}"),'
+
+
+def compare(name, call, benchmark, monkeypatch, compiled=None, moved_bytes=0):
+    """Time `call` as reference and as kernel, and `compiled`, its compiled form; print the row."""
+    monkeypatch.setenv("AIME_KERNELS", "reference")
+    times = {"reference": milliseconds(call)}
+    if compiled is not None:
+        times["compiled"] = milliseconds(compiled)
+    monkeypatch.setenv("AIME_KERNELS", "triton")
+    times["triton"] = milliseconds(call)
+    card = torch.cuda.get_device_name()
+    benchmark.extra_info.update(card=card, milliseconds=times)
+    print("\n" + table_row(name, times, card), end="")
+    if moved_bytes:
+        benchmark.extra_info["gigabytes_a_second"] = 1e-6 * moved_bytes / times["triton"]
+        print(f"\n{name}: {benchmark.extra_info['gigabytes_a_second']:.0f} GB/s", end="")
+    benchmark(call)
+
+
 def differentiable(name, n):
-    """Operator -> its inputs, how many of them want a gradient."""
+    """Inputs of an operator, and how many of them want a gradient."""
     k, d, s = 15, 36, 10
+    mixture = [torch.randn(n, s, d), torch.randn(n, k).log_softmax(-1), torch.randn(n, k, d), torch.randn(n, k, d)]
+    sticks = [*torch.randn(2, n, k - 1)]
     return {
-        "mixture_log_density": (
-            [
-                torch.randn(n, s, d),
-                torch.randn(n, k).log_softmax(-1),
-                torch.randn(n, k, d),
-                torch.randn(n, k, d),
-            ],
-            4,
-        ),
-        "kumaraswamy_log_weights": ([*torch.randn(2, n, k - 1), torch.rand(n, k - 1)], 2),
-        "expected_kumaraswamy_beta_kl": ([*torch.randn(2, n, k - 1), torch.rand(n, 1) + 0.5, torch.randn(n, 1)], 4),
+        "mixture_log_density": (mixture, 4),
+        "kumaraswamy_log_weights": ([*sticks, torch.rand(n, k - 1)], 2),
+        "expected_kumaraswamy_beta_kl": ([*sticks, torch.rand(n, 1) + 0.5, torch.randn(n, 1)], 4),
         "slot_attention": ([torch.randn(n, 5, 64), torch.randn(n, 64, 64), torch.randn(n, 64, 64)], 3),
     }[name]
 
@@ -78,44 +101,36 @@ def step(function, leaves, wanted):
 def test_forward_and_backward(name, n, benchmark, monkeypatch):
     inputs, wanted = differentiable(name, n)
     leaves = [x.cuda().requires_grad_(i < wanted) for i, x in enumerate(inputs)]
-    function, times = getattr(aime_kernels, name), {}
-    monkeypatch.setenv("AIME_KERNELS", "reference")
-    times["eager"] = milliseconds(step(function, leaves, wanted))
-    times["compiled"] = milliseconds(step(torch.compile(function), leaves, wanted))
-    times["graph"] = milliseconds(captured(step(function, leaves, wanted)))
+    function = getattr(aime_kernels, name)
+    call = step(function, leaves, wanted)
     torch.compiler.reset()
-    monkeypatch.setenv("AIME_KERNELS", "triton")
-    times["kernel"] = milliseconds(step(function, leaves, wanted))
-    times["kernel graph"] = milliseconds(captured(step(function, leaves, wanted)))
-    benchmark.extra_info.update(card=torch.cuda.get_device_name(), milliseconds=times)
-    benchmark(step(function, leaves, wanted))
+    compare(name, call, benchmark, monkeypatch, step(torch.compile(function), leaves, wanted))
+    for mode in ("reference", "triton"):
+        monkeypatch.setenv("AIME_KERNELS", mode)
+        benchmark.extra_info["milliseconds"][f"{mode} as a graph"] = milliseconds(captured(call))
 
 
-def test_streaming_passes(benchmark, monkeypatch):
-    monkeypatch.setenv("AIME_KERNELS", "triton")
-    rows = [[torch.randn(SIZE, device="cuda")] for _ in range(TASKS)]
-    direction, update = [torch.randn(SIZE, device="cuda")], [torch.empty(SIZE, device="cuda")]
-    coefficients, finite = torch.rand(2, TASKS + 1, device="cuda").double(), torch.tensor(True, device="cuda")
-    gram = milliseconds(lambda: aime_kernels.rgb_gram([*rows, direction]))
-    combine = milliseconds(lambda: aime_kernels.rgb_combine(rows, direction, update, coefficients, finite))
-    benchmark.extra_info.update(
-        card=torch.cuda.get_device_name(),
-        gram_gigabytes_a_second=4e-6 * (TASKS + 1) * SIZE / gram,
-        combine_gigabytes_a_second=4e-6 * (TASKS + 3) * SIZE / combine,
-    )
-    benchmark(lambda: aime_kernels.rgb_gram([*rows, direction]))
+@pytest.mark.parametrize("offset", [0, 1])
+def test_gram_matrix(offset, benchmark, monkeypatch):
+    vectors = [[torch.randn(SIZE, device="cuda")[offset:]] for _ in range(TASKS + 1)]
+    moved = 4 * (TASKS + 1) * SIZE
+    compare("rgb_gram", lambda: aime_kernels.rgb_gram(vectors), benchmark, monkeypatch, moved_bytes=moved)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_linear_combinations(offset, benchmark, monkeypatch):
+    *gradients, direction, update = [[torch.randn(SIZE, device="cuda")[offset:]] for _ in range(TASKS + 2)]
+    coefficients = torch.rand(2, TASKS + 1, device="cuda").double() / (TASKS + 1)
+    finite = torch.tensor(True, device="cuda")
+
+    def call():
+        aime_kernels.rgb_combine(gradients, direction, update, coefficients, finite)
+
+    compare("rgb_combine", call, benchmark, monkeypatch, moved_bytes=4 * (TASKS + 3) * SIZE)
 
 
 def test_frames(benchmark, monkeypatch):
-    monkeypatch.setenv("AIME_KERNELS", "triton")
-    store = torch.randint(0, 256, (4096, 64, 64, 3), dtype=torch.uint8, device="cuda")
-    starts = torch.randint(0, 4000, (64,), device="cuda")
-    kernel = milliseconds(lambda: aime_kernels.normalised_windows(store, starts, 50))
-    monkeypatch.setenv("AIME_KERNELS", "reference")
-    eager = milliseconds(lambda: aime_kernels.normalised_windows(store, starts, 50))
-    benchmark.extra_info.update(
-        card=torch.cuda.get_device_name(),
-        milliseconds={"eager": eager, "kernel": kernel},
-        gigabytes_a_second=1e-6 * 5 * 64 * 50 * 64 * 64 * 3 / kernel,
-    )
-    benchmark(lambda: aime_kernels.normalised_windows(store, starts, 50))
+    frames = torch.randint(0, 256, FRAMES, dtype=torch.uint8, device="cuda")
+    call, moved = lambda: aime_kernels.normalise_frames(frames), 5 * frames.numel()
+    compiled = torch.compile(aime_kernels.normalise_frames)
+    compare("normalise_frames", call, benchmark, monkeypatch, lambda: compiled(frames), moved)

@@ -205,7 +205,7 @@ def test_tasks_are_a_list_in_every_form(tmp_path):
     expected = ("elbo", "predictive")
     assert parse_train_args(["--tasks", "elbo,predictive"]).tasks == expected
     assert parse_train_args(["--config", file]).tasks == expected
-    for names in (expected, list(expected), "elbo,predictive"):
+    for names in (expected, list(expected), "elbo, predictive"):
         assert configured(None, {"tasks": names}).tasks == expected
     assert to_dict(configured(None, {"tasks": expected}))["tasks"] == list(expected)
 
@@ -228,3 +228,7 @@ def test_mistakes_in_python_are_one_line_too(options, message):
 def test_python_takes_a_group_as_a_dict_or_as_a_whole():
     assert updated(TrainConfig(), {"optim": {"lr": 1}}).optim == replace(OptimConfig(), lr=1.0)
     assert updated(TrainConfig(), {"optim": OptimConfig(lr=0.5)}).optim == OptimConfig(lr=0.5)
+
+
+def test_python_takes_a_path(tmp_path):
+    assert updated(TrainConfig(), {"out": tmp_path}).out == str(tmp_path)

@@ -1,12 +1,12 @@
 """One balancing step: Gram matrices from the layout, weights from the solver, the combination by the layout."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.groups import Groups, check_groups, make_groups
+from aime_fast.balancing.groups import Groups, make_groups
 from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.registry import make_solver
@@ -36,13 +36,14 @@ class Balancer:
         tasks: names of the tasks.
 
     Raises:
-        UserError: an unknown solver or kind of groups, or a number of tasks that the solver cannot take.
+        UserError: an unknown solver, or a number of tasks that the solver cannot take.
     """
+
+    compiled = ("_decide",)
 
     def __init__(
         self, config: BalancingConfig, layout: Layout, parameters: Sequence[str], tasks: Sequence[str]
     ) -> None:
-        check_groups(config.groups)
         self.config = config
         self.solver: Solver = make_solver(config, len(tasks))
         self.layout = layout
@@ -110,7 +111,7 @@ class Balancer:
         kept = {name: torch.where(finite, value, state[name]) for name, value in solution.state.items()}
         return Decision(clipped, direction, kept, report)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The solver's name, copies of its state, and `direction` (this rank's shards); empty before the first step.
 
         The tensors of `direction` are those that the next step overwrites.
@@ -120,9 +121,9 @@ class Balancer:
         small = {name: value.clone() for name, value in self.state.items()}
         return {"solver": self.config.solver, "direction": self.layout.direction, **small}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over copies of the tensors of a `state_dict`. Raises UserError for the state of another solver."""
-        small = {name: value.clone() for name, value in state.items() if name not in ("solver", "direction")}
+        small = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
         known = self.solver.initial_state(1, 1)
         if state and (state.get("solver") != self.config.solver or small.keys() != known.keys()):
             raise UserError(
@@ -131,7 +132,8 @@ class Balancer:
             )
         self.state = small if state else None
         direction = state.get("direction") if self.solver.needs_direction else None
-        self.layout.direction = None if direction is None else [None if t is None else t.clone() for t in direction]
+        cloned = [None if t is None else t.clone() for t in direction] if isinstance(direction, list) else None
+        self.layout.direction = cloned
 
 
 def _with_sums(weights: Tensor, direction: Tensor | None, more: int, tasks: int) -> tuple[Tensor, Tensor | None]:

@@ -34,7 +34,7 @@ def add_run_arguments(parser: PlainParser) -> None:
 
 
 def open_run(checkpoint: str, data: str | None, loader: "LoaderConfig") -> tuple["WorldModel", "Backend"]:
-    """A run's model and a backend of held-out episodes. `UserError` if their actions differ in size."""
+    """A run's model and a backend of held-out episodes. `UserError` if the sizes of their actions or frames differ."""
     from aime_fast.data.backends import open_backend
     from aime_fast.training.checkpoint.loading import load_model
 
@@ -45,4 +45,7 @@ def open_run(checkpoint: str, data: str | None, loader: "LoaderConfig") -> tuple
             f"the data's actions have {backend.action_dim} numbers and the model's {model.config.action_dim}; "
             "name the data it was trained on with --data"
         )
+    size = model.config.image_size
+    if getattr(backend, "image_size", size) != size:
+        raise UserError(f"the data's frames are not {size}x{size} as the model's; use `aime-fast pack --size {size}`")
     return model, backend

@@ -6,7 +6,7 @@ Nothing here imports torch, so that `--help` answers at once.
 import argparse
 import re
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -38,10 +38,10 @@ def parse_train_args(argv: list[str]) -> TrainConfig:
     chosen, rest = start.parse_known_args(tokens)
     files = [(path, _read_file(path)) for path in chosen.config]
     presets = [str(values["preset"]) for _, values in files if "preset" in values]
-    start_config = config = preset_config([TrainConfig.preset, *presets, *chosen.preset][-1])
+    name = [TrainConfig.preset, *presets, *chosen.preset][-1]
+    config = preset_config(name)
     for path, values in files:
-        config = updated(config, values, path)
-    config = replace(config, preset=start_config.preset)
+        config = updated(config, {**values, "preset": name}, path)
     return checked(updated(config, _parser(config).parse_args(_flags(rest)).as_dict()))
 
 

@@ -23,7 +23,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1), "a number between 0 and 1"]
 
 def _split(names: Any) -> Any:
     """`a,b` from a flag and `[a, b]` from a file as a tuple."""
-    names = names.split(",") if isinstance(names, str) else names
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
     return tuple(names) if isinstance(names, list) else names
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,12 +41,12 @@ class LatentState:
         return replace(self._each(lambda x: x.repeat_interleave(samples, 0)), memory=None)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "LatentState":
-        changed: dict[str, Any] = {name: change(x) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **changed)
+        changed = {name: change(x) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **changed)  # type: ignore[arg-type]
 
 
 def join(states: list[LatentState]) -> LatentState:
     """States of consecutive frames as one, [B, sum of T, ...], with the memory of the last."""
     names = [name for name, x in vars(states[-1]).items() if isinstance(x, Tensor)]
-    joined: dict[str, Any] = {name: torch.cat([getattr(state, name) for state in states], dim=1) for name in names}
-    return replace(states[-1], **joined)
+    joined = {name: torch.cat([getattr(state, name) for state in states], dim=1) for name in names}
+    return replace(states[-1], **joined)  # type: ignore[arg-type]

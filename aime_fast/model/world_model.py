@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -41,15 +40,22 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         UserError: for an unknown size or prior, or sizes that do not fit together.
     """
 
+    compiled = ("standardise",)
+
     def __init__(
-        self, max_components: int = 15, latent_dim: int = 36, hidden_dim: int = 512, action_dim: int = 21, **sizes: Any
+        self,
+        max_components: int = 15,
+        latent_dim: int = 36,
+        hidden_dim: int = 512,
+        action_dim: int = 21,
+        **sizes: object,
     ) -> None:
         known = {f.name for f in fields(ModelConfig)}
         if unknown := sorted(set(sizes) - known):
             raise UserError(f"the model has no size named {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         sizes |= {"max_components": max_components, "latent_dim": latent_dim, "hidden_dim": hidden_dim}
         sizes["image_size"] = sizes.get("image_size") or DEFAULT_IMAGE_SIZE
-        super().__init__(ModelConfig(action_dim=action_dim, **sizes))
+        super().__init__(ModelConfig(action_dim=action_dim, **sizes))  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":

@@ -28,12 +28,14 @@ class Task(ABC):
     """Name of the task's loss, the sum of its weighted terms."""
     needs_rewards: ClassVar[bool] = False
     """Whether the recording must have rewards."""
+    compiled: ClassVar[tuple[str, ...]] = ("terms",)
+    """Methods that `torch.compile` compiles as one region each."""
     compile_options: ClassVar[dict[str, int]] = {}
-    """Inductor options for `terms`."""
+    """Inductor options for them."""
 
     @abstractmethod
     def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
-        """The loss terms, 0-d by name. `torch.compile` compiles this method as one region."""
+        """The loss terms, 0-d by name."""
 
     def weighted(self, terms: Values, beta: float | Tensor, weights: LossConfig) -> Tensor:
         """The sum of the weighted terms, 0-d; `beta` in [0, 1] is the weight of KL terms."""

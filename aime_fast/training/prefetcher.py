@@ -1,4 +1,4 @@
-"""The next step's inputs, fetched while the current step trains."""
+"""Fetches the inputs of the next step while the current step trains."""
 
 import time
 from collections.abc import Callable
@@ -13,41 +13,36 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """Calls `fetch(step)` one step ahead on one thread; what it raises is raised by `take`."""
+    """Calls `fetch(step)` for consecutive steps on one thread, one step ahead; `take` raises what `fetch` raises."""
 
     def __init__(self, fetch: Callable[[int], T], first: int, last: int | None) -> None:
-        """Begins to fetch `first`, so that what a back-end does once overlaps with what comes before the first step.
-
-        `last` is the step after the final one, never fetched; none where the run has no number of steps.
-        """
-        self._fetch, self._last = fetch, last
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
-        self._ahead = self._begin(first)
+        """Start to fetch step `first`. `last` (exclusive) is the end of the run; None if it has no fixed number."""
+        self._fetch, self._next, self._last = fetch, first, last
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetcher")
+        self._ahead = self._submit()
         self.waited = 0.0
-        """Seconds that `take` waited; the reader sets it back."""
+        """Seconds that `take` has waited; the reader resets it."""
 
-    def take(self, step: int) -> T:
-        """The inputs of `step`; begins to fetch those of `step + 1`."""
+    def take(self) -> T:
+        """Wait for the inputs of the next step, and start to fetch those of the step after it."""
         started = time.perf_counter()
-        if self._ahead is None or self._ahead[0] != step:
-            self._ahead = (step, self._thread.submit(self._fetch, step))
-        inputs = self._ahead[1].result()
+        inputs = (self._ahead or self._thread.submit(self._fetch, self._next)).result()
         self.waited += time.perf_counter() - started
-        self._ahead = self._begin(step + 1)
+        self._next += 1
+        self._ahead = self._submit()
         return inputs
 
-    def _begin(self, step: int) -> tuple[int, Future[T]] | None:
-        """Fetch a step, where the run has it."""
-        wanted = self._last is None or step < self._last
-        return (step, self._thread.submit(self._fetch, step)) if wanted else None
+    def _submit(self) -> Future[T] | None:
+        within = self._last is None or self._next < self._last
+        return self._thread.submit(self._fetch, self._next) if within else None
 
     def close(self) -> None:
-        """Stop the thread after what it is fetching now."""
+        """Stop the thread after its current fetch."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`, by way of pinned memory where the copy can then overlap with computing."""
+    """The batch on `device`; copies to a GPU go through pinned memory, so that they overlap with computation."""
     if device.type == "cuda" and batch.observations.device.type == "cpu":
         fields = (batch.observations, batch.actions, batch.rewards, batch.dones)
         batch = Batch(*(field.pin_memory() for field in fields))

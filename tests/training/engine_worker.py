@@ -23,7 +23,7 @@ from world import WINDOWS, World
 
 from aime_fast.balancing.groups import GROUPS
 from aime_fast.balancing.solvers.registry import SOLVERS
-from aime_fast.training.checkpoint.portable_state import StoredState, named_state
+from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.open_engine import open_engine
 
 STEPS = 20
@@ -103,7 +103,7 @@ def resume(stage, name):
     train(engine, balancer, range(2))
     weights = {key: value.clone() for key, value in engine.weights().items()}
     balance = balancer.state_dict()
-    named = {key: value.clone() for key, value in named_state(engine, balance["direction"]).items()}
+    named = {key: value.clone() for key, value in portable_state(engine, balance["direction"]).items()}
     files = [Path(sys.argv[1]) / f"state-{rank}-of-{engine.world_size}" for rank in range(engine.world_size)]
     save_file(named, files[engine.rank])
     engine.barrier()

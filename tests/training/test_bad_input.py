@@ -18,9 +18,9 @@ def place(tmp_path_factory):
     data = write_recording(folder / "recording.pt")
     base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--logging.tensorboard", "false"]
     assert train.main([*base, "--out", str(folder / "run")]) == 0
-    damaged = folder / "damaged" / "checkpoints" / "step-00000001"
-    damaged.mkdir(parents=True)
-    (damaged / "manifest.json").write_text(json.dumps({"format": 1, "world_size": 1, "files": {"state.json": {}}}))
+    old = folder / "old" / "checkpoints" / "step-00000001"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text(json.dumps({"format": 1, "world_size": 1, "files": {"state.json": {}}}))
     for name, content in {
         "torn.json": '{"zero_optimization": {"stage": 2',
         "list.json": "[2]",
@@ -72,14 +72,18 @@ def contents(folder):
         (
             ["--resume", "run", "--out", "other", "--model.latent-dim", "12"],
             "other settings: model.latent_dim 16 -> 12",
-            "give the old ones",
+            "use the old ones",
         ),
         (["--resume", "run", "--out", "other", "--optim.lr", "1"], "optim.lr 0.001 -> 1.0, steps 2 -> 3", "--override"),
-        (["--resume", "damaged", "--out", "other"], "damaged", ""),
-        (["--resume", "nothing", "--out", "other"], "nothing: no checkpoint there", "name a run's folder"),
+        (
+            ["--resume", "old", "--out", "other"],
+            "was written by aime-fast 0.1.0 (checkpoint format 1,",
+            "use aime-fast 0.1.0",
+        ),
+        (["--resume", "nothing", "--out", "other"], "nothing: no checkpoint there", "give a run's folder"),
         (["--resume", "auto"], "--resume auto", "give the run's folder with --out"),
-        (["--out", "run"], "run already holds a run", "--resume auto, or name another --out"),
-        (["--out", "text.h5"], "text.h5 is a file", "name a folder"),
+        (["--out", "run"], "run already holds a run", "--resume auto, or give another --out"),
+        (["--out", "text.h5"], "text.h5 is a file", "give a folder"),
         (["--out", "text.h5/run"], "cannot write to text.h5/run", "give another folder with --out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,9 +1,10 @@
-"""Checkpoints appear whole or not at all, are verified, and are refused by another model."""
+"""Checkpoints appear complete or not at all, are verified, and are refused by another model."""
 
 import json
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,26 +12,29 @@ from torch import nn
 
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint import checkpoint as module
-from aime_fast.training.checkpoint.checkpoint import Checkpoints, checkpoint_folders, fault, find, pointed
+from aime_fast.training.checkpoint import files as module
+from aime_fast.training.checkpoint.checkpoint import Checkpoints
+from aime_fast.training.checkpoint.finding import checkpoint_folders, fault, find, pointed
 from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.engines.engine import PlainEngine
 from aime_fast.training.engines.host_group import HostGroup
 
-FILES = ["weights.safetensors", "named-0-of-1.safetensors", "state.json", "rank-0-of-1.pt", "manifest.json"]
+FILES = ["weights.safetensors", "rank-0-of-1.safetensors", "state.json", "manifest.json"]
 
 
 class Keeper:
     """Something with a state: stands for a balancer."""
 
+    layout = SimpleNamespace(direction=None)
+
     def __init__(self, value):
         self.value = value
 
     def state_dict(self):
-        return {"value": self.value}
+        return {"value": torch.tensor(self.value)}
 
     def load_state_dict(self, state):
-        self.value = state["value"]
+        self.value = int(state["value"])
 
 
 class Tied(nn.Module):
@@ -70,7 +74,7 @@ def checkpoints(tmp_path):
     checkpoints.close()
 
 
-def test_everything_comes_back(checkpoints):
+def test_everything_is_restored(checkpoints):
     saved = run_state(seed=1, step=7)
     saved.progress.best_psnr = 27.5
     torch.manual_seed(3)
@@ -83,7 +87,7 @@ def test_everything_comes_back(checkpoints):
         assert torch.equal(other.engine.module.state_dict()[name], tensor), name
     moments = [list(state.engine.optimizer.state.values()) for state in (saved, other)]
     assert all(torch.equal(one[key], two[key]) for one, two in zip(*moments, strict=True) for key in one)
-    assert other.rgb.value == 1
+    assert other.balancer.value == 1
     assert other.progress == saved.progress
     assert torch.equal(torch.rand(2), expected)
 
@@ -105,7 +109,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(checkpoints, tmp_path, m
         state.engine.optimizer.state.clear()
         state.progress.step = 5
     assert find(tmp_path) is None
-    assert checkpoints.news() is None
+    assert checkpoints.take_failure() is None
     held.set()
     checkpoints.finish()
     other = run_state(seed=2)
@@ -115,7 +119,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(checkpoints, tmp_path, m
     assert all(torch.equal(other.engine.module.state_dict()[name], tensor) for name, tensor in before.items())
 
 
-def test_a_future_that_was_given_up_goes_when_it_is_passed(checkpoints, tmp_path):
+def test_later_checkpoints_are_removed_after_resuming_from_an_earlier_one(checkpoints, tmp_path):
     """A run resumed from before its newest checkpoint: the first new one stays, the later old ones do not."""
     for step in (1, 5, 9):
         save(checkpoints, run_state(step=step))
@@ -139,12 +143,12 @@ def test_the_same_step_can_be_saved_again(checkpoints, tmp_path):
     assert fault(path) is None
     state = run_state()
     checkpoints.load(path, state)
-    assert state.rgb.value == 2
+    assert state.balancer.value == 2
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 @pytest.mark.parametrize("stage", ["fsync", "rename"])
-def test_a_full_disk_is_told_and_loses_nothing(checkpoints, tmp_path, monkeypatch, stage):
+def test_a_full_disk_is_reported_and_loses_nothing(checkpoints, tmp_path, monkeypatch, stage):
     good = save(checkpoints, run_state(step=1))
 
     def full(*arguments):
@@ -157,8 +161,8 @@ def test_a_full_disk_is_told_and_loses_nothing(checkpoints, tmp_path, monkeypatc
     checkpoints.save(run_state(step=2))
     with pytest.raises(UserError, match=r"No space left.*previous one is intact"):
         checkpoints.finish()
-    assert "No space left" in checkpoints.news()
-    assert checkpoints.news() is None, "told once"
+    assert "No space left" in checkpoints.take_failure()
+    assert checkpoints.take_failure() is None, "reported once"
     assert checkpoints.newest == good
     monkeypatch.undo()
     assert find(tmp_path) == good
@@ -205,14 +209,6 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
     assert find(tmp_path / "missing") is None
 
 
-def test_another_model_is_refused_by_name_before_anything_changes(checkpoints):
-    path = save(checkpoints, run_state(step=1))
-    state = run_state(seed=2, config=preset_config("small"))
-    with pytest.raises(UserError, match=r"another model:.*hidden_dim 64 -> 256"):
-        checkpoints.load(path, state)
-    assert state.rgb.value == 2
-
-
 @pytest.mark.parametrize("change", ["shape", "missing", "more"])
 def test_weights_of_another_version_are_refused_by_name_before_anything_changes(checkpoints, change):
     """The same sizes in the configuration, another architecture behind them."""
@@ -232,11 +228,21 @@ def test_weights_of_another_version_are_refused_by_name_before_anything_changes(
     }
     with pytest.raises(UserError, match=rf"another model: {told[change]}; use the version that wrote it \("):
         checkpoints.load(path, state)
-    assert state.rgb.value == 2
+    assert state.balancer.value == 2
 
 
-def test_another_format_is_refused(checkpoints):
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ({"format": 2, "world_size": 1, "files": {}}, "written by aime-fast 0.1.0 (checkpoint format 2"),
+        ({"format": 99, "version": "7.0"}, "written by aime-fast 7.0 (checkpoint format 99"),
+    ],
+)
+def test_another_version_is_named_in_one_line(checkpoints, tmp_path, manifest, words):
     path = save(checkpoints, run_state(step=1))
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    assert "its format is 99" in fault(path)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    for where in (path, tmp_path):
+        with pytest.raises(UserError) as caught:
+            find(where)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy import Toy, balancer_of, batch, run_step, toy_config
 
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.portable_state import StoredState, named_state
+from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.engine import ADAM_EPSILON, micro_batch_size
 from aime_fast.training.engines.open_engine import open_engine
 
@@ -77,7 +77,7 @@ def test_resume_is_bit_exact(name, tmp_path):
         run_step(whole, balancer_of(whole, "sum"), step)
         if step == 2:
             save_file({name: value.clone() for name, value in whole.weights().items()}, tmp_path / "weights")
-            save_file({name: value.clone() for name, value in named_state(whole, None).items()}, tmp_path / "state")
+            save_file({name: value.clone() for name, value in portable_state(whole, None).items()}, tmp_path / "state")
     resumed = open_engine(Toy(seed=9), config)
     resumed.load_weights(load_file(tmp_path / "weights"))
     StoredState([tmp_path / "state"]).restore(resumed)

@@ -40,7 +40,7 @@ def test_the_exported_model_is_the_runs_model(run, tmp_path, capsys):
 
 
 def test_nothing_is_written_over(run, tmp_path):
-    with pytest.raises(UserError, match="exists; name a new folder"):
+    with pytest.raises(UserError, match="exists; give a new folder"):
         export(run, tmp_path)
     with pytest.raises(UserError, match="no checkpoint there"):
         export(tmp_path, tmp_path / "out")

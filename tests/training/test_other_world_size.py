@@ -76,7 +76,7 @@ def test_from_one_process_to_two_and_back(data, whole, tmp_path):
         options(data, tmp_path / "3-0", ds_config="zero3") | {"until": PAUSE},
     )
     names = {path.name for path in (tmp_path / "2-1" / "checkpoints" / f"step-{PAUSE:08d}").iterdir()}
-    assert {"named-0-of-2.safetensors", "named-1-of-2.safetensors", "rank-1-of-2.pt"} <= names
+    assert {"rank-0-of-2.safetensors", "rank-1-of-2.safetensors"} <= names
     alone(data, tmp_path / "2-1", ds_config="zero2")
     alone(data, tmp_path / "3-0")
     for out in ("1-2", "2-1", "3-0"):

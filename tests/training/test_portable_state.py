@@ -14,7 +14,7 @@ from aime_fast.balancing.layouts.flat import FlatLayout
 from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.layouts.partitions import FlatGroup, WholePartition
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.portable_state import StoredState, named_state
+from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.engine import Engine
 
 SHAPES = {"wide": (5, 7), "tall": (11, 2), "bias": (7,), "scale": (1,), "alone": ()}
@@ -31,7 +31,7 @@ class Params(nn.Module):
 
 
 def one_rank(rank, world_size, stage, align):
-    """What `named_state` asks of an engine: rank `rank` of `world_size`, cut as ZeRO stage 0, 2 or 3 does, or plain."""
+    """What `portable_state` needs: an engine of rank `rank` of `world_size`, cut as under ZeRO 0, 2 or 3, or plain."""
     module = Params()
     parameters = list(module.parameters())
     groups = []
@@ -85,7 +85,7 @@ def write(folder, monkeypatch, world_size, stage, align):
         for parameter, cut in engine.optimizer_cuts():
             state = {kind: filled(engine, cut, kind).reshape(parameter.shape) for kind in ("exp_avg", "exp_avg_sq")}
             engine.optimizer.state[parameter] = state | {"step": torch.tensor(3.0)}
-        named = named_state(engine, [filled(engine, cut, "direction") for cut in engine.row_cuts()])
+        named = portable_state(engine, [filled(engine, cut, "direction") for cut in engine.row_cuts()])
         if named:
             save_file({key: value.clone() for key, value in named.items()}, folder / f"{rank}.safetensors")
             files.append(folder / f"{rank}.safetensors")
@@ -121,12 +121,12 @@ def test_whole_copies_are_written_once(tmp_path, monkeypatch):
     engine = one_rank(1, 2, 0, 1)
     for parameter, _ in engine.optimizer_cuts():
         engine.optimizer.state[parameter] = {"exp_avg": torch.zeros_like(parameter)}
-    assert named_state(engine, None) == {}
+    assert portable_state(engine, None) == {}
 
 
 def test_missing_entries_are_named(tmp_path, monkeypatch):
     files = write(tmp_path, monkeypatch, 2, 2, 1)
-    with pytest.raises(UserError, match=r"entries of .*; take an earlier one"):
+    with pytest.raises(UserError, match=r"entries of .*; use an earlier one"):
         StoredState(files[:1]).restore(one_rank(0, 1, 0, 1))
 
 

@@ -5,12 +5,15 @@ import math
 import pytest
 
 from aime_fast.config import TrainConfig
-from aime_fast.training.schedules import Schedules, total_steps
+from aime_fast.config.schema import LossConfig, OptimConfig
+from aime_fast.training.schedules import Schedules
 
 
-def schedules(**changes):
-    values = dict(peak_lr=2e-4, final_lr_fraction=0.05, warmup_steps=10, beta_warmup_steps=40, total_steps=100)
-    return Schedules(**(values | changes))
+def schedules(warmup_steps=10, beta_warmup_epochs=4, total_steps=100):
+    """Schedules with ten steps an epoch."""
+    optim = OptimConfig(lr=2e-4, final_lr_fraction=0.05, warmup_steps=warmup_steps)
+    losses = LossConfig(beta_warmup_epochs=beta_warmup_epochs)
+    return Schedules(TrainConfig(steps=total_steps, optim=optim, losses=losses), 10)
 
 
 def test_beta_rises_linearly_and_stays_at_one():
@@ -22,7 +25,7 @@ def test_beta_rises_linearly_and_stays_at_one():
 
 
 def test_beta_is_one_without_a_warm_up():
-    assert schedules(beta_warmup_steps=0).beta(0) == 1.0
+    assert schedules(beta_warmup_epochs=0).beta(0) == 1.0
 
 
 def test_lr_warms_up_then_falls_to_its_final_fraction():
@@ -46,8 +49,8 @@ def test_lr_follows_the_time_only_without_a_number_of_steps():
     ("steps", "epochs", "expected"), [(None, None, None), (7, None, 7), (None, 3, 75), (60, 3, 60), (80, 3, 75)]
 )
 def test_the_smaller_limit_ends_the_run(steps, epochs, expected):
-    assert total_steps(TrainConfig(steps=steps, epochs=epochs), 25) == expected
+    assert Schedules(TrainConfig(steps=steps, epochs=epochs), 25).total_steps == expected
 
 
 def test_epochs_become_steps():
-    assert Schedules.from_config(TrainConfig(), 25, 50).beta_warmup_steps == 10 * 25
+    assert Schedules(TrainConfig(), 25).beta_warmup_steps == 10 * 25

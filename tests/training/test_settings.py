@@ -1,10 +1,10 @@
-"""What a resumed run may change, and how a change is told."""
+"""What a resumed run may change, and how changes are reported."""
 
 import pytest
 
 from aime_fast.config import TrainConfig, to_dict
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.settings import FIXED, FIXED_GROUPS, FREE, FREE_GROUPS, changes, check_settings
+from aime_fast.training.checkpoint.settings import FIXED, FIXED_GROUPS, FREE, FREE_GROUPS, check_settings
 
 
 def settings(**values):
@@ -16,19 +16,13 @@ def settings(**values):
     return config
 
 
-def test_changes_are_named():
-    old = {"a": 1, "b": {"c": 2, "d": 3}}
-    assert changes(old, {"a": 1, "b": {"c": 5, "d": 3}}) == "b.c 2 -> 5"
-    assert changes(old, old) == ""
-
-
 @pytest.mark.parametrize("change", [{"out": "b"}, {"threads": 3}, {"ds_config": "zero2"}, {"logging__log_every": 3}])
 def test_what_does_not_touch_the_result_is_free(change):
     assert check_settings(settings(), settings(**change), False, "run") == ""
 
 
 @pytest.mark.parametrize("change", [{"steps": 9}, {"minutes": 2.0}, {"optim__lr": 0.5}, {"losses__free_bits": 1.0}])
-def test_what_can_be_changed_wants_a_word(change):
+def test_what_can_be_changed_needs_override(change):
     name, value = next(iter(change.items()))
     words = rf"{name.replace('__', '.')} .* -> {value}"
     with pytest.raises(UserError, match=rf"run was trained with other settings: {words}; .*--override"):
@@ -41,8 +35,8 @@ def test_what_can_be_changed_wants_a_word(change):
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"loader__batch_size": 4}, {"model__latent_dim": 3}, {"optim__name": "sgd"}]
 )
-def test_what_would_make_the_past_untrue_cannot_change(change):
-    with pytest.raises(UserError, match=r"cannot change in a run: give the old ones"):
+def test_what_the_stored_state_depends_on_cannot_change(change):
+    with pytest.raises(UserError, match=r"cannot change in a run: use the old ones"):
         check_settings(settings(), settings(**change, steps=7), True, "run")
 
 

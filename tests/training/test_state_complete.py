@@ -11,10 +11,10 @@ import torch
 from recording import tiny_options, write_recording
 
 from aime_fast.tasks.aggregator import LossAggregator
-from aime_fast.training.checkpoint.state import generators
+from aime_fast.training.checkpoint.state import generator_states
 from aime_fast.training.trainer import DMCVBTrainer
 
-NOT_STATE = {"seconds", "_notes", "folder", "out", "resume", "newest", "_closing", "_thread", "_writing", "path"}
+NOT_STATE = {"seconds", "notes", "folder", "out", "resume", "newest", "_closing", "_thread", "_writing", "path"}
 """The clock, and what only says where a run lives."""
 FOLLOWED = ("aime_fast", "torch.nn", "torch.optim")
 PLAIN = (int, float, str, bool, bytes, type(None), torch.Tensor, np.ndarray)
@@ -54,12 +54,12 @@ def differing(data, folder):
     """Paths that differ between a trainer after six steps and one resumed after three of them."""
     whole = DMCVBTrainer(**tiny_options(data, folder / "whole", steps=9))
     whole.fit(until=6)
-    end = generators()
+    end = generator_states()
     DMCVBTrainer(**tiny_options(data, folder / "parts", steps=9)).fit(until=3)
     torch.rand(7)
     parts = DMCVBTrainer(**tiny_options(data, folder / "parts", steps=9, resume="auto"))
     parts.fit(until=6)
-    one, two = dict(values([whole, end])), dict(values([parts, generators()]))
+    one, two = dict(values([whole, end])), dict(values([parts, generator_states()]))
     assert len(one) > 500
     return {path for path in one.keys() | two.keys() if not same(one.get(path), two.get(path))}
 

@@ -77,7 +77,7 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
     done = launched(2, tmp_path, *options, "--steps", "12", "--out", "parts", "--resume", "auto")
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stderr
-    for file in ("weights.safetensors", "rank-0-of-2.pt", "rank-1-of-2.pt"):
+    for file in ("weights.safetensors", "rank-0-of-2.safetensors", "rank-1-of-2.safetensors"):
         whole, parts = (tmp_path / run / "checkpoints" / "step-00000012" / file for run in ("whole", "parts"))
         assert whole.read_bytes() == parts.read_bytes(), file
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from aime_fast.errors import UserError
 from aime_fast.training import trainer as module
 from aime_fast.training.checkpoint import loading
-from aime_fast.training.checkpoint.checkpoint import Checkpoints, read_state
+from aime_fast.training.checkpoint.checkpoint import Checkpoints
+from aime_fast.training.checkpoint.finding import read_state
 from aime_fast.training.checkpoint.loading import load_model
 from aime_fast.training.run.folder import prepare
 from aime_fast.training.trainer import DMCVBTrainer
@@ -42,13 +43,10 @@ def rows(folder, split):
 
 def contents(checkpoint):
     """All that a checkpoint holds, but for the clock."""
-    own = torch.load(checkpoint / "rank-0-of-1.pt", weights_only=True)
     progress = json.loads((checkpoint / "state.json").read_text())["progress"]
-    named = load_file(checkpoint / "named-0-of-1.safetensors")
     return (
         load_file(checkpoint / "weights.safetensors"),
-        named,
-        own,
+        load_file(checkpoint / "rank-0-of-1.safetensors"),
         {k: v for k, v in progress.items() if k != "seconds"},
     )
 
@@ -200,11 +198,11 @@ def test_steps_with_a_non_finite_gradient_are_skipped_then_end_the_run(data, tmp
 def test_a_full_disk_on_the_way_is_told_and_the_run_goes_on(data, whole, tmp_path, monkeypatch, capsys):
     publish, failed = Checkpoints._publish, []
 
-    def full_at_first(self, temporary, name, entries, best):
+    def full_at_first(self, draft, name, checksums, best):
         if not failed:
             failed.append(name)
             raise OSError(28, "No space left on device")
-        publish(self, temporary, name, entries, best)
+        publish(self, draft, name, checksums, best)
 
     monkeypatch.setattr(Checkpoints, "_publish", full_at_first)
     summary = run(data, tmp_path / "run", checkpoint_every=2)
@@ -226,7 +224,7 @@ def test_a_full_disk_at_the_end_is_an_error(data, tmp_path, monkeypatch):
 def test_two_runs_do_not_write_to_one_folder(data, tmp_path):
     trainer = DMCVBTrainer(**tiny_options(data, tmp_path / "run"))
     lock = prepare(trainer.folder, trainer.config, print)
-    with pytest.raises(UserError, match="is being written by process"):
+    with pytest.raises(UserError, match="is in use by process"):
         trainer.fit()
     lock.release()
     assert trainer.fit(until=1).steps == 1

@@ -81,4 +81,4 @@ def test_two_hosts_train_one_model(hosts, tmp_path, launcher):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000003"
-    assert {"named-0-of-2.safetensors", "named-1-of-2.safetensors"} <= {path.name for path in checkpoint.iterdir()}
+    assert {"rank-0-of-2.safetensors", "rank-1-of-2.safetensors"} <= {path.name for path in checkpoint.iterdir()}

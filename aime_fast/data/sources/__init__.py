@@ -17,9 +17,9 @@ from aime_fast.data.sources.minari_folder import open_minari
 from aime_fast.data.sources.rlds import open_rlds
 from aime_fast.data.sources.shards import open_shard_folder
 from aime_fast.data.sources.source import Pictures, Source
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, unknown_name
 
-__all__ = ["FORMATS", "Source", "open_source"]
+__all__ = ["Source", "open_source"]
 
 OF_FILES: dict[str, Callable[[Path, Sequence[Path], Pictures], Source]] = {
     "hdf5": partial(columns_source, "HDF5", open_hdf5),
@@ -32,7 +32,6 @@ OF_FOLDERS: dict[str, Callable[[Path, Pictures], Source]] = {
     "minari": open_minari,
     "shards": open_shard_folder,
 }
-FORMATS = (*OF_FOLDERS, *OF_FILES)
 SIGNS = {"shards": (MANIFEST_NAME,), "lerobot": ("meta/info.json",), "minari": ("metadata.json", "data/metadata.json")}
 """Files by which a folder of a format is recognised."""
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".pt": "torch", ".pth": "torch", ".npz": "npz"}
@@ -43,7 +42,8 @@ def open_source(
 ) -> Source:
     """Open a recording: a file, a folder of files of one kind, or a folder in a layout of its own.
 
-    `format` is one of `FORMATS`; None lets the content decide. `camera` names the pictures if a recording has several.
+    `format` is a name in `OF_FOLDERS` or `OF_FILES`; None lets the content decide. `camera` names the pictures if a
+    recording has several.
     Frames are resized to `size` x `size`; None means 64, and for shards their own size. `UserError` for a missing path,
     an unknown format, or a size that is not a multiple of 16.
     """
@@ -51,8 +51,9 @@ def open_source(
     # Unlike Path's methods, these return False for a name too long. A named pipe or a device might never end.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(f"{path}: no such file or folder; check the path")
-    if format is not None and format not in FORMATS:
-        raise UserError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+    formats = [*OF_FOLDERS, *OF_FILES]
+    if format is not None and format not in formats:
+        raise unknown_name("--format", format, formats)
     pictures = Pictures(camera, size if size is None else check_image_size(size))
     kind = format or (_kind_of_folder(path) if path.is_dir() else _kind_of_file(path))
     if kind in OF_FOLDERS and path.is_dir():
@@ -63,7 +64,7 @@ def open_source(
             return OF_FILES[kind](path, files, pictures)
     looked_for = f"holds no recording of format {format}" if format else "not a recording that can be read"
     has = f"no {MANIFEST_NAME} here, nor any other known layout" if path.is_dir() else "no known kind of file"
-    raise UserError(f"{path}: {looked_for} ({has}); known are {', '.join(FORMATS)}")
+    raise UserError(f"{path}: {looked_for} ({has}); known are {', '.join(formats)}")
 
 
 def _kind_of_folder(folder: Path) -> str | None:

@@ -23,6 +23,8 @@ class Attention:
 class BottomUpAttention(nn.Module):
     """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context."""
 
+    compiled = ("forward",)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, cells = config.slot_dim, config.grid**2
@@ -63,6 +65,8 @@ class BottomUpAttention(nn.Module):
 
 class TopDownAttention(nn.Module):
     """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}) and the motion field predicted from these and a_{t-1}."""
+
+    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -85,6 +85,8 @@ class CausalPerceiver(nn.Module):
     cells that hardly differ between frames, and without this map c stays the same for all frames (docs/log.md).
     """
 
+    compiled = ("forward", "next_frame_logits")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, cells = config.perceiver_dim, config.grid**2

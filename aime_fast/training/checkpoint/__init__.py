@@ -1,1 +1,1 @@
-"""Saving a run, and reading it back."""
+"""Saves a run and restores it."""

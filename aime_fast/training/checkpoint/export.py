@@ -1,4 +1,4 @@
-"""A trained model as two files that need nothing of this trainer: safetensors and json."""
+"""Exports a trained model as two files that do not need this trainer: safetensors and JSON."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from aime_fast.training.checkpoint.loading import load_model
 
 
 def export(run: str | Path, out: str | Path, note: Callable[[str], None] = lambda line: None) -> Path:
-    """Write the model of a run's best checkpoint, or of one checkpoint, to the folder `out`; the folder.
+    """Write the model of a run's best checkpoint, or of one checkpoint, to the new folder `out`; return the folder.
 
-    `DPGMMVariationalRecurrentAutoencoder.from_pretrained(out)` reads it back. Floating-point numbers are float32 and
-    whole, whichever ZeRO stage trained them. `UserError` where there is no sound checkpoint, or `out` exists.
+    `DPGMMVariationalRecurrentAutoencoder.from_pretrained(out)` loads it. Weights are whole and float32 for every ZeRO
+    stage. Raises `UserError` if there is no intact checkpoint or `out` exists.
     """
     folder = Path(out)
     if folder.exists():
-        raise UserError(f"--out {out} exists; name a new folder")
+        raise UserError(f"--out {out} exists; give a new folder")
     model = load_model(run, note)
     weights = {
         name: (tensor.float() if tensor.is_floating_point() else tensor).clone(memory_format=torch.contiguous_format)

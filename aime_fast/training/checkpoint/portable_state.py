@@ -1,32 +1,41 @@
-"""Optimiser state and RGB's direction under the names of parameters: a layout that no engine and no world size owns.
+"""Portable state: optimiser state and consensus direction by parameter name, for any engine and number of ranks.
 
     optimizer.exp_avg/decoder.out.weight@4096    entries 4096... of the flattened parameter, as one flat tensor
-    optimizer.step/decoder.out.weight            a number that belongs to the whole parameter, 0-d
-    direction/decoder.out.weight@0               the same cut of RGB's d
+    optimizer.step/decoder.out.weight            one number for the whole parameter, 0-d
+    direction/decoder.out.weight@0               part of the consensus direction d in the same way
 
-Whoever reads takes the entries it needs, from as many files as hold some.
+A reader takes the entries it needs from whichever files hold them. Other entries of a file belong to its rank alone.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.vectors import Vector
 from aime_fast.errors import UserError
+from aime_fast.training.engines.engine import Engine
 
 OPTIMIZER, DIRECTION = "optimizer.", "direction"
 STEP = "step"
-"""The one state of torch's optimisers that a parameter has a single number of."""
+"""The only state of torch's optimisers that is one number per parameter."""
 
 
-def named_state(engine: Any, direction: Vector | None) -> dict[str, Tensor]:
-    """This rank's share of the optimiser's state and of d (views where possible); `direction` None leaves d out."""
+class _Slice(Protocol):
+    """A stored flat tensor, read in parts."""
+
+    def get_shape(self) -> list[int]: ...
+
+    def __getitem__(self, index: "slice[int, int, None]") -> Tensor: ...
+
+
+def portable_state(engine: Engine[nn.Module], direction: Vector | None) -> dict[str, Tensor]:
+    """This rank's part of the optimiser's state and of d (views where possible); no d if `direction` is None."""
     if engine.rank and not engine.sharded:
         return {}
     names, found = engine.parameter_names, dict[str, Tensor]()
@@ -48,27 +57,31 @@ def _cut(slot: str, value: Tensor, cut: Cut, names: Sequence[str]) -> dict[str, 
 
 
 class StoredState:
-    """What all ranks of some earlier run wrote as `named_state`, to be cut anew."""
+    """What all ranks of an earlier run wrote as `portable_state`."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """`files` are safetensors; together they hold every entry."""
-        self._parts: dict[str, list[tuple[int, Any]]] = defaultdict(list)
-        self._slots: set[str] = set()
+        """`files` are safetensors that together hold every entry."""
+        self._files = [safe_open(path, "pt") for path in files]
+        self._parts: dict[str, list[tuple[int, _Slice]]] = defaultdict(list)
         self._step: Tensor | None = None
-        for path in files:
-            file = safe_open(path, "pt")
+        for file in self._files:
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 name, _, start = key.partition("@")
-                self._slots.add(name.partition("/")[0])
                 if start:
                     self._parts[name].append((int(start), file.get_slice(key)))
-                else:
-                    self._step = file.get_tensor(key)  # parameters are stepped or skipped all together
+                elif name.startswith(OPTIMIZER):
+                    self._step = file.get_tensor(key)  # all parameters are stepped or skipped together
 
-    def restore(self, engine: Any) -> Vector:
-        """Give the engine's optimiser its state; RGB's direction in the layout of the engine's rows."""
+    def own(self, index: int, prefix: str) -> dict[str, Tensor]:
+        """Entries of the file at `index` whose names start with `prefix`, which is cut off."""
+        file = self._files[index]
+        names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (not a dict)
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+    def restore(self, engine: Engine[nn.Module]) -> Vector:
+        """Load the engine's optimiser state; return d in the layout of the engine's task gradients."""
         names = engine.parameter_names
-        moments = {slot.removeprefix(OPTIMIZER) for slot in self._slots} - {DIRECTION, STEP}
+        moments = {key.partition("/")[0].removeprefix(OPTIMIZER) for key in self._parts if key.startswith(OPTIMIZER)}
         engine.optimizer.state.clear()
         for parameter, cut in engine.optimizer_cuts():
             # Strides as the optimiser would have made them: its fused step reads memory, not indices.
@@ -85,7 +98,7 @@ class StoredState:
         ]
 
     def _fill(self, tensor: Tensor, slot: str, cut: Cut, names: Sequence[str]) -> Tensor:
-        """`tensor` with every piece's entries; a parameter of which nothing was stored had none that were not zero."""
+        """Fill `tensor` with every piece's entries; a parameter without stored entries is zero."""
         flat = torch.zeros(tensor.numel())
         for piece in cut.pieces:
             key, found = f"{slot}/{names[piece.index]}", 0
@@ -97,5 +110,5 @@ class StoredState:
                     flat[at : at + high - low] = stored[low - start : high - start]
                     found += high - low
             if found != piece.numel and key in self._parts:
-                raise UserError(f"the checkpoint has {found} of {piece.numel} entries of {key}; take an earlier one")
+                raise UserError(f"the checkpoint has {found} of {piece.numel} entries of {key}; use an earlier one")
         return tensor.copy_(flat.view(tensor.shape))

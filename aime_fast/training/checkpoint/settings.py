@@ -1,61 +1,48 @@
-"""Which settings a resumed run may change: those that leave its past true."""
+"""Which settings a resumed run may change."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from aime_fast.errors import UserError
 
 FREE = ("out", "resume", "override", "threads", "ds_config", "backend", "preset", "compile", "cuda_graph")
 FREE_GROUPS = ("logging.", "checkpoint_every", "keep_checkpoints")
-"""They change where a run goes and what it tells, not what it learns (engine, layout and compiler only by rounding)."""
-FIXED = ("seed", "optim.name", "balancing.solver", "balancing.groups")
+"""Free to change: they decide where a run writes and how fast it is; results change by rounding at most."""
+FIXED = ("seed", "optim.name", "tasks", "balancing.solver", "balancing.groups")
 FIXED_GROUPS = ("model.", "loader.")
-"""Weights, moments or the place in the data would no longer mean what they meant: no flag makes that right."""
+"""Never to change: the stored weights, moments or position in the data would lose their meaning."""
 
 
-def check_settings(saved: dict[str, Any], wanted: dict[str, Any], override: bool, where: str) -> str:
-    """What a resumed run changes in its settings, in words; empty where nothing that matters changed.
+def check_settings(saved: Mapping[str, object], wanted: Mapping[str, object], override: bool, where: str) -> str:
+    """Describe the settings that a resumed run changes; empty if none of importance changed. `where` is its folder.
 
-    `UserError` names every change that is not allowed, or that `override` would allow. `where` is the run's folder.
+    Raises `UserError` that lists the changes that are never allowed, or those that need `override`.
     """
-    changed = [name for name, _, _ in _differences(saved, wanted) if not _among(name, FREE, FREE_GROUPS)]
-    fixed = [name for name in changed if _among(name, FIXED, FIXED_GROUPS)]
+    changed = {name: text for name, text in _differences(saved, wanted) if not _among(name, FREE, FREE_GROUPS)}
+    fixed = [text for name, text in changed.items() if _among(name, FIXED, FIXED_GROUPS)]
+    text, start = ", ".join(fixed or changed.values()), f"{where} was trained with other settings"
     if fixed:
-        raise UserError(
-            f"{where} was trained with other settings: {_words(saved, wanted, fixed)}; these cannot change in a run: "
-            "give the old ones, or start another run"
-        )
-    words = _words(saved, wanted, changed)
+        raise UserError(f"{start}: {text}; these cannot change in a run: use the old ones, or start another run")
     if changed and not override:
         raise UserError(
-            f"{where} was trained with other settings: {words}; give the old ones (--config RUN/config.yaml has them), "
-            "or accept the new ones with --override"
+            f"{start}: {text}; use the old ones (--config RUN/config.yaml has them), or accept the new ones with "
+            "--override"
         )
-    return words
-
-
-def changes(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Differing entries of two nested dicts as `name saved -> wanted, ...`; empty where they agree."""
-    return ", ".join(f"{name} {old} -> {new}" for name, old, new in _differences(saved, wanted))
-
-
-def _words(saved: dict[str, Any], wanted: dict[str, Any], names: list[str]) -> str:
-    return ", ".join(f"{name} {old} -> {new}" for name, old, new in _differences(saved, wanted) if name in names)
+    return text
 
 
 def _among(name: str, names: tuple[str, ...], groups: tuple[str, ...]) -> bool:
     return name in names or name.startswith(groups)
 
 
-def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _differences(saved: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     old, new = _flat(saved), _flat(wanted)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            yield name, old.get(name), new.get(name)
+            yield name, f"{name} {old.get(name)} -> {new.get(name)}"
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in nested.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

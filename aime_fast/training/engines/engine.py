@@ -21,7 +21,7 @@ from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
 from aime_fast.model.outputs import SequenceOutputs
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound=nn.Module, covariant=True)
 ADAM_EPSILON = 1e-12
 """A balanced gradient has at most unit norm over all parameters, so its entries lie far below AdamW's usual 1e-8."""
 

@@ -43,18 +43,22 @@ class HostGroup:
         dist.all_gather_object(values, value, group=self._group)
         return values  # type: ignore[return-value]
 
+    def all(self, make: Callable[[], T]) -> list[T]:
+        """Every rank's `make()`, in rank order, on every rank; an exception on one rank is raised on every rank."""
+        outcome: T | Exception
+        try:
+            outcome = make()
+        except Exception as error:
+            outcome = error
+        outcomes = self.gather(outcome)
+        for each in outcomes:
+            if isinstance(each, Exception):
+                raise each
+        return outcomes  # type: ignore[return-value]
+
     def first(self, make: Callable[[], T]) -> T:
-        """What `make()` gives on rank 0, on every rank; an exception there is raised on every rank."""
-        outcome: tuple[T | None, Exception | None] = (None, None)
-        if self.rank == 0:
-            try:
-                outcome = (make(), None)
-            except Exception as error:
-                outcome = (None, error)
-        value, failure = self.gather(outcome)[0]
-        if failure is not None:
-            raise failure
-        return value  # type: ignore[return-value]
+        """Rank 0's `make()`, on every rank; an exception there is raised on every rank."""
+        return self.all(lambda: make() if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
     def agree(self, read: Callable[[], tuple[float, int]]) -> Callable[[], tuple[float, int]]:
         """Begin to agree on (seconds, signal): the largest of each over the ranks. Call the result to have it.

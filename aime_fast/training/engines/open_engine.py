@@ -1,11 +1,16 @@
 """Which engine a run uses."""
 
 import os
+from typing import TypeVar
+
+from torch import nn
 
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.training.engines.deepspeed_engine import DeepSpeedEngine
-from aime_fast.training.engines.engine import Engine, M, PlainEngine
+from aime_fast.training.engines.engine import Engine, PlainEngine
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def open_engine(model: M, config: TrainConfig) -> Engine[M]:

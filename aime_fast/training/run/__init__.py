@@ -1,1 +1,1 @@
-"""What surrounds the loop: the run's folder, its lock, signals and hangs."""
+"""What surrounds the loop: the run's folder, its lock, signals and the watchdog."""

@@ -1,4 +1,4 @@
-"""Which folder a run writes to, what it resumes from, and that nothing is written over."""
+"""Chooses a run's folder and the checkpoint it resumes from; never overwrites another run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,18 +9,18 @@ import yaml
 
 from aime_fast.config import TrainConfig, to_dict
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.checkpoint import find
+from aime_fast.training.checkpoint.finding import find
 from aime_fast.training.run.lock import RunLock
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run lives."""
+    """Where a run writes."""
 
     path: Path
-    """The run's folder; it need not exist yet."""
+    """The run's folder; it may not exist yet."""
     checkpoint: Path | None
-    """The checkpoint to go on from, verified; none starts from nothing."""
+    """The verified checkpoint to resume from; none starts a new run."""
 
     @property
     def checkpoints(self) -> Path:
@@ -34,25 +34,24 @@ class RunFolder:
 
 
 def choose(config: TrainConfig, note: Callable[[str], None]) -> RunFolder:
-    """The folder that `out` and `resume` ask for; writes nothing.
+    """The folder for `config.out` and `config.resume`; writes nothing. `note` receives messages for the log.
 
-    `UserError` for a folder that holds a run already while `resume` does not continue it, for `auto` without `out`,
-    and for a path without a checkpoint. `note` hears what was decided.
+    Raises `UserError` if the folder already holds a run that `resume` does not continue, if `auto` comes without
+    `out`, or if there is no checkpoint at the given path.
     """
-    if config.resume is None:
-        path = Path(config.out) if config.out else _new_folder(config)
-        _refuse_existing(path)
-        return RunFolder(path, None)
-    if config.resume == "auto":
-        if config.out is None:
-            raise UserError("--resume auto looks for a checkpoint in --out: give the run's folder with --out")
-        path = Path(config.out)
+    if config.resume == "auto" and config.out is None:
+        raise UserError("--resume auto looks for a checkpoint in --out: give the run's folder with --out")
+    if config.resume in (None, "auto"):
+        path = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.preset}")
+        if config.resume is None:
+            _refuse_existing(path)
+            return RunFolder(path, None)
         checkpoint = find(path, note)
-        note(f"resuming from {checkpoint}" if checkpoint else f"no checkpoint in {path} yet; starting from nothing")
+        note(f"resuming from {checkpoint}" if checkpoint else f"no checkpoint in {path} yet; starting a new run")
         return RunFolder(path, checkpoint)
     checkpoint = find(Path(config.resume), note)
     if checkpoint is None:
-        raise UserError(f"--resume {config.resume}: no checkpoint there; name a run's folder or one of its checkpoints")
+        raise UserError(f"--resume {config.resume}: no checkpoint there; give a run's folder or one of its checkpoints")
     home = checkpoint.parent.parent
     path = Path(config.out) if config.out else home
     if path.resolve() != home.resolve():
@@ -62,16 +61,16 @@ def choose(config: TrainConfig, note: Callable[[str], None]) -> RunFolder:
 
 
 def prepare(folder: RunFolder, config: TrainConfig, note: Callable[[str], None]) -> RunLock:
-    """Make the folder, lock it, and write `config.yaml`, which `--config` reads back; the lock, to be released.
+    """Create the folder, lock it and write `config.yaml`, which `--config` reads. Returns the lock; release it.
 
-    `UserError` where the folder cannot be written or another run is writing to it.
+    Raises `UserError` if the folder cannot be written or another run is using it.
     """
     lock = RunLock(folder.path)
     try:
         folder.figures.mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
-        if told := lock.acquire():
-            note(told)
+        if message := lock.acquire():
+            note(message)
         reusable = to_dict(replace(config, out=None, resume=None, override=False))
         (folder.path / "config.yaml").write_text(yaml.safe_dump(reusable, sort_keys=False))
     except OSError as error:
@@ -82,12 +81,6 @@ def prepare(folder: RunFolder, config: TrainConfig, note: Callable[[str], None])
 
 def _refuse_existing(path: Path) -> None:
     if path.is_file():
-        raise UserError(f"--out {path} is a file; name a folder")
-    for sign in ("metrics.jsonl", "checkpoints"):
-        if (path / sign).exists():
-            raise UserError(f"{path} already holds a run; continue it with --resume auto, or name another --out")
-
-
-def _new_folder(config: TrainConfig) -> Path:
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.preset}"
-    return Path("runs") / name
+        raise UserError(f"--out {path} is a file; give a folder")
+    if (path / "metrics.jsonl").exists() or (path / "checkpoints").exists():
+        raise UserError(f"{path} already holds a run; continue it with --resume auto, or give another --out")

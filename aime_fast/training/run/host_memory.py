@@ -8,10 +8,10 @@ _GROW_BY = 256 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed blocks for the next step; False where the C library is another. Call it before training.
+    """Make glibc keep freed blocks for the next step; False for another C library. Call it before training.
 
-    Otherwise every tensor of more than 32 MB is mapped anew and unmapped again, and a step on a CPU spends up to half
-    its time in the kernel, zeroing pages (docs/performance.md). The process then keeps the most it ever needed.
+    Otherwise glibc maps and unmaps every tensor above 32 MB again, and a step on a CPU spends up to half its time in
+    the kernel, zeroing pages (docs/performance.md). The process then never shrinks below its peak memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

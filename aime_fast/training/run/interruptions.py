@@ -4,39 +4,37 @@ import os
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 REPEAT_SECONDS = 2.0
-"""A launcher passes on the signal that the terminal has sent already: within this time it is the same request."""
+"""A launcher forwards a signal that the terminal has already sent; within this time both count as one request."""
 
 
 class Interruptions:
-    """A context in which the first signal sets `received`, and one that comes later acts as if we were not here."""
+    """A context in which the first signal sets `received`; a later one takes its usual effect."""
 
     def __init__(self) -> None:
         self.received = 0
-        """Number of the first signal; 0 while there was none."""
+        """Number of the first signal; 0 if none has arrived."""
         self._when = 0.0
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> "Interruptions":
-        # Python allows handlers in the main thread only; elsewhere the program that owns it decides.
+        # Python allows signal handlers in the main thread only; elsewhere the program that owns it decides.
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received, self._when = number, time.monotonic()
         elif time.monotonic() - self._when > REPEAT_SECONDS:
-            self.__exit__(None, None, None)
+            self.__exit__()
             os.kill(os.getpid(), number)

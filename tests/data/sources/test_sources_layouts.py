@@ -168,7 +168,7 @@ def test_a_format_can_be_named(tmp_path, episodes):
     assert_holds(open_source(tmp_path, format="hdf5").read(), episodes)
     with pytest.raises(UserError, match="holds no recording of format rlds"):
         open_source(tmp_path, format="rlds")
-    with pytest.raises(UserError, match="unknown format 'csv'; choose one of lerobot, minari, shards, hdf5"):
+    with pytest.raises(UserError, match="unknown --format 'csv'; choose from lerobot, minari, shards, hdf5"):
         open_source(tmp_path, format="csv")
 
 

@@ -1,0 +1,103 @@
+"""The parts of a run, built from its configuration."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from aime_fast.balancing.balancer import Balancer
+from aime_fast.config import TrainConfig
+from aime_fast.config.options import with_data_sizes
+from aime_fast.data.backends import open_backend
+from aime_fast.kernel_mode import check_kernel_mode
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.tasks.registry import check_data, make_tasks
+from aime_fast.training.checkpoint.checkpoint import Checkpoints
+from aime_fast.training.checkpoint.finding import read_state
+from aime_fast.training.checkpoint.settings import check_settings
+from aime_fast.training.checkpoint.state import Progress, RunState
+from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
+from aime_fast.training.compile.graph_capture import CapturedStep
+from aime_fast.training.engines.host_group import HostGroup
+from aime_fast.training.engines.open_engine import open_engine
+from aime_fast.training.run import folder as run_folder
+from aime_fast.training.schedules import Schedules
+from aime_fast.training.step import TrainingStep
+
+
+class Components:
+    """Data, model, engine, tasks, balancer, step, checkpoints and progress of one run.
+
+    Raises:
+        UserError: the configuration does not fit the data, the folder or the checkpoint. Nothing has been written.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.notes: list[str] = []
+        """Messages from before the log is open."""
+        self._closing = ExitStack()
+        try:
+            self._open(config)
+        except BaseException:
+            self.close()  # leave no process group behind
+            raise
+
+    def _open(self, config: TrainConfig) -> None:
+        check_kernel_mode()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        tasks = make_tasks(config.tasks)
+        self.backend, self.validation_backend = (
+            open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
+            for split in ("train", "val")
+        )
+        data, source = self.backend, config.data or "the sample"
+        self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
+        check_data(tasks, data.has_rewards, source)
+        self.schedules = Schedules(config, self.backend.steps_per_epoch)
+
+        torch.manual_seed(config.seed)  # decides the initial weights
+        self.model = model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+        model.add_heads(tasks)
+        model.mean_frame.copy_(self.backend.mean_frame())
+        self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.engine = open_engine(model, config)
+        self._closing.callback(self.engine.close)
+        self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
+        self.aggregator = LossAggregator(config.losses, tasks)
+        self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
+        step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
+        self.compilation = self._compile()
+        self.step: TrainingStep | CapturedStep = CapturedStep(step) if config.cuda_graph else step
+
+        self.progress = Progress()
+        self.state = RunState(config, self.engine, self.balancer, self.progress)
+        self.folder = self.hosts.first(lambda: run_folder.choose(config, self.notes.append))
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.hosts, config.keep_checkpoints)
+        self._closing.callback(self.checkpoints.close)
+        if self.folder.checkpoint is not None:
+            self._resume(self.folder.checkpoint)
+
+    def _compile(self) -> Compilation | None:
+        """Mark the step for compilation if that is wanted; the first step compiles it."""
+        if not wanted(self.config.compile, self.engine.device):
+            return None
+        compilation = Compilation(
+            [*self.model.modules(), *self.aggregator.tasks, self.balancer, self.balancer.layout], self.engine.device
+        )
+        self._closing.callback(compilation.close)
+        self.notes.append(f"compiling the step first: takes minutes, or seconds if {cache_folder()} already has it")
+        return compilation
+
+    def _resume(self, checkpoint: Path) -> None:
+        saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
+        home = str(checkpoint.parent.parent)
+        changed = self.hosts.first(lambda: check_settings(saved, now, self.config.override, home))
+        if changed:
+            self.notes.append(f"settings changed since the checkpoint: {changed}")
+        self.checkpoints.load(checkpoint, self.state)
+
+    def close(self) -> None:
+        """End the thread that writes checkpoints, and leave the process group if the engine opened one."""
+        self._closing.close()
