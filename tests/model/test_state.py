@@ -205,8 +205,10 @@ def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
         with pytest.raises(UserError, match="actions"):
             model.imagine(state, wrong)
     for horizon in (0, 3):
-        with pytest.raises(UserError, match=f"2 actions and horizon {horizon}"):
+        with pytest.raises(UserError, match=f"2 actions, horizon {horizon} and samples 1"):
             model.imagine(state, actions, horizon=horizon)
+    with pytest.raises(UserError, match="samples 0"):
+        model.imagine(state, actions, samples=0)
     with pytest.raises(UserError, match=r"actions of one frame are \(1, 3\)"):
         model.imagine(state, lambda current: actions[:1, 0], horizon=1)
     with pytest.raises(UserError, match="needs previous_action"):
