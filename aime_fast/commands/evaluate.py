@@ -24,8 +24,7 @@ def run(checkpoint: str, data: str | None, context: int, horizon: int) -> int:
     print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
     tasks = evaluable(model.heads, episodes.has_rewards)
     result = open_loop_psnr(model, episodes.evaluation_windows(OPEN_LOOP_STRIDE), context, tasks=tasks)
-    print(
-        f"open loop from {context} frames, {result.windows} held-out windows at stride {OPEN_LOOP_STRIDE}, PSNR in dB"
-    )
+    windows = f"{result.windows} held-out windows at stride {OPEN_LOOP_STRIDE}"
+    print(f"open loop from {context} frames, {windows}, PSNR in dB")
     print(result)
     return 0
