@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.groups import Groups, check_groups, make_groups
+from aime_fast.balancing.groups import Groups, make_groups
 from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.registry import make_solver
@@ -36,7 +36,7 @@ class Balancer:
         tasks: names of the tasks.
 
     Raises:
-        UserError: an unknown solver or kind of groups, or a number of tasks that the solver cannot take.
+        UserError: an unknown solver, or a number of tasks that the solver cannot take.
     """
 
     compiled = ("_decide",)
@@ -44,7 +44,6 @@ class Balancer:
     def __init__(
         self, config: BalancingConfig, layout: Layout, parameters: Sequence[str], tasks: Sequence[str]
     ) -> None:
-        check_groups(config.groups)
         self.config = config
         self.solver: Solver = make_solver(config, len(tasks))
         self.layout = layout
