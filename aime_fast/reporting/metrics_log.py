@@ -6,10 +6,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _RESERVED = frozenset(("step", "split", "time", "nonfinite"))
 
@@ -33,7 +36,7 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _trim(self.path, resume_step)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the log
-        self._events: Any = None
+        self._events: SummaryWriter | None = None
         if tensorboard:
             # Slow to import.
             from torch.utils.tensorboard import SummaryWriter
