@@ -39,10 +39,10 @@ class MetricsLog:
         self._events: SummaryWriter | None = None
         if tensorboard:
             # Slow to import.
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils import tensorboard as events
 
             purge = None if resume_step is None else resume_step + 1
-            self._events = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge)
+            self._events = events.SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Append one row of numbers; `ValueError` for a value named `step`, `split`, `time` or `nonfinite`."""
