@@ -204,3 +204,11 @@ def test_a_run_refuses_data_with_other_actions(capsys, tmp_path, monkeypatch, tr
     assert code == 2
     assert "the data's actions have 6 numbers and the model's 2" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_refuses_frames_of_another_size(capsys, tmp_path, recording, trained):
+    shards = str(tmp_path / "shards")
+    assert run(capsys, "pack", recording, "--out", shards, "--size", "32", "--val-episodes", "1")[0] == 0
+    code, _, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", shards)
+    assert code == 2
+    assert "the data's frames are not 64x64 as the model's; use `aime-fast pack --size 64`" in err

@@ -1,4 +1,4 @@
-"""From flags and files to a `TrainConfig`: precedence, names, types, ranges, and what a mistake is told."""
+"""From flags and files to a `TrainConfig`: precedence, names, types, ranges and error messages."""
 
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -124,7 +124,7 @@ def test_every_option_takes_its_own_value(name):
         (["--config", "/nowhere/a.yaml"], "cannot read --config /nowhere/a.yaml: No such file or directory"),
     ],
 )
-def test_a_mistaken_flag_is_told_in_one_line(arguments, message):
+def test_an_error_in_a_flag_is_one_line(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)) as mistake:
         parse_train_args(arguments)
     assert "\n" not in str(mistake.value)
@@ -149,7 +149,7 @@ def test_a_mistaken_flag_is_told_in_one_line(arguments, message):
         ("steps: \x00", "is not valid yaml"),
     ],
 )
-def test_a_mistaken_file_is_told_in_one_line_with_its_name(tmp_path, content, message):
+def test_an_error_in_a_file_is_one_line_with_its_name(tmp_path, content, message):
     file = write(tmp_path / "a.yaml", content)
     with pytest.raises(UserError, match=re.escape(message)) as mistake:
         parse_train_args(["--config", file])
@@ -178,7 +178,7 @@ def test_a_file_that_is_not_text(tmp_path):
         (["--model.image-size", "72"], "--model.image_size must be 0 or a multiple of 16, not '72'"),
         (
             ["--model.grid", "7", "--model.image-size", "64"],
-            "model.image_size must be a multiple of model.grid (7), not 64",
+            "model.image_size must be a multiple of 4 * model.grid (28), not 64",
         ),
         (["--model.perceiver-heads", "5"], "model.perceiver_dim must be a multiple of model.perceiver_heads (5)"),
         (["--optim.accumulation", "3"], "loader.batch_size must be a multiple of optim.accumulation (3), not 8"),

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.groups import Groups, check_groups, make_groups
+from aime_fast.balancing.groups import Groups, make_groups
 from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.registry import make_solver
-from aime_fast.balancing.solvers.rotation import cancel
 from aime_fast.balancing.solvers.solver import Problem, Solver, State
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError
@@ -36,7 +35,7 @@ class Balancer:
         tasks: names of the tasks.
 
     Raises:
-        UserError: an unknown solver or kind of groups, or a number of tasks that the solver cannot take.
+        UserError: an unknown solver, or a number of tasks that the solver cannot take.
     """
 
     compiled = ("_decide",)
@@ -44,7 +43,6 @@ class Balancer:
     def __init__(
         self, config: BalancingConfig, layout: Layout, parameters: Sequence[str], tasks: Sequence[str]
     ) -> None:
-        check_groups(config.groups)
         self.config = config
         self.solver: Solver = make_solver(config, len(tasks))
         self.layout = layout
@@ -89,24 +87,23 @@ class Balancer:
         solution = self.solver.solve(problem, state, losses)
         weights, direction = _with_sums(solution.weights, solution.direction, len(grams) - balanced, tasks)
 
-        whole = weights
+        own = whole = weights
         if direction is not None:
-            along = weights[:, tasks:]
-            whole = torch.cat([weights[:, :tasks] + along * direction[:, :tasks], along * direction[:, tasks:]], 1)
-        norm = (whole[:, None] @ safe @ whole[:, :, None]).sum().clamp(min=0.0).sqrt()
+            own = weights[:, :tasks]
+            whole = torch.nn.functional.pad(own, (0, 1)) + weights[:, tasks:] * direction
+        norm = (safe * whole.unsqueeze(2) * whole.unsqueeze(1)).sum().clamp(min=0.0).sqrt()
         clipped = weights if max_norm is None else weights * (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
         overall = problem if len(grams) == 1 else Problem.of(safe.sum(0, keepdim=True), tasks)
-        zeros = torch.zeros_like(overall.norms[0])
         report = {
             "finite": finite,
             "cosines": overall.cosines[0],
-            "projections": zeros if solution.projections is None else solution.projections.mean(0),
-            "angles": zeros if solution.angles is None else solution.angles.mean(0),
+            "projections": _mean(solution.projections, overall.norms),
+            "angles": _mean(solution.angles, overall.norms),
             "norms": grams.sum(0).diagonal()[:tasks].sqrt(),
             "active": overall.active[0],
-            "cancelled": cancel(overall)[1][0, 0],
-            "weights": weights[:, :tasks],
+            "cancelled": overall.cancelled[0, 0],
+            "weights": own,
             "update_norm": norm,
         }
         kept = {name: torch.where(finite, value, state[name]) for name, value in solution.state.items()}
@@ -135,6 +132,11 @@ class Balancer:
         direction = state.get("direction") if self.solver.needs_direction else None
         cloned = [None if t is None else t.clone() for t in direction] if isinstance(direction, list) else None
         self.layout.direction = cloned
+
+
+def _mean(values: Tensor | None, norms: Tensor) -> Tensor:
+    """The mean over groups of values [G, n]; zeros for None."""
+    return torch.zeros_like(norms[0]) if values is None else values.mean(0)
 
 
 def _with_sums(weights: Tensor, direction: Tensor | None, more: int, tasks: int) -> tuple[Tensor, Tensor | None]:

@@ -24,7 +24,8 @@ def make_groups(kind: str, names: Sequence[str], tasks_reaching: Sequence[set[in
     names: of all parameters. tasks_reaching: for each parameter the tasks with a gradient of it.
     Raises UserError for another kind.
     """
-    check_groups(kind)
+    if kind not in GROUPS:
+        raise unknown_name("--balancing.groups", kind, GROUPS)
     if kind == "all":
         return Groups([0] * len(names), 1, 1)
     if kind == "shared":
@@ -32,9 +33,3 @@ def make_groups(kind: str, names: Sequence[str], tasks_reaching: Sequence[set[in
     children = [name.partition(".")[0] for name in names]
     number = {child: position for position, child in enumerate(dict.fromkeys(children))}
     return Groups([number[child] for child in children], len(number), len(number))
-
-
-def check_groups(kind: str) -> None:
-    """Raise UserError for a kind of groups that does not exist."""
-    if kind not in GROUPS:
-        raise unknown_name("--balancing.groups", kind, GROUPS)

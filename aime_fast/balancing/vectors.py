@@ -27,18 +27,17 @@ def owned(gradients: Iterable[Tensor | None]) -> Vector:
     return vector
 
 
-def weighted_sum(vectors: Sequence[Vector], target: Vector, weights: Tensor, finite: Tensor) -> None:
-    """Write sum_i weights[i] vectors[i] into `target`, whose tensors may be those of one vector; zeros if not finite.
+def weighted_sum(vectors: Sequence[Vector], weights: Tensor, finite: Tensor) -> None:
+    """Overwrite the first tensor at each position with sum_i weights[i] vectors[i], or with zeros if not finite.
 
-    weights: float64 [n]. finite: 0-d bool. Both on the vectors' device. A position without a tensor stays as it is.
+    weights: float64 [n]. finite: 0-d bool. Both on the vectors' device.
     """
-    for *terms, place in zip(*vectors, target, strict=True):
-        if place is None:
+    for tensors in zip(*vectors, strict=True):
+        present = [(weights[i].to(tensor.dtype), tensor) for i, tensor in enumerate(tensors) if tensor is not None]
+        if not present:
             continue
-        scalars = weights.to(place.dtype).unbind()
-        own = next(i for i, term in enumerate(terms) if term is not None and term.data_ptr() == place.data_ptr())
-        place.mul_(scalars[own])
-        for i, term in enumerate(terms):
-            if term is not None and i != own:
-                place.addcmul_(term, scalars[i])
-        place.masked_fill_(~finite, 0.0)  # zero times NaN is NaN
+        (weight, target), *others = present
+        target.mul_(weight)
+        for weight, tensor in others:
+            target.addcmul_(tensor, weight)
+        target.masked_fill_(~finite, 0.0)  # zero times NaN is NaN

@@ -22,10 +22,9 @@ def run(checkpoint: str, data: str | None, context: int, horizon: int) -> int:
     episodes = open_backend("auto", data, longer, "val", 0)  # first, because the horizon may be too long
     value = reconstruction_psnr(model, backend.evaluation_windows(PROTOCOL_STRIDE))
     print(f"reconstruction PSNR {value:.2f} dB, held-out windows at stride {PROTOCOL_STRIDE}")
-    tasks = evaluable(model.heads, getattr(episodes, "has_rewards", True))
+    tasks = evaluable(model.heads, episodes.has_rewards)
     result = open_loop_psnr(model, episodes.evaluation_windows(OPEN_LOOP_STRIDE), context, tasks=tasks)
-    print(
-        f"open loop from {context} frames, {result.windows} held-out windows at stride {OPEN_LOOP_STRIDE}, PSNR in dB"
-    )
+    windows = f"{result.windows} held-out windows at stride {OPEN_LOOP_STRIDE}"
+    print(f"open loop from {context} frames, {windows}, PSNR in dB")
     print(result)
     return 0

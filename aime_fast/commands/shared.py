@@ -46,6 +46,6 @@ def open_run(checkpoint: str, data: str | None, loader: "LoaderConfig") -> tuple
             "name the data it was trained on with --data"
         )
     size = model.config.image_size
-    if getattr(backend, "image_size", size) != size:
+    if backend.image_size != size:
         raise UserError(f"the data's frames are not {size}x{size} as the model's; use `aime-fast pack --size {size}`")
     return model, backend

@@ -72,7 +72,7 @@ def checked(config: TrainConfig) -> TrainConfig:
     config = updated(config, to_dict(config))
     model, loader, optim = config.model, config.loader, config.optim
     for whole, value, part, divisor in (
-        ("model.image_size", model.image_size, "model.grid", model.grid),
+        ("model.image_size", model.image_size, "4 * model.grid", 4 * model.grid),
         ("model.perceiver_dim", model.perceiver_dim, "model.perceiver_heads", model.perceiver_heads),
         ("loader.batch_size", loader.batch_size, "optim.accumulation", optim.accumulation),
     ):

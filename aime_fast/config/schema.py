@@ -35,7 +35,7 @@ class ModelConfig:
     """Sizes of the world model. The defaults are the published ones."""
 
     image_size: FrameSize = 0
-    """Height and width of a frame in pixels; a multiple of 16 and of the grid. 0 takes it from the data."""
+    """Height and width of a frame in pixels; a multiple of 16 and of four times `grid`. 0 takes it from the data."""
     action_dim: Count = 0
     """A, numbers in an action. 0 takes it from the data."""
     max_components: Size = 15

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,10 @@ from aime_fast.data.batch import Batch
 from aime_fast.data.episode import Columns
 from aime_fast.data.files import SAMPLE
 from aime_fast.data.shards.chunks import ChunkTable, read_chunks
-from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, episodes_of, split_of_episodes
+from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, Manifest, episodes_of, split_of_episodes
 from aime_fast.data.shards.reader import Chunk, open_shards
 from aime_fast.data.shards.writer import BLOCK
-from aime_fast.data.sources import open_source
+from aime_fast.data.sources import Source, open_source
 from aime_fast.data.streaming.reader import PIPE, Shards
 from aime_fast.data.windows import valid_starts
 from aime_fast.errors import UserError
@@ -121,8 +121,7 @@ class Episodes:
         return self.gather(np.array([[episode, start]]), length).observations[0].numpy()
 
     def mean_frame(self) -> torch.Tensor:
-        """Mean of the frames of up to `MEAN_CHUNKS` evenly spaced chunks, without damaged ones: float32 [3,S,S] in
-        [-1, 1].
+        """Mean over up to `MEAN_CHUNKS` evenly spaced chunks, without damaged ones: float32 [3,S,S] in [-1, 1].
 
         Levels are summed as integers, so that every back-end of the same data gets the same bits.
         """
@@ -138,7 +137,7 @@ class Episodes:
 
 def open_store(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
     """`open_episodes` with the frames held: raw shards mapped, everything else decoded into memory."""
-    return within_reach(open_episodes(path, split, skips, image_size))
+    return hold_frames(open_episodes(path, split, skips, image_size))
 
 
 def open_episodes(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
@@ -149,27 +148,28 @@ def open_episodes(path: str | Path | None, split: str, skips: bool = False, imag
     resized to `image_size` (None: 64). `skips` leaves damaged chunks out instead of an error. `UserError` if the path
     is missing or damaged, the split has no episodes, or shards have another size than `image_size`.
     """
-    if str(path).startswith(PIPE):
-        return _of_size(_read_pipe(Shards(str(path), skips), split), image_size)
     folder = SAMPLE if path is None else Path(path)
-    if not os.path.isfile(folder / MANIFEST_NAME):
-        return _read_recording(folder, split, image_size)
+    if str(path).startswith(PIPE):
+        episodes = _read_pipe(Shards(str(path), skips), split)
+    elif os.path.isfile(folder / MANIFEST_NAME):
+        episodes = _open_folder(folder, split, skips)
+    else:
+        episodes = _read_recording(folder, split, image_size)
+    if image_size not in (None, episodes.image_size):
+        sizes = f"{episodes.image_size}x{episodes.image_size}, not {image_size}x{image_size}"
+        raise UserError(f"{path}: its frames are {sizes}; pack it again with --size {image_size}")
+    return episodes
+
+
+def _open_folder(folder: Path, split: str, skips: bool) -> Episodes:
     manifest, readers = open_shards(folder)
     entries = manifest.entries(split, folder)
     table, chunks = read_chunks(readers, manifest, entries, skips)
-    episodes = Episodes(
-        f"{folder}, {manifest.codec}",
-        manifest.environment,
-        manifest.image_size,
-        manifest.has_rewards,
-        [entry.length for entry in entries],
-        *_join([chunk.columns for chunk in chunks]),
-        chunks=table,
-    )
-    return _of_size(episodes, image_size)
+    columns, lengths = [chunk.columns for chunk in chunks], [entry.length for entry in entries]
+    return _episodes(manifest, f"{folder}, {manifest.codec}", lengths, columns, table)
 
 
-def within_reach(episodes: Episodes) -> Episodes:
+def hold_frames(episodes: Episodes) -> Episodes:
     """The same episodes with their frames held: raw chunks mapped, others decoded into memory."""
     if episodes.held is not None:
         return episodes
@@ -181,15 +181,6 @@ def within_reach(episodes: Episodes) -> Episodes:
     how = f"{episodes.description} decoded into memory"
     held, how = _hold(map(table.decode, range(len(table))), episodes.lengths, episodes.image_size, how)
     return replace(episodes, description=how, held=held)
-
-
-def _of_size(episodes: Episodes, image_size: int | None) -> Episodes:
-    if image_size not in (None, episodes.image_size):
-        raise UserError(
-            f"{episodes.description}: its frames are {episodes.image_size}x{episodes.image_size}, not {image_size}x"
-            f"{image_size}; pack it again with --size {image_size}"
-        )
-    return episodes
 
 
 def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
@@ -205,8 +196,7 @@ def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
 
     lengths = [source.lengths[number] for number in numbers]
     held, how = _hold(pixels(), lengths, source.image_size, f"{source.where}, read into memory")
-    common = (how, source.environment, source.image_size, source.has_rewards, lengths)
-    return Episodes(*common, *_join(parts), chunks=None, held=held)
+    return _episodes(source, how, lengths, parts, None, held)
 
 
 def _read_pipe(shards: Shards, split: str) -> Episodes:
@@ -229,13 +219,20 @@ def _read_pipe(shards: Shards, split: str) -> Episodes:
     how = f"{shards.place}, {manifest.codec} read into memory"
     held, how = _hold(pixels(), lengths, manifest.image_size, how)
     table = ChunkTable([], manifest, entries, chunks, damaged, shards.skips)
-    common = (how, manifest.environment, manifest.image_size, manifest.has_rewards, lengths)
-    return Episodes(*common, *_join([chunk.columns for chunk in chunks]), chunks=table, held=held)
+    return _episodes(manifest, how, lengths, [chunk.columns for chunk in chunks], table, held)
 
 
-def _join(parts: Sequence[Columns]) -> Columns:
+def _episodes(
+    data: Manifest | Source,
+    how: str,
+    lengths: list[int],
+    parts: list[Columns],
+    chunks: ChunkTable | None,
+    held: HeldFrames | None = None,
+) -> Episodes:
     actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
-    return actions, rewards, dones
+    facts = (data.environment, data.image_size, data.has_rewards)
+    return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held)
 
 
 def _hold(pixels: Iterable[np.ndarray], lengths: list[int], size: int, how: str) -> tuple[HeldFrames, str]:

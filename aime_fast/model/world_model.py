@@ -60,7 +60,7 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
     @classmethod
     def from_config(cls, config: ModelConfig) -> "DPGMMVariationalRecurrentAutoencoder":
         """The model of a typed configuration."""
-        return cls(**{f.name: getattr(config, f.name) for f in fields(config)})
+        return cls(**vars(config))
 
     @classmethod
     def from_pretrained(
@@ -68,8 +68,8 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
     ) -> "DPGMMVariationalRecurrentAutoencoder":
         """The model that `aime-fast export` wrote to `folder`, on the CPU and in evaluation mode; no code is loaded.
 
-        `tasks` are those whose heads are wanted; other heads in the file are left out.
-        Raises `UserError` where the files are missing, damaged or of another version's model.
+        Heads are made for `tasks` only; other heads in the file are not loaded. Raises `UserError` if the files are
+        missing, damaged or from another version.
         """
         try:
             sizes = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["model"]
@@ -217,10 +217,13 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         if not state.frames:
             raise UserError("imagine needs a state with at least one frame; filter one from initial_state first")
         policy = replay(actions, len(state.latent), samples) if isinstance(actions, Tensor) else actions
-        most = actions.shape[1] if isinstance(actions, Tensor) else None
-        steps = horizon if horizon is not None else most
-        if steps is None or steps < 1 or (most is not None and steps > most):
-            raise UserError(f"imagine got {most or 'no recorded'} actions and horizon {horizon}; give a horizon from 1")
+        given = actions.shape[1] if isinstance(actions, Tensor) else None
+        steps = given if horizon is None else horizon
+        if steps is None or samples < 1 or not 1 <= steps <= (given or steps):
+            raise UserError(
+                f"imagine got {given or 'no recorded'} actions, horizon {horizon} and samples {samples}; "
+                "samples and horizon are at least 1, and a horizon is at most the number of actions"
+            )
         with torch.set_grad_enabled(differentiable):
             start = state.at(-1).repeat(samples)
             return imagine(self, start, policy, steps, torch.Generator().manual_seed(key))

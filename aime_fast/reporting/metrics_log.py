@@ -6,10 +6,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _RESERVED = frozenset(("step", "split", "time", "nonfinite"))
 
@@ -33,13 +36,13 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _trim(self.path, resume_step)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the log
-        self._events: Any = None
+        self._events: SummaryWriter | None = None
         if tensorboard:
             # Slow to import.
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils import tensorboard as events
 
             purge = None if resume_step is None else resume_step + 1
-            self._events = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge)
+            self._events = events.SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Append one row of numbers; `ValueError` for a value named `step`, `split`, `time` or `nonfinite`."""

@@ -3,9 +3,15 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
+
+Sums = tuple[str, float, float, float]
+"""A name, the weighted sum of its finite values, their weights, and how often it was not finite."""
+Gather = Callable[[list[Sums]], list[list[Sums]]]
+"""Collects the sums of every rank."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +48,15 @@ class Meter:
         )
         self._totals = totals if self._totals is None else self._totals + totals
 
-    def read(self, gather: Callable[[list], list[list]] = lambda rows: [rows]) -> Reading:
+    def read(self, gather: Gather = lambda sums: [sums]) -> Reading:
         """Means since the last reading, in one transfer; then start again.
 
-        `gather` collects every rank's rows, so all ranks read the same means. A rank may have added nothing.
+        `gather` collects every rank's sums, so all ranks read the same means. A rank may have added nothing.
         """
         mine = [] if self._totals is None else list(zip(self._names, *self._totals.tolist(), strict=True))
         self._totals = None
         merged: dict[str, list[float]] = {}
-        for name, *row in (row for rows in gather(mine) for row in rows):
+        for name, *row in chain.from_iterable(gather(mine)):
             merged[name] = [a + b for a, b in zip(merged.get(name, (0.0, 0.0, 0.0)), row, strict=True)]
         means = {name: total / count if count else float("nan") for name, (total, count, _) in merged.items()}
         return Reading(means, {name: int(bad) for name, (_, _, bad) in merged.items() if bad})
@@ -104,7 +110,7 @@ class Interval:
         self._skips.add(finite)
         self.steps += 1
 
-    def read(self, gather: Callable[[list], list[list]]) -> tuple[Reading, tuple[int, int, int]]:
+    def read(self, gather: Gather) -> tuple[Reading, tuple[int, int, int]]:
         """Read values and skipped steps; the only call of the interval that waits for the device."""
         return self._meter.read(gather), self._skips.read()
 

@@ -67,21 +67,27 @@ class TrainingStep:
         """Train on `inputs` with KL weight `beta`."""
         engine = self.engine
         rows = len(inputs.batch) // engine.accumulation
-        used, losses_of = [], []
-        for start in range(0, rows * engine.accumulation, rows):
-            micro, draws = inputs.batch.rows(start, start + rows), inputs.draws.rows(start, start + rows)
-            with record_function("forward"):
-                outputs = engine(micro.frames(), micro.actions, draws)
-                losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=micro)
-            with record_function("backward"):
-                engine.backward(totals, self.names)
-            used.append((outputs.token_info.ids, outputs.token_info.encodings))
-            losses_of.append({name: loss.detach() for name, loss in losses.items()})
+        parts = [
+            self._micro_batch(inputs.batch.rows(start, start + rows), inputs.draws.rows(start, start + rows), beta)
+            for start in range(0, rows * engine.accumulation, rows)
+        ]
+        losses, ids, encodings = zip(*parts, strict=True)
         with record_function("balance/step"):
             report = engine.balance_and_step(self.balancer)
-            ids, encodings = (torch.cat(parts) for parts in zip(*used, strict=True))
-            engine.module.after_step(ids, encodings, inputs.draws, report.finite, engine.stored)
-        return StepResult(average(losses_of) | balance_values(self.names, report), report.finite)
+            engine.module.after_step(torch.cat(ids), torch.cat(encodings), inputs.draws, report.finite, engine.stored)
+        return StepResult(average(losses) | balance_values(self.names, report), report.finite)
+
+    def _micro_batch(
+        self, batch: Batch, draws: Draws, beta: float | Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Forward and backward passes of some windows; their losses, codes and encodings outlive them."""
+        with record_function("forward"):
+            outputs = self.engine(batch.frames(), batch.actions, draws)
+            losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=batch)
+        with record_function("backward"):
+            self.engine.backward(totals, self.names)
+        tokens = outputs.token_info
+        return {name: loss.detach() for name, loss in losses.items()}, tokens.ids, tokens.encodings
 
 
 def draw_key(seed: int, step: int) -> int:

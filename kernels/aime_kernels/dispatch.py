@@ -23,8 +23,7 @@ Result = TypeVar("Result")
 
 def kernel_mode() -> Mode:
     """The value of `AIME_KERNELS`. Raises ValueError for an unknown one."""
-    mode = os.environ.get("AIME_KERNELS", "auto")
-    if mode not in get_args(Mode):
+    if (mode := os.environ.get("AIME_KERNELS", "auto")) not in get_args(Mode):
         raise ValueError(f"AIME_KERNELS is {mode!r}; use reference, triton or auto")
     return cast(Mode, mode)
 
@@ -76,10 +75,8 @@ def report() -> list[str]:
     """The mode and the device of this machine, then the operators of each route there, one line each."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     taken = {op: route(op, device) for op in ROUTES}
-    lines = [f"AIME_KERNELS={kernel_mode()} on {device.type}"]
-    return lines + [
-        f"{kind}: {', '.join(op for op in taken if taken[op] == kind)}" for kind in sorted({*taken.values()})
-    ]
+    kinds = [f"{kind}: {', '.join(op for op in taken if taken[op] == kind)}" for kind in sorted({*taken.values()})]
+    return [f"AIME_KERNELS={kernel_mode()} on {device.type}", *kinds]
 
 
 def float_obstacle(*tensors: Tensor) -> str | None:

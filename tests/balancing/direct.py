@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.solvers.rotation import ALIGNED, CANCELLED, LARGEST_ANGLE, OPPOSED_ANGLE
-from aime_fast.balancing.solvers.solver import NEGLIGIBLE
+from aime_fast.balancing.solvers.rotation import ALIGNED, LARGEST_ANGLE, OPPOSED_ANGLE
+from aime_fast.balancing.solvers.solver import CANCELLED, NEGLIGIBLE
 
 
 def direct_balance(

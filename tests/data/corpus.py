@@ -1,8 +1,8 @@
 """The corpus of damaged inputs: what a case is, the ways in, and what alone may come of it.
 
 A case damages a copy of good data, with draws decided by its name. Whatever reads it then either raises `UserError`,
-one line that names the file (and the episode, where one strip is damaged), or reads exactly what was there before. With
-damaged chunks skipped, the windows that touch the strip are missing, counted and logged, and all others are as before.
+one line that names the file (and the episode, where one chunk is damaged), or reads exactly what was there before. With
+damaged chunks skipped, the windows that touch the chunk are missing, counted and logged, and all others are as before.
 """
 
 import hashlib
@@ -51,8 +51,8 @@ class Case:
     """Damages the data at a path and says how."""
     files: tuple[str, ...] = ()
     """Names of which a message must hold one; without any, that of the path."""
-    strip: tuple[int, int] | None = None
-    """Episode and place in it of the strip that alone is damaged."""
+    chunk: tuple[int, int] | None = None
+    """Episode and place in it of the chunk that alone is damaged."""
     refused: bool = False
     """Whether every exact way in must refuse it."""
 
@@ -87,14 +87,14 @@ class Truth:
         return firsts
 
     def all_windows(self, split: str, without: tuple[int, int] | None = None) -> list[int]:
-        """First frame of every window of a split, but for those that touch the strip `without`."""
+        """First frame of every window of a split, but for those that touch the chunk `without`."""
         chosen = [3] if split == "val" else [0, 1, 2]
         starts = [(e, s) for e in chosen for s in range(LENGTHS[e] - T + 1)]
         return [self.first[e] + s for e, s in starts if without is None or not touches(e, s, without)]
 
 
-def touches(episode: int, start: int, strip: tuple[int, int]) -> bool:
-    return episode == strip[0] and start // 16 <= strip[1] <= (start + T - 1) // 16
+def touches(episode: int, start: int, chunk: tuple[int, int]) -> bool:
+    return episode == chunk[0] and start // 16 <= chunk[1] <= (start + T - 1) // 16
 
 
 def read_windows(kind: str, folder: Path, truth: Truth) -> Iterator[bytes]:

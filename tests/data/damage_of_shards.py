@@ -81,7 +81,7 @@ def sign(folder: Path, shard: str = FIRST) -> None:
 
 
 def forge(component: str, change: Callable[[bytes], bytes], stem: str = "000000_000000") -> Callable[..., str]:
-    """Change the bytes of one member of a strip, with every checksum made to agree."""
+    """Change the bytes of one member of a chunk, with every checksum made to agree."""
 
     def damage(folder: Path, random: np.random.Generator) -> str:
         def edit(entries: list[Member]) -> None:
@@ -174,8 +174,8 @@ def _random_places(codec: str, each: int) -> list[Case]:
             for n in range(each):
                 name = f"{codec}/bit of {component} in {stem} {n}"
                 # A bit of the meta member may be in a space, or turn a name into one that is not looked at.
-                strip = None if component == "meta" else (episode, 1)
-                cases.append(Case(name, flip_in(component, stem), (f"{shard}.tar",), strip, refused=strip is not None))
+                chunk = None if component == "meta" else (episode, 1)
+                cases.append(Case(name, flip_in(component, stem), (f"{shard}.tar",), chunk, refused=chunk is not None))
         name = f"{codec}/bit of the header of {component}"
         cases.append(Case(name, flip_in(component, "000000_000016", "header"), (f"{FIRST}.tar",)))
     return cases
@@ -201,7 +201,7 @@ def _retype(component: str, kind: bytes, link: str = "") -> Callable[[list[Membe
 
 
 def _swap(entries: list[Member]) -> None:
-    """Two strips whole, each under the other's name."""
+    """Two chunks whole, each under the other's name."""
     for a, b in zip(range(0, 5), range(5, 10), strict=True):
         entries[a].data, entries[b].data = entries[b].data, entries[a].data
 
@@ -212,7 +212,7 @@ def _members() -> list[Case]:
         changes[f"{part} removed"] = lambda e, part=part: e.pop(_first(e, part))
         changes[f"{part} twice"] = lambda e, part=part: e.insert(_first(e, part), e[_first(e, part)])
         changes[f"{part} renamed"] = _rename(part, f"000000_000016.x{part}")
-        changes[f"{part} of another strip"] = _rename(part, f"000000_000032.{part}")
+        changes[f"{part} of another chunk"] = _rename(part, f"000000_000032.{part}")
     for way, name in (("upwards", "../../000000_000016.act"), ("to the root", "/000000_000016.act")):
         changes[f"name leads {way}"] = _rename("act", name)
         changes[f"name of pixels leads {way}"] = _rename("obs", name.replace("act", "obs.raw"))
@@ -221,10 +221,10 @@ def _members() -> list[Case]:
         "hard link": _retype("act", tarfile.LNKTYPE, "../../etc/passwd"),
         "device": _retype("act", tarfile.CHRTYPE),
         "folder": _retype("act", tarfile.DIRTYPE),
-        "strip removed": lambda e: e.__delitem__(slice(5, 10)),
-        "strip twice": lambda e: e.extend(e[5:10]),
-        "strips swapped": _swap,
-        "strips in another order": lambda e: e.extend([e.pop(0) for _ in range(5)]),
+        "chunk removed": lambda e: e.__delitem__(slice(5, 10)),
+        "chunk twice": lambda e: e.extend(e[5:10]),
+        "chunks swapped": _swap,
+        "chunks in another order": lambda e: e.extend([e.pop(0) for _ in range(5)]),
         "members in another order": lambda e: e.insert(0, e.pop(1)),
         "capital letters": lambda e: [setattr(m, "name", m.name.upper()) for m in e],
         "pickle beside": lambda e: e.insert(5, Member("000000_000000.pyd", b"cos\nsystem\n(S'exit'\ntR.")),
@@ -262,8 +262,8 @@ def _manifest() -> list[Case]:
         "lossy": lambda m: m.update(lossy=True),
         "lossy 0": lambda m: m.update(lossy=0),
         "image size": lambda m: m.update(image_size=128),
-        "strip length": lambda m: m.update(strip_length=8),
-        "strip length NaN": lambda m: m.update(strip_length=float("nan")),
+        "chunk length": lambda m: m.update(strip_length=8),
+        "chunk length NaN": lambda m: m.update(strip_length=float("nan")),
         "wider actions": lambda m: m.update(action_dim=4),
         "actions of no width": lambda m: m.update(action_dim=0),
         "width true": lambda m: m.update(action_dim=True),
@@ -355,7 +355,7 @@ def _float(place: int, value: float) -> Callable[[bytes], bytes]:
 
 
 def _picture(**options: object) -> Callable[[bytes], bytes]:
-    """The picture of a strip stored in another way."""
+    """The picture of a chunk stored in another way."""
     mode, size = options.pop("mode", "RGB"), options.pop("size", None)
 
     def change(data: bytes) -> bytes:
@@ -386,7 +386,7 @@ def _jpeg_size(width: int, height: int) -> Callable[[bytes], bytes]:
 
 
 def _forged() -> list[Case]:
-    """Strips whose checksums are right and whose content is not."""
+    """Chunks whose checksums are right and whose content is not."""
     raw: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
         "NaN action": ("act", _float(5, np.nan)),
         "infinite action": ("act", _float(5, np.inf)),

@@ -11,7 +11,7 @@ from aime_fast.model.priors import PRIORS
 from aime_fast.model.state import join
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
-from aime_kernels import logistic_mixture_log_prob
+from aime_kernels.logistic_mixture.reference import reference_terms
 
 CONFIG = replace(preset_config("debug").model, action_dim=3, image_size=32)
 NAMES = ("latent", "context", "slots", "attention", "hidden", "cell")
@@ -37,10 +37,6 @@ def model():
 def window(batch, frames, size=CONFIG.image_size):
     observations = torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8)
     return observations, torch.randn(batch, frames, CONFIG.action_dim)
-
-
-def parameters_of(outputs):
-    return outputs.pixels, outputs.likelihood.parameters(), outputs.likelihood.centre
 
 
 def filtered(model, observations, actions):
@@ -182,8 +178,11 @@ def test_every_image_size_is_trained_filtered_imagined_and_decoded(size):
     losses, tasks = LossAggregator().compute_losses(outputs)
     sum(tasks).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    nats = logistic_mixture_log_prob(*(x.flatten(0, 2) for x in parameters_of(outputs))).unflatten(0, (1, 3, -1))
-    torch.testing.assert_close(losses["recon_loss"], -nats.sum() / observations.numel(), rtol=1e-4, atol=1e-4)
+    parts = (outputs.pixels, outputs.likelihood.centre, outputs.likelihood.parameters())
+    x, centre, blocks = (part.detach().flatten(0, 2).flatten(2) for part in parts)
+    log_prob, _ = reference_terms(x, centre, blocks.unflatten(1, (-1, 10)))
+    expected = -log_prob.sum() / observations.numel()
+    torch.testing.assert_close(losses["recon_loss"], expected, rtol=1e-4, atol=1e-4)
     state = model.observe(observations, actions)
     assert_same(filtered(model, observations, actions), state)
     frames = model.decode(model.imagine(state, actions)).mean()
@@ -206,8 +205,10 @@ def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
         with pytest.raises(UserError, match="actions"):
             model.imagine(state, wrong)
     for horizon in (0, 3):
-        with pytest.raises(UserError, match=f"2 actions and horizon {horizon}"):
+        with pytest.raises(UserError, match=f"2 actions, horizon {horizon} and samples 1"):
             model.imagine(state, actions, horizon=horizon)
+    with pytest.raises(UserError, match="samples 0"):
+        model.imagine(state, actions, samples=0)
     with pytest.raises(UserError, match=r"actions of one frame are \(1, 3\)"):
         model.imagine(state, lambda current: actions[:1, 0], horizon=1)
     with pytest.raises(UserError, match="needs previous_action"):

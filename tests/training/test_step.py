@@ -1,6 +1,7 @@
 """One batch's way: keyed draws and rows, accumulation, and no wait for the device."""
 
 import json
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +10,8 @@ from recording import tiny_options, write_recording
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_fast.config import preset_config
+from aime_fast.data.backends import open_backend
+from aime_fast.errors import UserError
 from aime_fast.tasks.registry import TASKS
 from aime_fast.training.step import draw_key
 from aime_fast.training.trainer import DMCVBTrainer
@@ -213,3 +216,30 @@ def test_every_task_alone_and_all_together_train_a_run(data, tmp_path, tasks):
     assert all(f"grad_norm_{task}" in rows[0] for task in tasks)
     changed = {name.split(".")[0] for name, p in trainer.engine.module.named_parameters() if (p != before[name]).any()}
     assert changed, "something was trained"
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if TASKS[name].needs_rewards])
+def test_rewards_that_a_recording_lacks_are_a_users_mistake(data, tmp_path, monkeypatch, task):
+    def without(*arguments):
+        backend = open_backend(*arguments)
+        backend.has_rewards = False
+        return backend
+
+    monkeypatch.setattr("aime_fast.training.components.open_backend", without)
+    with pytest.raises(UserError, match=rf"recording.pt has no rewards, which task '{task}' needs"):
+        trainer_of(data, tmp_path, tasks=["elbo", task])
+    assert not (tmp_path / "run").exists()
+
+
+def test_outputs_of_a_micro_batch_do_not_outlive_it(data, tmp_path, monkeypatch):
+    trainer = trainer_of(data, tmp_path, optim={"accumulation": 2})
+    compute, alive = trainer.aggregator.compute_losses, []
+
+    def noting(outputs, **options):
+        assert all(earlier() is None for earlier in alive)
+        alive.append(weakref.ref(outputs))
+        return compute(outputs, **options)
+
+    monkeypatch.setattr(trainer.aggregator, "compute_losses", noting)
+    trainer.step(trainer.step.fetch(0), 0.5)
+    assert len(alive) == 2

@@ -90,7 +90,7 @@ class Layout:
         vectors, known = self.vectors(), self.direction
         self.update = [_first(tensors) for tensors in zip(*vectors, strict=True)]
         if direction is None or known is None:
-            self._combine(self._parts([*vectors, self.update]), weights, finite)
+            self._combine(self._parts(vectors), weights, finite)
             return
         # d may have entries where no task has any in this step, and so has the update then.
         both = zip(self.update, known, strict=True)
@@ -100,17 +100,20 @@ class Layout:
     @staticmethod
     def _gram(parts: list[list[Vector]]) -> Tensor:
         """The Gram matrix of each group, [G, m, m]: one region for `torch.compile`."""
-        grams = [rgb_gram(part) for part in parts]
-        # Without any tensor a Gram matrix of zeros is on the CPU.
         device = next((t.device for part in parts for vector in part for t in vector if t is not None), None)
-        return torch.stack([gram.to(device) for gram in grams])
+        grams = []
+        for part in parts:
+            reached = any(_first(vector) is not None for vector in part)
+            nothing = (len(part), len(part))
+            grams.append(rgb_gram(part) if reached else torch.zeros(nothing, dtype=torch.float64, device=device))
+        return torch.stack(grams)
 
     @staticmethod
     def _combine(parts: list[list[Vector]], weights: Tensor, finite: Tensor) -> None:
         """Both combinations of each group; weights [G, n] without a direction, [G, 2, n+1] with one: one region."""
         for part, own in zip(parts, weights, strict=True):
             if own.ndim == 1:
-                weighted_sum(part[:-1], part[-1], own, finite)
+                weighted_sum(part, own, finite)
             else:
                 rgb_combine(part[:-2], part[-2], part[-1], own, finite)
 

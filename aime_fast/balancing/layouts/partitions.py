@@ -2,8 +2,8 @@
 
 Every rank owns an equal, contiguous part of a buffer, its shard. ZeRO-1 and 2 lay parameters one after the other and
 cut the whole; ZeRO-3 cuts each parameter and lays the parts one after the other. Private: `bit16_groups`,
-`bit16_groups_flat` and `averaged_gradients` of the ZeRO-1/2 optimiser, `ds_tensor` of a ZeRO-3 parameter. They are why
-DeepSpeed is pinned; `tests/training/test_zero_equivalence.py` fails where a version moves them.
+`bit16_groups_flat` and `averaged_gradients` of the ZeRO-1/2 optimiser, `ds_tensor` of a ZeRO-3 parameter. DeepSpeed
+is pinned because of them; `tests/training/test_zero_equivalence.py` fails if a version changes them.
 """
 
 from collections.abc import Sequence

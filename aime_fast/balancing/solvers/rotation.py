@@ -10,10 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.solvers.solver import Problem, Solution, Solver, State
+from aime_fast.balancing.solvers.solver import CANCELLED, Problem, Solution, Solver, State
 
-CANCELLED = 1e-6
-"""Unit vectors whose mean is at most this long cancel: their mean has no direction beyond float32's rounding."""
 ALIGNED = 0.999
 """Above this cosine with d a task is aligned with it; below its negative the task is opposed to it."""
 OPPOSED_ANGLE = math.acos(ALIGNED)
@@ -42,7 +40,7 @@ class Rotation(Solver):
         free = turning & (p >= -ALIGNED)
         sine = torch.where(free, 1 - p.square(), 1.0).sqrt()
         start = torch.where(turning, angles.clamp(0.0, LARGEST_ANGLE), 0.0)
-        flat = turning & (~free | consensus.cancelled)
+        flat = turning & (~free | problem.cancelled)
         start = torch.where(flat, start.clamp(min=OPPOSED_ANGLE), start)
         found = self._search(start, turning, _pair_products(problem.cosines, p, sine, free), count)
 
@@ -67,11 +65,10 @@ class Rotation(Solver):
         dJ/da_i = (sin a_i sum_j u_i.r_j - cos a_i sum_j w_i.r_j) / (N(N-1)) + lambda/(2N) sin a_i, over j other than i.
         """
         pairs = (count * (count - 1)).clamp(min=1)
-        n = angles.shape[1]
         for _ in range(self.config.alpha_steps):
             cos, sin = angles.cos(), angles.sin()
-            along = (products @ torch.cat([cos, sin], 1)[:, :, None])[:, :, 0]
-            slope = (sin * along[:, :n] - cos * along[:, n:]) / pairs + self.config.lambd / (2 * count) * sin
+            along_u, along_w = (products * torch.cat([cos, sin], 1).unsqueeze(1)).sum(2).chunk(2, 1)
+            slope = (sin * along_u - cos * along_w) / pairs + self.config.lambd / (2 * count) * sin
             angles = torch.where(turning, (angles - self.config.lr_inner * slope).clamp(0.0, LARGEST_ANGLE), angles)
         return angles
 
@@ -91,24 +88,17 @@ class _Consensus(NamedTuple):
     shares: Tensor
     projections: Tensor
     exists: Tensor
-    cancelled: Tensor
-
-
-def cancel(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Length of the mean unit gradient, and whether the unit gradients sum to zero; each [G, 1]."""
-    length = problem.cosines.sum((1, 2))[:, None].clamp(min=0.0).sqrt() / problem.n_active
-    return length, problem.active.any(1, keepdim=True) & (length <= CANCELLED)
 
 
 def _consensus(problem: Problem, mu: float) -> _Consensus:
     """Blend the old direction with the mean unit gradient; the old one stays where either has no direction."""
-    length = problem.gram[:, -1:, -1].sqrt()
+    beside = problem.gram.select(2, -1)
+    length = beside[:, -1:].sqrt()
     history = length > 0
     inverse_length = torch.where(history, length, 1.0).reciprocal() * history
-    old = problem.inverse * problem.gram[:, :-1, -1] * inverse_length
-    mean_length, cancelled = cancel(problem)
-    agreed = mean_length > CANCELLED
-    per_task = torch.where(agreed, mean_length * problem.n_active, 1.0).reciprocal()
+    old = problem.inverse * beside[:, :-1] * inverse_length
+    agreed = problem.mean_length > CANCELLED
+    per_task = torch.where(agreed, problem.mean_length * problem.n_active, 1.0).reciprocal()
     mean = problem.cosines.sum(2) * per_task
 
     keep = mu * history.to(length.dtype)
@@ -125,7 +115,6 @@ def _consensus(problem: Problem, mu: float) -> _Consensus:
         shares=take * problem.inverse * per_task,
         projections=(keep * old + take * mean).clamp(-1.0, 1.0),
         exists=history | blended,
-        cancelled=cancelled,
     )
 
 

@@ -10,6 +10,8 @@ from aime_fast.config import BalancingConfig
 
 NEGLIGIBLE = torch.finfo(torch.float32).tiny
 """A gradient of at most this norm counts as zero: the inverse of a smaller norm does not fit into float32."""
+CANCELLED = 1e-6
+"""Unit vectors whose mean is at most this long cancel: their mean has no direction beyond float32's rounding."""
 
 State = dict[str, Tensor]
 
@@ -29,6 +31,10 @@ class Problem(NamedTuple):
     """[G, 1]: active tasks, at least 1."""
     cosines: Tensor
     """[G, n, n]: cosines between task gradients; 0 beside a task without a gradient."""
+    mean_length: Tensor
+    """[G, 1]: length of the mean unit gradient."""
+    cancelled: Tensor
+    """[G, 1] bool: the unit gradients of active tasks sum to zero."""
 
     @classmethod
     def of(cls, gram: Tensor, tasks: int) -> "Problem":
@@ -36,9 +42,13 @@ class Problem(NamedTuple):
         norms = gram.diagonal(dim1=1, dim2=2)[:, :tasks].sqrt()
         active = norms > NEGLIGIBLE
         inverse = torch.where(active, norms, 1.0).reciprocal() * active
-        n_active = active.sum(1, keepdim=True).clamp(min=1).to(gram.dtype)
-        cosines = (inverse[:, :, None] * gram[:, :tasks, :tasks] * inverse[:, None]).clamp(-1.0, 1.0)
-        return cls(gram, norms, active, inverse, n_active, cosines)
+        n_any = active.sum(1, keepdim=True)
+        n_active = n_any.clamp(min=1).to(gram.dtype)
+        among = gram if gram.shape[1] == tasks else gram[:, :tasks, :tasks]
+        cosines = (inverse.unsqueeze(2) * among * inverse.unsqueeze(1)).clamp(-1.0, 1.0)
+        mean_length = cosines.sum((1, 2)).unsqueeze(1).clamp(min=0.0).sqrt() / n_active
+        cancelled = (n_any > 0) & (mean_length <= CANCELLED)
+        return cls(gram, norms, active, inverse, n_active, cosines, mean_length, cancelled)
 
 
 class Solution(NamedTuple):

@@ -13,9 +13,9 @@ from aime_fast.data.backends.memory import MemoryBackend
 from aime_fast.data.backends.resident import ResidentBackend, free_bytes
 from aime_fast.data.backends.webdataset import WebDatasetBackend
 from aime_fast.data.files import SAMPLE
-from aime_fast.data.store import Episodes, open_episodes, within_reach
+from aime_fast.data.store import Episodes, hold_frames, open_episodes
 from aime_fast.data.streaming.reader import PIPE, Shards
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, unknown_name
 
 __all__ = ["Backend", "open_backend"]
 
@@ -43,7 +43,7 @@ def open_backend(
     """
     for name, value, known in (("backend", kind, KINDS), ("on_bad_sample", on_bad_sample, BAD_SAMPLE)):
         if value not in known:
-            raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+            raise unknown_name(name, value, known)
     skips, device = on_bad_sample == "skip", _device()
     why = ""
     if kind == "auto" and str(path).startswith(PIPE):
@@ -57,7 +57,7 @@ def open_backend(
         kind, reason = _choose(episodes, device)
         why = f" (auto: {reason})"
     if kind == "memory":
-        episodes = within_reach(episodes)
+        episodes = hold_frames(episodes)
         return MemoryBackend(episodes, sampler_config, seed, f"memory{why}: {episodes.description}")
     description = f"{kind} on {device.type}{why}: {episodes.description}"
     if kind == "resident":

@@ -14,7 +14,7 @@ from aime_fast.data.packing.jobs import ShardJob, shard_spans, write_shards
 from aime_fast.data.shards.codecs import CODECS
 from aime_fast.data.shards.manifest import MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
 from aime_fast.data.sources import Source, open_source
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, unknown_name
 
 
 def pack(
@@ -35,22 +35,19 @@ def pack(
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source` is a recording that `open_source` reads, with its `format`, `camera` and image `size` (None: 64, or the
-    size of shards that are packed again). `codec` is `raw` (mapped into memory), `png` (lossless, about a sixth of the
-    size) or `jpg` (lossy, faster to decode). `val_episodes` (None: a fifth, at least one) are for validation: the last
-    ones, or drawn with `seed`. `environment` names the task if the source does not.
+    `source`, `format`, `camera` and `size` are those of `open_source`. `codec` is `raw` (mapped into memory), `png`
+    (lossless, about a sixth of the size) or `jpg` (lossy, faster to decode). `val_episodes` (None: a fifth, at least
+    one) are for validation: the last ones, or drawn with `seed`. `environment` names the task if the source does not.
+    Each of `workers` processes writes a shard, with one episode in memory; more than one needs a main module that can
+    be imported. `report` gets a line for the format that was found and for each change.
 
-    Each of `workers` processes writes a shard, with one episode in memory; their number does not change a byte. More
-    than one needs a main module that can be imported (`if __name__ == "__main__"`). `report` gets a line for the
-    format that was found and for each change.
-
-    The folder is written under another name beside `out` and renamed when complete. An `out` with files in it is only
-    replaced with `force`, and only if it holds shards. The same source and choices give the same bytes. `UserError`
-    for bad sources, choices and targets; nothing is left behind then.
+    The folder appears when it is complete. An `out` with files is only replaced with `force`, and only if it holds
+    shards. The same source and choices give the same bytes for any `workers`. `UserError` for bad sources, choices and
+    targets; nothing is left behind then.
     """
     source, out = Path(source), Path(out).resolve()
     if codec not in CODECS:
-        raise UserError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        raise unknown_name("codec", codec, CODECS)
     for name, value in (("chunks_per_shard", chunks_per_shard), ("workers", workers)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")

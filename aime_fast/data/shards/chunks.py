@@ -164,14 +164,11 @@ def read_chunks(
                 damaged.append(False)
             except UserError as error:
                 skip_or_raise(error, skips)
-                place = chunk_place(reader.path, entry, number)
-                chunks.append(blank_chunk(place, entry, number, manifest.action_dim))
+                chunks.append(blank_chunk(entry.chunk_frames(number), manifest.action_dim))
                 damaged.append(True)
     return ChunkTable(readers, manifest, entries, chunks, damaged, skips), chunks
 
 
-def blank_chunk(where: str, entry: EpisodeEntry, number: int, action_dim: int) -> Chunk:
-    """Stands in for a damaged chunk: no pixels, and columns of zeros."""
-    n = entry.chunk_frames(number)
-    actions, rewards = np.zeros((n, action_dim), np.float32), np.zeros(n, np.float32)
-    return Chunk(where, 0, 0, 0, actions, rewards, np.zeros(n, np.uint8))
+def blank_chunk(n: int, action_dim: int) -> Chunk:
+    """Stands in for a damaged chunk of n frames: no pixels, and columns of zeros."""
+    return Chunk(0, 0, 0, np.zeros((n, action_dim), np.float32), np.zeros(n, np.float32), np.zeros(n, np.uint8))

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt
 from aime_fast.data.episode import DEFAULT_SIZE, LARGEST_SIZE, SIZE_STEP
 from aime_fast.data.files import check_file
 from aime_fast.data.shards.codecs import CODECS, Shape
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, unknown_name
 
 FORMAT, FORMAT_VERSION = "aime-fast shards", 1
 CHUNK_LENGTH = 16
@@ -205,7 +205,7 @@ def episodes_of(split: str, splits: Sequence[str], where: Path | str) -> list[in
     `UserError` that starts with `where` if there are none.
     """
     if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+        raise unknown_name("split", split, SPLITS)
     numbers = [number for number, own in enumerate(splits) if split in (own, "all")]
     if not numbers:
         raise UserError(

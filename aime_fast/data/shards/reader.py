@@ -20,8 +20,6 @@ from aime_fast.errors import UserError
 class Chunk:
     """Up to 16 consecutive frames of one episode; the pixels stay as stored."""
 
-    where: str
-    """Shard, episode and frames, for error messages."""
     offset: int
     """First byte of the stored pixels in the shard."""
     size: int
@@ -139,7 +137,7 @@ def chunk_of_members(
     last = start + frames == episode.length
     if flags[: frames - last].any():
         raise UserError(f"{where}: a frame is marked as the end, but the episode goes on; pack the data again")
-    return Chunk(where, *pixels, checksums[codec.extension], actions, rewards, flags)
+    return Chunk(*pixels, checksums[codec.extension], actions, rewards, flags)
 
 
 def open_shards(folder: Path) -> tuple[Manifest, list[ShardReader]]:

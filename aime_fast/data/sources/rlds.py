@@ -4,7 +4,6 @@ import contextlib
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,8 @@ MOST_BYTES = 3 * 4096**2
 REWARD_NOTE = "no first step has a reward and last steps do: reward[t] was earned on the way to frame t, and is shifted"
 
 
-@dataclass(frozen=True)
-class _Place:
-    path: Path
-    start: int
-    name: str
+Place = tuple[Path, int, str]
+"""The file of a record, its first byte, and its name for error messages."""
 
 
 def open_rlds(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
@@ -39,15 +35,15 @@ def open_rlds(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
     `pictures.camera` names another observation. `UserError` for damage, missing features and steps that do not match.
     """
     require("tfrecord", "tfrecord", where)
-    places: list[_Place] = []
+    places: list[Place] = []
     notes: list[str] = []
     counts, first_rewards, last_rewards = [], [], []
     for path in paths:
         for number, (start, record) in enumerate(records(path)):
-            place = _Place(path, start, f"{path}, episode {number}")
-            steps = _Steps(record, pictures.camera, place.name)
+            name = f"{path}, episode {number}"
+            steps = _Steps(record, pictures.camera, name)
             notes += [] if places else size_notes(steps.picture(0).shape, pictures.size)
-            places.append(place)
+            places.append((path, start, name))
             counts.append((len(steps.rewards), steps.actions_taken))
             first_rewards.append(steps.rewards[0])
             last_rewards += steps.rewards[steps.actions_taken :].tolist()
@@ -63,15 +59,15 @@ def open_rlds(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
     return Source("RLDS (TFRecord)", str(where), None, lengths, pictures.size, read, tuple(notes))
 
 
-def _read(places: list[_Place], pictures: Pictures, arriving: bool, number: int) -> Episode:
-    place = places[number]
-    steps = _Steps(record_at(place.path, place.start), pictures.camera, place.name)
+def _read(places: list[Place], pictures: Pictures, arriving: bool, number: int) -> Episode:
+    path, start, name = places[number]
+    steps = _Steps(record_at(path, start), pictures.camera, name)
     count = len(steps.rewards) - 1 if arriving else steps.actions_taken
     images = [steps.picture(step) for step in range(count)]
     if len({image.shape for image in images}) > 1:
-        raise UserError(f"{place.name}: its pictures have several sizes; record one size")
+        raise UserError(f"{name}: its pictures have several sizes; record one size")
     rewards = steps.rewards[1:] if arriving else steps.rewards[:count]
-    return episode_of(place.name, np.array(images), pictures.size, steps.actions[:count], rewards, steps.terminated)
+    return episode_of(name, np.array(images), pictures.size, steps.actions[:count], rewards, steps.terminated)
 
 
 class _Steps:

@@ -59,7 +59,7 @@ class Source:
     """Whether the recording has rewards; without them they are zero."""
 
     def checked(self, number: int, action_dim: int | None) -> Episode:
-        """The episode of a number; `UserError` unless it has the listed length, and this action size (None: any)."""
+        """The episode of a number; `UserError` unless it has the listed length, S, and this action size (None: any)."""
         episode, length = self.episode(number), self.lengths[number]
         if action_dim not in (None, episode.action_dim):
             raise UserError(
@@ -69,6 +69,8 @@ class Source:
             raise UserError(
                 f"{episode.name}: {len(episode)} frames where the recording lists {length}; fix the recording"
             )
+        if episode.image_size != self.image_size:
+            raise UserError(f"{episode.name}: frames of {episode.image_size} pixels, expected {self.image_size}")
         return episode
 
     def read(self) -> Iterator[Episode]:

@@ -44,6 +44,7 @@ class StreamedChunk:
     entry: EpisodeEntry
     number: int
     """Number of the chunk in its episode."""
+    where: str
     stored: bytes
     damaged: bool = False
     """Found damaged, where damaged chunks are skipped."""
@@ -106,10 +107,10 @@ class Shards:
         try:
             chunk = chunk_of_members(parts, (0, len(stored)), self.manifest, entry, number, where)
             check_stored(stored, chunk.crc32, self.codec, self.manifest.shape(entry, number), where)
-            return StreamedChunk(chunk, entry, number, stored, damaged=(entry.id, number) in self._damaged)
+            return StreamedChunk(chunk, entry, number, where, stored, damaged=(entry.id, number) in self._damaged)
         except UserError as error:
-            blank = blank_chunk(where, entry, number, self.manifest.action_dim)
-            streamed = StreamedChunk(blank, entry, number, stored)
+            blank = blank_chunk(entry.chunk_frames(number), self.manifest.action_dim)
+            streamed = StreamedChunk(blank, entry, number, where, stored)
             self._found(streamed, error)
             return streamed
 
@@ -118,7 +119,7 @@ class Shards:
         shape = self.manifest.shape(streamed.entry, streamed.number)
         if streamed.decoded is None and not streamed.damaged:
             try:
-                streamed.decoded = decode_stored(streamed.stored, self.codec, shape, streamed.chunk.where)
+                streamed.decoded = decode_stored(streamed.stored, self.codec, shape, streamed.where)
             except UserError as error:
                 self._found(streamed, error)
         return np.zeros(shape, np.uint8) if streamed.decoded is None else streamed.decoded

@@ -68,7 +68,7 @@ class DeepSpeedEngine(Engine[M]):
         if self._deepspeed is None:
             super()._step(finite)
             return
-        # ZeRO steps this very optimiser on its partitions and gathers the parameters, the same ones after a skip.
+        # ZeRO steps this optimiser on its partitions and gathers the parameters; after a skip they are unchanged.
         self.optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
         self._deepspeed.step()
 
@@ -104,16 +104,14 @@ def _device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if local_rank >= count:
-        raise UserError(
-            f"process {local_rank} of this machine has no GPU of its own: there are {count}; use --num_gpus {count}"
-        )
+        raise UserError(f"process {local_rank} has no GPU: this machine has {count}; use --num_gpus {count}")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
 def _join(rank: int, world_size: int, device: torch.device) -> bool:
     """Join the process group with a time limit; True if this call opened it."""
-    # Set before DeepSpeed is imported: it chooses by what it finds installed, and wants these of a lone process too.
+    # Set before DeepSpeed is imported: otherwise it chooses the device itself. A single process needs both too.
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     os.environ.setdefault("LOCAL_RANK", "0")
     # DeepSpeed 0.19 still calls collectives by the names that torch 2.13 deprecates.
@@ -124,7 +122,7 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
     if device.type == "cuda":
         options["device_id"] = device
     if world_size == 1 and "MASTER_PORT" not in os.environ:
-        # A lone process needs no port, so that any number of them run on one machine.
+        # A single process needs no port, so any number of runs fit on one machine.
         options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **options)
@@ -162,7 +160,7 @@ def _starting() -> Iterator[None]:
         # Else DeepSpeed compiles a shared-memory collective at its first start on a CPU. That takes minutes and a
         # compiler, and a killed build leaves a lock file that hangs every later run. Nothing here uses it.
         deepspeed.ops.__compatible_ops__ = {}
-    # It warns of every optimiser that it has not tested itself; the equality tests here do.
+    # It warns about every optimiser that it has not tested; the equality tests here do.
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other besides gradients: small host-side values, over gloo."""
+"""Small host-side values that the processes of one run exchange besides gradients, over gloo."""
 
 import os
 from collections.abc import Callable
@@ -24,10 +24,10 @@ def time_limit() -> timedelta:
 
 
 class HostGroup:
-    """Rank, world size and the few agreements the loop needs; free at world size 1.
+    """Rank, world size and the agreements that the loop needs; no cost at world size 1.
 
-    Built after the engine, which starts the process group. The group is gloo on every device, so that an agreement
-    neither waits for a GPU nor makes one wait.
+    Built after the engine, which starts the process group. The group is gloo on every device, so an agreement neither
+    waits for a GPU nor makes one wait.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
@@ -61,9 +61,9 @@ class HostGroup:
         return self.all(lambda: make() if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
     def agree(self, read: Callable[[], tuple[float, int]]) -> Callable[[], tuple[float, int]]:
-        """Begin to agree on (seconds, signal): the largest of each over the ranks. Call the result to have it.
+        """Start to agree on (seconds, signal), the largest of each over the ranks. The returned function waits for it.
 
-        The agreement travels while the step computes; one process alone reads its values when it asks.
+        The reduction runs while the step computes. With one process the returned function reads the values.
         """
         if self._group is None:
             return read

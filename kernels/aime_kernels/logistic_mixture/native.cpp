@@ -92,13 +92,13 @@ inline Vector logarithm(Vector x) {
 }
 
 // A value's bin: whether it is an outer one, 1 in an inner bin and -sign(x) in an outer one, and x - centre.
-struct Seen {
+struct Bin {
     Bits outer;
     Vector flip, offset;
 };
 
 template <class Lanes>
-inline Seen see(const Lanes& lanes, const float* x, const float* centre) {
+inline Bin bin_of(const Lanes& lanes, const float* x, const float* centre) {
     const Vector value = lanes.load(x), one = Vector{} + 1.0f;
     const Bits outer = magnitude(value) > 1.0f - HALF_BIN;
     return {outer, outer ? with_sign(one, -value) : one, value - lanes.load(centre)};
@@ -113,27 +113,27 @@ struct Channel {
 //
 // Divisions cost as much as exponentials. Only two remain: with E = e^-raw, 1/s is (E + C)^2 / ((E + C) (S (E + C) + N)),
 // and with e = e^-h, both 1/sinh h and the density are multiples of 1 / ((1 - e^2) (e + q (1 + e^2) + q^2 e)).
-inline Channel channel(Vector distance, Vector raw, const Seen& seen) {
+inline Channel channel(Vector distance, Vector raw, const Bin& bin) {
     const Vector narrow = exponential(at_most(NARROWEST, at_least(WIDEST, -raw)));
     const Vector sum = narrow + SCALE_CEILING;
     const Vector part = 1.0f / (sum * (SMALLEST_SCALE * sum + NEUTRAL_SCALE));
     const Vector inverse = sum * sum * part;
     const Vector h = inverse * HALF_BIN, square = h * h, none = {};
-    const Vector y = distance * inverse * seen.flip + (seen.outer ? h : none);
+    const Vector y = distance * inverse * bin.flip + (bin.outer ? h : none);
     const Vector size = magnitude(y), q = exponential(-at_most(FAR, size)), e = exponential(-h);
     const Vector series = h * (2.0f + square * (1.0f / 3.0f + square * (1.0f / 60.0f + square * (1.0f / 2520.0f))));
     const Vector sinh = h < 0.7f ? series * e : 1.0f - e * e;  // e times 2 sinh h, and no digit lost for a small h
     const Vector cosh = 1.0f + e * e;
-    const Vector total = seen.outer ? 1.0f + q : e + q * (cosh + q * e);
+    const Vector total = bin.outer ? 1.0f + q : e + q * (cosh + q * e);
     const Vector reciprocal = 1.0f / (total * sinh);
     const Vector density = reciprocal * sinh, half = none + 0.5f;
-    const Vector by_width = seen.outer ? none : h * (cosh * total * reciprocal - sinh * q * density);
-    const Vector steepness = (seen.outer ? half : e + q * e) * density * (1.0f - q);
-    const Vector fall = with_sign(steepness, y) - (seen.outer ? half : none);
+    const Vector by_width = bin.outer ? none : h * (cosh * total * reciprocal - sinh * q * density);
+    const Vector steepness = (bin.outer ? half : e + q * e) * density * (1.0f - q);
+    const Vector fall = with_sign(steepness, y) - (bin.outer ? half : none);
     return {
-        seen.outer ? density : sinh * density,
-        seen.outer ? 0.5f * (y - size) : -size,
-        fall * seen.flip * inverse,
+        bin.outer ? density : sinh * density,
+        bin.outer ? 0.5f * (y - size) : -size,
+        fall * bin.flip * inverse,
         NEUTRAL_SCALE * narrow * part * (y * fall - by_width),
     };
 }
@@ -144,11 +144,11 @@ struct Pixels {
     Lanes lanes;
     const float* blocks;
     long mixtures, stride;
-    Seen red, green, blue;
+    Bin red, green, blue;
 
     Pixels(Lanes lanes, const float* x, const float* centre, const float* blocks, long mixtures, long stride)
-        : lanes(lanes), blocks(blocks), mixtures(mixtures), stride(stride), red(see(lanes, x, centre)),
-          green(see(lanes, x + stride, centre + stride)), blue(see(lanes, x + 2 * stride, centre + 2 * stride)) {}
+        : lanes(lanes), blocks(blocks), mixtures(mixtures), stride(stride), red(bin_of(lanes, x, centre)),
+          green(bin_of(lanes, x + stride, centre + stride)), blue(bin_of(lanes, x + 2 * stride, centre + 2 * stride)) {}
 
     Vector parameter(long k, long row) const { return lanes.load(blocks + (10 * k + row) * stride); }
 };

@@ -19,7 +19,7 @@ EXACT, STREAMS = ("memory", "resident", "dali"), ("dali-stream", "webdataset")
 FIELDS = ("observations", "actions", "rewards", "dones")
 CODECS = ("raw", "png", "jpg")
 BAD = {(0, frame) for frame in range(16, 32)}
-"""The second strip of the first episode."""
+"""The second chunk of the first episode."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def small_blocks(monkeypatch):
 
 
 def damaged(folder, to, ending, forged=False):
-    """A copy of the shards in which one member of the strip of `BAD` is damaged; `forged`: with a checksum to match."""
+    """A copy of the shards in which one member of the chunk of `BAD` is damaged; `forged`: with a checksum to match."""
     folder = shutil.copytree(folder, to)
     shard = folder / "shard-000000.tar"
     data, row = bytearray(shard.read_bytes()), shard.with_suffix(".idx").read_text().splitlines()[2].split(" ")
@@ -93,7 +93,7 @@ def test_the_default_names_what_is_damaged(whole, tmp_path, codec, ending):
 @pytest.mark.parametrize("ending", ["obs", "act"])
 @pytest.mark.parametrize("codec", CODECS)
 def test_exact_back_ends_put_the_next_window_in_its_place(whole, tmp_path, caplog, codec, ending):
-    """And count it, and say so in one line for the strip, and agree with one another and with every world size."""
+    """And count it, and say so in one line for the chunk, and agree with one another and with every world size."""
     folder = damaged(whole[codec], tmp_path / "bad", ending)
     sound = opened("memory", whole[codec])
     skipped = set()
@@ -129,7 +129,7 @@ def test_ranks_skip_alike(whole, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_evaluation_and_mean_frame_leave_the_strip_out(whole, tmp_path, kind):
+def test_evaluation_and_mean_frame_leave_the_chunk_out(whole, tmp_path, kind):
     folder = damaged(whole["raw"], tmp_path / "bad", "obs")
     backend = opened(kind, folder)
     found = torch.cat([batch.actions for batch in backend.evaluation_windows(1)])
@@ -191,5 +191,5 @@ def test_nothing_but_damage_is_an_error(whole, tmp_path):
 
 
 def test_an_unknown_policy_is_refused(whole):
-    with pytest.raises(UserError, match="unknown on_bad_sample 'ignore'; choose one of raise, skip"):
+    with pytest.raises(UserError, match="unknown on_bad_sample 'ignore'; choose from raise, skip"):
         opened("memory", whole["raw"], "ignore")

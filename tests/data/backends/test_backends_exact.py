@@ -38,7 +38,7 @@ def assert_equal(found, expected):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
-def strips_by_hand(folder):
+def chunks_by_hand(folder):
     """Frames of every episode as Pillow decodes them from the members, found with the manifest and the index alone."""
     manifest = json.loads((folder / "manifest.json").read_text())
     episodes = []
@@ -69,7 +69,7 @@ def test_every_back_end_gives_the_recording_s_windows_bit_for_bit(shards, data, 
 
 def test_jpg_is_what_pillow_decodes(shards):
     """Zero difference was seen; another build of libjpeg-turbo may round an inverse transform otherwise, by one."""
-    episodes = strips_by_hand(shards["jpg"])
+    episodes = chunks_by_hand(shards["jpg"])
     for kind in EXACT:
         backend = opened(kind, shards["jpg"])
         for step in range(4):

@@ -125,7 +125,7 @@ def test_short_episodes_are_counted_and_left_out(path):
     [
         (
             dict(kind="tape"),
-            "unknown backend 'tape'; choose one of auto, resident, memory, dali, dali-stream, webdataset",
+            "unknown backend 'tape'; choose from auto, resident, memory, dali, dali-stream, webdataset",
         ),
         (dict(split="test"), "unknown split 'test'"),
         (dict(sampler_config=LoaderConfig(sequence_length=41)), "longest of 4 episodes has 40"),

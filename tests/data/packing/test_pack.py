@@ -25,16 +25,16 @@ def files(folder):
 def unpacked(folder):
     """Columns and lengths of a folder of shards, read with `tarfile`, `json` and Pillow alone."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    strips = {}
+    chunks = {}
     for shard in manifest["shards"]:
         with tarfile.open(folder / shard["file"]) as archive:
             for member in archive:
                 stem, _, ending = member.name.partition(".")
-                strips.setdefault(stem, {})[ending] = archive.extractfile(member).read()
+                chunks.setdefault(stem, {})[ending] = archive.extractfile(member).read()
     columns = {"observations": [], "actions": [], "rewards": [], "flags": []}
     lengths = {}
-    for stem in sorted(strips):
-        parts = strips[stem]
+    for stem in sorted(chunks):
+        parts = chunks[stem]
         meta = json.loads(parts["meta"])
         assert stem == f"{meta['episode']:06d}_{meta['start']:06d}"
         assert meta["start"] == lengths.get(meta["episode"], 0)
@@ -175,7 +175,7 @@ def test_a_failed_pack_leaves_nothing_and_keeps_what_was(recording, tmp_path, da
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(codec="webp"), "unknown codec 'webp'; choose one of raw, png, jpg"),
+        (dict(codec="webp"), "unknown codec 'webp'; choose from raw, png, jpg"),
         (dict(val_episodes=5), "leave nothing to train on"),
         (dict(val_episodes=-1), "leave nothing to train on"),
         (dict(seed=-1), "seed is -1"),

@@ -34,14 +34,14 @@ def sample_frames():
 
 @pytest.mark.parametrize("name", sorted(CODECS))
 @pytest.mark.parametrize("frames", [1, 3, 7, 16])
-def test_a_strip_of_any_length_comes_back(name, frames, sample_frames):
+def test_a_chunk_of_any_length_comes_back(name, frames, sample_frames):
     codec = CODECS[name]
-    for strip in (noise(frames), sample_frames[0, :frames]):
-        data = codec.encode(strip)
-        codec.check(data, strip.shape)
-        found = codec.decode(data, strip.shape)
-        assert found.shape == strip.shape and found.dtype == np.uint8
-        assert codec.lossy or (found == strip).all()
+    for chunk in (noise(frames), sample_frames[0, :frames]):
+        data = codec.encode(chunk)
+        codec.check(data, chunk.shape)
+        found = codec.decode(data, chunk.shape)
+        assert found.shape == chunk.shape and found.dtype == np.uint8
+        assert codec.lossy or (found == chunk).all()
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
@@ -58,29 +58,29 @@ def test_codecs_refuse_what_is_not_the_strip(name):
 
 def test_jpg_keeps_the_sample_above_40_db(sample_frames):
     codec = CODECS["jpg"]
-    strips = sample_frames.reshape(-1, 16, 64, 64, 3)
-    stored = [codec.encode(strip) for strip in strips]
+    chunks = sample_frames.reshape(-1, 16, 64, 64, 3)
+    stored = [codec.encode(chunk) for chunk in chunks]
     values = np.concatenate(
-        [psnr(codec.decode(data, strip.shape), strip) for data, strip in zip(stored, strips, strict=True)]
+        [psnr(codec.decode(data, chunk.shape), chunk) for data, chunk in zip(stored, chunks, strict=True)]
     )
     assert values.min() >= 40
     assert sum(map(len, stored)) < 0.2 * sample_frames.nbytes
 
 
-def jpeg(strip, **options):
+def jpeg(chunk, **options):
     buffer = io.BytesIO()
-    Image.fromarray(strip.reshape(-1, 64, 3)).save(buffer, "JPEG", quality=95, **options)
+    Image.fromarray(chunk.reshape(-1, 64, 3)).save(buffer, "JPEG", quality=95, **options)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2"])
 def test_subsampled_colour_is_refused(tmp_path, subsampling, sample_frames):
-    strip = sample_frames[0, :16]
-    data = jpeg(strip, subsampling=subsampling)
+    chunk = sample_frames[0, :16]
+    data = jpeg(chunk, subsampling=subsampling)
     for read in (CODECS["jpg"].check, CODECS["jpg"].decode):
         with pytest.raises(ValueError, match="only 4:4:4"):
-            read(data, strip.shape)
-    assert psnr(np.array(Image.open(io.BytesIO(data))).reshape(strip.shape), strip).max() < 40
+            read(data, chunk.shape)
+    assert psnr(np.array(Image.open(io.BytesIO(data))).reshape(chunk.shape), chunk).max() < 40
     # The same in a shard that another program wrote, with a checksum that fits.
     folder = pack(write_hdf5(tmp_path / "r.h5", columns([20, 18])), tmp_path / "shards", codec="jpg")
     forge(folder, "obs.jpg", data)
@@ -99,7 +99,7 @@ def test_a_bit_that_every_decoder_lets_pass_is_refused(tmp_path):
     """A flip inside the entropy-coded data yields other pixels and no complaint; only the checksum knows."""
     folder = pack(SAMPLE, tmp_path / "shards", codec="jpg")
     manifest, (reader,) = open_shards(folder)
-    strip = reader.chunk(manifest.episodes[0], 0)
+    chunk = reader.chunk(manifest.episodes[0], 0)
     data = bytearray(member(folder, "obs.jpg"))
     whole = CODECS["jpg"].decode(bytes(data), (16, 64, 64, 3))
     silent = 0
@@ -113,7 +113,7 @@ def test_a_bit_that_every_decoder_lets_pass_is_refused(tmp_path):
     assert silent > 10
     path = folder / "shard-000000.tar"
     content = bytearray(path.read_bytes())
-    content[strip.offset + len(data) // 2] ^= 4
+    content[chunk.offset + len(data) // 2] ^= 4
     path.write_bytes(content)
     for read in (lambda: open_store(folder, "train"), lambda: inspect(folder, deep=True)):
         with pytest.raises(UserError, match=r"frames 0 to 15: the pixels are damaged \(wrong crc32\)"):

@@ -51,28 +51,28 @@ def test_a_damaged_folder_of_shards(case, whole, tmp_path, caplog):
             came, what = outcome(lambda read=read: read(folder, truth))
             if came == "refused":
                 assert_clear(what, case, folder)
-                if case.strip and way != "inspect":
-                    assert f"episode {case.strip[0]}" in what, what
+                if case.chunk and way != "inspect":
+                    assert f"episode {case.chunk[0]}" in what, what
             else:
                 assert not (case.refused and way in (*EXACT, "inspect", "pack")), "damage went unnoticed"
                 assert what == reads[way][1], "read something else without a word"
 
 
-STRIP_CASES = [case for case in SHARD_CASES if case.strip and case.refused]
+CHUNK_CASES = [case for case in SHARD_CASES if case.chunk and case.refused]
 
 
-@pytest.mark.parametrize("case", STRIP_CASES, ids=lambda case: case.name)
-def test_a_damaged_strip_is_skipped_and_counted(case, whole, tmp_path, caplog):
+@pytest.mark.parametrize("case", CHUNK_CASES, ids=lambda case: case.name)
+def test_a_damaged_chunk_is_skipped_and_counted(case, whole, tmp_path, caplog):
     """By `memory` and one other back-end a case, in turns."""
     original, truth, _ = whole[case.name.partition("/")[0]]
     folder = shutil.copytree(original, tmp_path / "shards")
     damage = case.damage(folder, case.random)
     others = [kind for kind in (*EXACT, *STREAMS) if kind != "memory"]
-    for kind in ("memory", others[STRIP_CASES.index(case) % len(others)]):
+    for kind in ("memory", others[CHUNK_CASES.index(case) % len(others)]):
         with watched(case, f"{damage}; skipped by {kind}"):
             caplog.clear()
             backend = open_backend(kind, folder, CONFIG, "train", 0, on_bad_sample="skip")
-            sound = truth.all_windows("train", without=case.strip)
+            sound = truth.all_windows("train", without=case.chunk)
             for step in range(STREAM_STEPS):
                 assert set(truth.windows(backend.batch(step))) <= set(sound), "a window touches the damaged chunk"
             assert backend.skipped > 0
@@ -83,4 +83,4 @@ def test_a_damaged_strip_is_skipped_and_counted(case, whole, tmp_path, caplog):
                 assert backend.skipped - before == len(truth.all_windows("train")) - len(sound)
             (line,) = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
             assert_clear(line, case, folder)
-            assert f"episode {case.strip[0]}, frames {16 * case.strip[1]} to" in line
+            assert f"episode {case.chunk[0]}, frames {16 * case.chunk[1]} to" in line

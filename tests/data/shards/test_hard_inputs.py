@@ -50,7 +50,7 @@ def refusal(read, *arguments, **options):
 
 
 def forge(folder, ending, content):
-    """Put `content` in place of a member of the first strip, with the index and the strip's crc32 made to agree."""
+    """Put `content` in place of a member of the first chunk, with the index and the chunk's crc32 made to agree."""
     data, lines = bytearray((folder / SHARD).read_bytes()), (folder / INDEX).read_text().splitlines()
     row = lines[1].split(" ")
     at = {row[i]: (i, int(row[i + 1]), int(row[i + 2])) for i in range(0, len(row), 4)}
@@ -74,7 +74,7 @@ def forge(folder, ending, content):
 
 
 def member(folder, ending):
-    """Bytes of a member of the first strip."""
+    """Bytes of a member of the first chunk."""
     row = (folder / INDEX).read_text().splitlines()[1].split(" ")
     offset, size = (int(number) for number in row[row.index(ending) + 1 : row.index(ending) + 3])
     return (folder / SHARD).read_bytes()[offset : offset + size]

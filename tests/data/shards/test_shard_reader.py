@@ -127,8 +127,8 @@ def test_an_edited_index(shards, old, new, words):
     assert_refused(shards, words)
 
 
-def test_swapped_strips(shards):
-    """Two strips that are whole, each in the other's place."""
+def test_swapped_chunks(shards):
+    """Two chunks that are whole, each in the other's place."""
     head, first, second, *rest = (shards / INDEX).read_text().splitlines()
     names = [line.split(" ")[3::4] for line in (first, second)]
     for old, new in zip(*names, strict=True):
