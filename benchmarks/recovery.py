@@ -1,14 +1,14 @@
-"""Kill a run with SIGKILL at random moments, resume it each time, and compare it with the run that was left alone.
+"""Kills a run with SIGKILL at random moments, resumes it each time, and compares it with an uninterrupted run.
 
     python benchmarks/recovery.py --kills 50
-    python benchmarks/recovery.py --stall small      # how long a checkpoint holds the loop up, against a step, and
-                                                     # how much later than a new run a resumed one takes its first step
+    python benchmarks/recovery.py --stall small      # how long a checkpoint stops the loop, compared with a step, and
+                                                     # how much later a resumed run takes its first step than a new one
 
-Every attempt is a process of its own, forked from one that has imported the program, so that importing is paid once.
-A third of the kills wait for a checkpoint to be written and come in the middle; the others come at any time from the
-start of the process on. Where a run reaches its end before its kills are used up, it is compared and another begins.
-Exit code 0 if every resumed run ended bit-identical, every checkpoint was readable after every kill and no resume had
-to repeat more than the steps between two checkpoints.
+Every attempt is a process forked from one that has imported the program, so imports are paid once. One third of the
+kills come while a checkpoint is written, the others at any time after the start of the process. A run that reaches its
+end before all kills are used is compared, and another run begins. The exit code is 0 if every resumed run ended with
+the same bits, every checkpoint was readable after every kill, and no resume repeated more steps than lie between two
+checkpoints.
 """
 
 import argparse
@@ -39,13 +39,13 @@ RESULT = ("weights.safetensors", "rank-0-of-1.safetensors")
 
 @dataclass
 class Outcome:
-    """What was seen over all kills."""
+    """Results over all kills."""
 
     moments: list[str] = field(default_factory=list)
     repeated: list[int] = field(default_factory=list)
     unreadable: int = 0
     ends: list[bool] = field(default_factory=list)
-    """For each run that reached its end: whether it is bit-identical."""
+    """For each run that reached its end: whether its bits are the same."""
     first_steps: list[float] = field(default_factory=list)
     """Seconds from the start of a resuming process to its first new step."""
 
@@ -57,7 +57,7 @@ class Run:
         self.folder, self.options = folder, options
 
     def start(self) -> int:
-        """Fork a process that trains on; its number."""
+        """Fork a process that continues to train; return its process number."""
         child = os.fork()
         if child:
             return child
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What its processes print."""
+        """Output of its processes."""
         return self.folder.with_suffix(".log")
 
     def rows(self) -> list[dict]:
@@ -100,7 +100,7 @@ class Run:
 
 
 def ended(run: Run, child: int) -> bool:
-    """Whether a process is gone; an exit code other than 0 ends the benchmark."""
+    """Whether a process has ended; an exit code other than 0 ends the benchmark."""
     gone, status = os.waitpid(child, os.WNOHANG)
     if gone and status:
         raise SystemExit(f"a resumed run failed with status {status}:\n{run.log.read_text()[-2000:]}")
@@ -108,7 +108,7 @@ def ended(run: Run, child: int) -> bool:
 
 
 def kill_once(run: Run, draw: random.Random, longest: float, outcome: Outcome) -> bool:
-    """Start, kill and look; false where the process came to its end before."""
+    """Start a process, kill it and check; False if the process ended before the kill."""
     saved = int(run.checkpoints[-1].name[5:]) if run.checkpoints else 0
     began, aimed = time.monotonic(), draw.random() < 1 / 3
     moment = draw.uniform(0, longest)
@@ -149,7 +149,7 @@ def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: 
     draw, outcome, number = random.Random(seed), Outcome(), 0
     run = Run(folder / "run-0", options)
     while len(outcome.moments) < kills:
-        # On the average half of the attempts live to see the next checkpoint.
+        # On average half of the attempts reach the next checkpoint.
         if not kill_once(run, draw, 3 * every * whole / steps, outcome):
             outcome.ends.append(run.result() == alone.result())
             number += 1
@@ -185,7 +185,7 @@ def recovery(preset: str, folder: Path, rounds: int = 3) -> str:
 
 
 def stall(preset: str, folder: Path) -> str:
-    """Seconds of six steps and of the three checkpoints that fall among them."""
+    """Seconds of six steps and of the three checkpoints among them."""
     training = trainer.DMCVBTrainer(
         preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), logging={"tensorboard": False}
     )
@@ -208,7 +208,7 @@ def stall(preset: str, folder: Path) -> str:
     seconds = [", ".join(f"{value:.2f}" for value in values) for values in (steps, saves)]
     return (
         f"`{preset}`, {torch.get_num_threads()} threads, {size:.0f} MB each: seconds of the steps {seconds[0]}; "
-        f"seconds that the loop was held up by a checkpoint {seconds[1]}"
+        f"seconds that a checkpoint stopped the loop {seconds[1]}"
     )
 
 
@@ -233,7 +233,7 @@ def table(outcome: Outcome, kills: int, steps: int, every: int, whole: float) ->
         ("kills", f"{kills}: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))),
         ("unreadable checkpoints after a kill", outcome.unreadable),
         (f"runs of {steps} steps that reached their end", len(outcome.ends)),
-        ("of these bit-identical to the run left alone (weights, optimiser, RGB)", sum(outcome.ends)),
+        ("of these bit-identical to the uninterrupted run (weights, optimiser, balancer)", sum(outcome.ends)),
         (
             "steps repeated after a kill: median, most",
             f"{statistics.median(outcome.repeated or [0]):g}, "
@@ -243,7 +243,7 @@ def table(outcome: Outcome, kills: int, steps: int, every: int, whole: float) ->
             "seconds from the start of a resuming process to its first new step: median, most",
             f"{statistics.median(first):.1f}, {max(first):.1f}",
         ),
-        ("seconds of the run left alone", f"{whole:.1f}"),
+        ("seconds of the uninterrupted run", f"{whole:.1f}"),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
@@ -253,8 +253,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=10, help="steps between two checkpoints")
-    parser.add_argument("--seed", type=int, default=0, help="decides the moments")
-    parser.add_argument("--stall", metavar="PRESET", help="measure this instead")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--stall", metavar="PRESET", help="measure the stall and the start of this preset instead")
     known, extra = parser.parse_known_args()
     os.environ.setdefault("MPLBACKEND", "Agg")
     if known.stall:

@@ -1,15 +1,17 @@
-"""What training steps cost, as one line of JSON; a process of its own.
+"""Measures what training steps cost; prints one line of JSON. Runs in its own process.
 
     python benchmarks/step_cost.py PRESET BATCH_SIZE STEPS THREADS [COMPILE]
 
-CPU seconds a sequence, seconds a step, peak memory, the phases, operator calls, and a step's time over that of its
-convolutions and matrix products (attention and the LSTM are among these): of their calls as a whole, with the bias
-copied into a result or an operand laid out anew; "alone" is without these. The steps are the trainer's own
-(`TrainingStep` on the recorded sample, plain engine) after four of warm-up, COMPILE is on or off [off]. CPU seconds are
-user plus system time of the whole process. Phases and products come from profiles of every other step: a ratio is the
-median of those of two neighbours, which see one machine. Operator calls (views and all) come from a count of one more.
-Compiled steps are also timed against steps as written, in turn. Profiled calls are another measure, that compiled steps
-have too: every event of an operator, those that it calls itself included, and every compiled graph.
+The steps are the trainer's own (`TrainingStep` on the recorded sample, plain engine), after four warm-up steps. COMPILE
+is `on` or `off` (default). Reported are:
+
+- CPU seconds per sequence (user plus system time of the process), seconds per step, peak memory, seconds of each phase;
+- the time of a step divided by that of its convolutions and matrix products, attention and LSTM included. "Whole"
+  counts complete calls, such as copying a bias into the result; "alone" counts the products without that. Every second step is
+  profiled; the ratio is the median over pairs of neighbouring steps, which see the same machine load;
+- operator calls (views included) of one more step; for compiled steps, profiled calls instead: every event of an
+  operator, nested ones included, and every compiled graph;
+- with COMPILE on, the time of a compiled step divided by that of a step as written, measured in turn.
 """
 
 import json

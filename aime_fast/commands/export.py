@@ -12,7 +12,7 @@ def add_arguments(parser: PlainParser) -> None:
 
 def run(run_folder: str, out: str) -> int:
     """Export and print the folder."""
-    from aime_fast.training.checkpoint.export import export
+    from aime_fast.training.checkpoint.loading import export
 
     print(f"exported to {export(run_folder, out, note)}")
     return 0

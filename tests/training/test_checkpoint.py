@@ -221,12 +221,12 @@ def test_weights_of_another_version_are_refused_by_name_before_anything_changes(
         module.extra = nn.Linear(1, 1)
     else:
         del module.turned
-    told = {
+    messages = {
         "shape": r"turned is \[2, 4\] there and \[3, 4\] in this program",
         "missing": r"extra\.bias is missing there and \[1\] in this program",
         "more": r"turned is \[2, 4\] there and missing in this program",
     }
-    with pytest.raises(UserError, match=rf"another model: {told[change]}; use the version that wrote it \("):
+    with pytest.raises(UserError, match=rf"another model: {messages[change]}; use the version that wrote it \("):
         checkpoints.load(path, state)
     assert state.balancer.value == 2
 

@@ -55,7 +55,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
-    """As written and compiled: 20 steps one by one, then an epoch by the trainer, with its validation."""
+    """As written and compiled: 20 single steps, then an epoch of the trainer with its validation."""
     found = {}
     for choice in ("off", "on"):
         out = tmp_path_factory.mktemp(choice) / "run"

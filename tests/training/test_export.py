@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from aime_fast import DPGMMVariationalRecurrentAutoencoder as Model
 from aime_fast.commands.main import main
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.export import export
-from aime_fast.training.checkpoint.loading import load_model
+from aime_fast.training.checkpoint.loading import export, load_model
 from aime_fast.training.trainer import DMCVBTrainer
 
 

@@ -1,4 +1,4 @@
-"""The first signal is a request, a later second one acts."""
+"""The first signal is a request; a second one later takes its usual effect."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from aime_fast.training.run.interruptions import Interruptions
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_handlers_come_back(number):
+def test_the_first_signal_is_recorded_and_handlers_are_restored(number):
     before = signal.getsignal(number)
     with Interruptions() as requests:
         assert requests.received == 0

@@ -27,13 +27,23 @@ def test_what_can_be_changed_needs_override(change):
     words = rf"{name.replace('__', '.')} .* -> {value}"
     with pytest.raises(UserError, match=rf"run was trained with other settings: {words}; .*--override"):
         check_settings(settings(), settings(**change), False, "run")
-    told = check_settings(settings(), settings(**change), True, "run")
-    assert told.startswith(name.replace("__", "."))
-    assert told.endswith(str(value))
+    message = check_settings(settings(), settings(**change), True, "run")
+    assert message.startswith(name.replace("__", "."))
+    assert message.endswith(str(value))
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"loader__batch_size": 4}, {"model__latent_dim": 3}, {"optim__name": "sgd"}]
+    "change",
+    [
+        {"seed": 1},
+        {"loader__batch_size": 4},
+        {"model__latent_dim": 3},
+        {"model__prior": "gaussian"},
+        {"optim__name": "sgd"},
+        {"tasks": ["elbo", "perceiver"]},
+        {"balancing__solver": "pcgrad"},
+        {"balancing__groups": "module"},
+    ],
 )
 def test_what_the_stored_state_depends_on_cannot_change(change):
     with pytest.raises(UserError, match=r"cannot change in a run: use the old ones"):

@@ -1,8 +1,9 @@
 """Nothing that changes while training is missing from a checkpoint: a resumed trainer equals one that never stopped.
 
-Compared is every number, text and tensor that can be reached from the trainer, not a list that someone has to keep.
+Compares every number, string and tensor that can be reached from the trainer, so nobody has to maintain a list.
 """
 
+import random
 from dataclasses import fields, is_dataclass
 
 import numpy as np
@@ -73,11 +74,14 @@ def same(one, two):
 
 
 def test_a_resumed_trainer_equals_one_that_never_stopped(data, tmp_path):
+    """And the generators of `random` and numpy, which a checkpoint does not hold, are not used."""
+    others = random.getstate(), str(np.random.get_state())
     assert differing(data, tmp_path) == set()
+    assert others == (random.getstate(), str(np.random.get_state()))
 
 
 def test_state_that_someone_forgets_is_noticed(data, tmp_path, monkeypatch):
-    """A counter in the losses, of which no checkpoint knows."""
+    """A counter in the losses that no checkpoint holds."""
     compute = LossAggregator.compute_losses
 
     def counting(self, *arguments, **options):

@@ -1,4 +1,4 @@
-"""The loop: it trains, resumes bit for bit, stops when told, and refuses what cannot work."""
+"""The loop: it trains, resumes bit for bit, stops at a signal, and refuses what cannot work."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def rows(folder, split):
 
 
 def contents(checkpoint):
-    """All that a checkpoint holds, but for the clock."""
+    """Everything that a checkpoint holds except the clock."""
     progress = json.loads((checkpoint / "state.json").read_text())["progress"]
     return (
         load_file(checkpoint / "weights.safetensors"),
@@ -54,7 +54,7 @@ def contents(checkpoint):
 def assert_same(one, two, where=""):
     assert type(one) is type(two), where
     if isinstance(one, torch.Tensor):
-        # Bit for bit; NaN stands for what is not known yet.
+        # Bit for bit; NaN marks values that are not known yet.
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{where}: {text}")
     elif isinstance(one, dict):
         assert one.keys() == two.keys(), where
@@ -121,7 +121,7 @@ def test_a_run_can_be_paused_and_continued_in_one_process(data, whole, tmp_path)
     assert_same(contents(whole.checkpoint), contents(trainer.fit().checkpoint))
 
 
-def test_a_wrong_word_for_the_kernels_is_a_mistake_of_the_user(data, tmp_path, monkeypatch):
+def test_an_unknown_kernel_mode_is_a_user_error(data, tmp_path, monkeypatch):
     monkeypatch.setenv("AIME_KERNELS", "cuda")
     with pytest.raises(UserError, match="AIME_KERNELS is 'cuda'; set it to reference, triton or auto"):
         DMCVBTrainer(**tiny_options(data, tmp_path / "run"))
@@ -149,7 +149,7 @@ def test_a_signal_saves_and_ends_the_run(data, whole, tmp_path, monkeypatch, num
     assert_same(contents(whole.checkpoint), contents(run(data, tmp_path / "run", resume="auto").checkpoint))
 
 
-def test_the_best_model_of_a_run_comes_back(whole, tmp_path):
+def test_the_best_model_of_a_run_is_loaded(whole, tmp_path):
     model = load_model(whole.folder)
     best = min(
         (row for row in rows(whole.folder, "val") if row["psnr"] == whole.best_psnr), key=lambda row: row["step"]
@@ -195,7 +195,7 @@ def test_steps_with_a_non_finite_gradient_are_skipped_then_end_the_run(data, tmp
     assert_same(before, dict(trainer.engine.module.state_dict()))
 
 
-def test_a_full_disk_on_the_way_is_told_and_the_run_goes_on(data, whole, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_on_the_way_is_reported_and_the_run_continues(data, whole, tmp_path, monkeypatch, capsys):
     publish, failed = Checkpoints._publish, []
 
     def full_at_first(self, draft, name, checksums, best):
@@ -230,7 +230,7 @@ def test_two_runs_do_not_write_to_one_folder(data, tmp_path):
     assert trainer.fit(until=1).steps == 1
 
 
-def test_changed_settings_are_refused_with_what_changed_or_told(data, tmp_path, capsys):
+def test_changed_settings_are_refused_or_reported(data, tmp_path, capsys):
     run(data, tmp_path / "run", until=2)
     changed = {"resume": "auto", "steps": 3, "optim": {"clip": 1.0}}
     with pytest.raises(UserError, match=r"other settings: optim\.clip 5\.0 -> 1\.0, steps 7 -> 3; .*--override"):

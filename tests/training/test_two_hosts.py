@@ -1,4 +1,4 @@
-"""Two hosts with one process each: network namespaces joined by a cable, which the test makes itself."""
+"""Two hosts with one process each: network namespaces that the test connects with a virtual cable."""
 
 import os
 import shutil
