@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from aime_fast.data.store import Episodes, open_store
 from aime_fast.data.windows import WindowSampler, valid_starts
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, check_at_least
 
 
 class DMCVBDataset(Dataset[dict[str, Tensor]]):
@@ -52,8 +52,7 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         """A, the size of an action."""
         self.image_size = self._store.image_size
         """S, the side of a frame in pixels."""
-        if window_stride < 1:
-            raise UserError(f"window_stride is {window_stride}; it must be at least 1")
+        check_at_least(1, window_stride=window_stride)
         self._windows = valid_starts(self._store.lengths, sequence_length, window_stride)
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, check_at_least
 
 
 def valid_starts(episode_lengths: Sequence[int], sequence_length: int, stride: int = 1) -> np.ndarray:
@@ -61,15 +61,8 @@ class WindowSampler:
         `batch_size` counts the windows of all processes. An epoch has `windows_per_epoch` windows; 0 takes the number
         of valid starts at `window_stride`, where 0 means T.
         """
-        for name, value, least in (
-            ("sequence_length", sequence_length, 1),
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-            ("window_stride", window_stride, 0),
-            ("windows_per_epoch", windows_per_epoch, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name} is {value}; it must be at least {least}")
+        check_at_least(1, sequence_length=sequence_length, batch_size=batch_size)
+        check_at_least(0, seed=seed, window_stride=window_stride, windows_per_epoch=windows_per_epoch)
         if seed >= 2**64:
             raise UserError(f"seed is {seed}; it must be less than 2**64")
         longest = max(episode_lengths, default=0)

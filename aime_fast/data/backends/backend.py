@@ -1,9 +1,11 @@
-"""The interface of all back-ends, and what exact back-ends share."""
+"""The interface of all back-ends, what exact back-ends share, and the simplest of them."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from aime_fast.config import LoaderConfig
@@ -12,6 +14,13 @@ from aime_fast.data.shards.manifest import Manifest
 from aime_fast.data.store import Episodes
 from aime_fast.data.windows import WindowSampler, rank_part, valid_starts
 from aime_fast.errors import UserError
+
+
+def training_device() -> torch.device:
+    """The device on which this process trains."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 class Backend(ABC):
@@ -113,3 +122,11 @@ class ExactBackend(Backend):
             self.skipped += len(part) - int(sound.sum())
             if sound.any():
                 yield part[sound]
+
+
+class MemoryBackend(ExactBackend):
+    """Frames in host memory or mapped from disk, one vectorised gather a batch."""
+
+    def read(self, windows: np.ndarray) -> Batch:
+        """A batch of these windows."""
+        return self.episodes.gather(windows, self.sequence_length)

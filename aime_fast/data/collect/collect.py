@@ -20,7 +20,7 @@ from aime_fast.data.packing.pack import check_target, write_folder
 from aime_fast.data.shards.manifest import split_of_episodes
 from aime_fast.data.sources import Source, open_source
 from aime_fast.doctor import choose_graphics
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, check_at_least
 
 EPISODES = "episode-*.h5"
 QUIET_SECONDS = 30.0
@@ -55,12 +55,9 @@ def collect(
     calls this needs `if __name__ == "__main__"`. `UserError` if it cannot be recorded.
     """
     out = Path(out).resolve()
-    for name, value, least in (
-        ("episodes", episodes, 1), ("length", length, 1), ("action repeat", action_repeat, 1), ("camera", camera, 0),
-        ("seed", seed, 0), ("processes", processes or 1, 1),
-    ):  # fmt: skip
-        if value < least:
-            raise UserError(f"{name} is {value}; it must be at least {least}")
+    processes = processes or usable_cores()
+    check_at_least(1, episodes=episodes, length=length, action_repeat=action_repeat, processes=processes)
+    check_at_least(0, camera=camera, seed=seed)
     check_image_size(size)
     check_policy_name(policy)
     check_target(out, force)
@@ -71,7 +68,7 @@ def collect(
     graphics, results = choose_graphics()
     if graphics is None:
         raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
-    with CollectorPool(choices, graphics, min(processes or usable_cores(), episodes)) as pool:
+    with CollectorPool(choices, graphics, min(processes, episodes)) as pool:
         provenance = pool.provenance()
         with _work_folder(out, provenance, force) as folder:
             files = [folder / f"episode-{number:06d}.h5" for number in range(episodes)]

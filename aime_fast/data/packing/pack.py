@@ -4,17 +4,35 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
+from tqdm import tqdm
 
-from aime_fast.data.packing.jobs import ShardJob, shard_spans, write_shards
+from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
+from aime_fast.data.shards.manifest import (
+    CHUNK_LENGTH,
+    MANIFEST_NAME,
+    EpisodeEntry,
+    Manifest,
+    ShardEntry,
+    action_moments,
+    action_statistics,
+    split_of_episodes,
+)
+from aime_fast.data.shards.writer import ShardWriter
 from aime_fast.data.sources import Source, open_source
-from aime_fast.errors import UserError, unknown_name
+from aime_fast.errors import UserError, check_at_least, unknown_name
+
+Task = tuple[int, range]
+"""Number of a shard, and its episodes."""
+Packed = tuple[ShardEntry, list[EpisodeEntry], list[np.ndarray]]
+"""A written shard, the entries of its episodes, and the `action_moments` of each."""
 
 
 def pack(
@@ -48,9 +66,7 @@ def pack(
     source, out = Path(source), Path(out).resolve()
     if codec not in CODECS:
         raise unknown_name("codec", codec, CODECS)
-    for name, value in (("chunks_per_shard", chunks_per_shard), ("workers", workers)):
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
+    check_at_least(1, chunks_per_shard=chunks_per_shard, workers=workers)
     _clear_leftovers(out)
     check_target(out, force)
     recording = open_source(source, format, camera, size)
@@ -77,15 +93,17 @@ def write_folder(
 ) -> None:
     """Write the episodes of `recording`, each in its split, as the folder `out`, which appears complete or not at all.
 
-    Shards that are there are replaced, so call `check_target` first. `UserError` if it cannot be written.
+    Shards that are there are replaced, so call `check_target` first. `progress` shows a bar of frames where standard
+    error is a terminal. `UserError` if it cannot be written.
     """
     folder = out.with_name(f"{_working_name(out)}-{os.getpid()}")
     action_dim = recording.episode(0).action_dim
     try:
         folder.mkdir(parents=True)
-        job = ShardJob(recording, folder, codec, splits, action_dim)
-        spans = shard_spans(recording.lengths, chunks_per_shard)
-        shards, episodes, moments = write_shards(job, spans, workers, progress)
+        write = partial(_write_shard, recording, folder, codec, splits, action_dim)
+        tasks = list(enumerate(shard_spans(recording.lengths, chunks_per_shard)))
+        with tqdm(total=sum(recording.lengths), unit="frame", disable=None if progress else True) as bar:
+            packed = _write_shards(write, tasks, min(workers, len(tasks)), bar.update)
         Manifest(
             environment=recording.environment,
             codec=codec,
@@ -93,12 +111,12 @@ def write_folder(
             encoder=CODECS[codec].encoder,
             image_size=recording.image_size,
             action_dim=action_dim,
-            action_statistics=action_statistics(moments, splits),
+            action_statistics=action_statistics([moments for *_, part in packed for moments in part], splits),
             split_seed=split_seed,
             notes=list(recording.notes),
             collection=recording.collection,
-            shards=shards,
-            episodes=episodes,
+            shards=[shard for shard, _, _ in packed],
+            episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,
         ).save(folder)
         _move_into_place(folder, out)
@@ -106,6 +124,50 @@ def write_folder(
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shard_spans(lengths: Sequence[int], chunks_per_shard: int) -> list[range]:
+    """Episodes of each shard, in order: as many as it takes to reach `chunks_per_shard` chunks."""
+    spans, first, chunks = [], 0, 0
+    for number, length in enumerate(lengths):
+        chunks += -(-length // CHUNK_LENGTH)
+        if chunks >= chunks_per_shard or number == len(lengths) - 1:
+            spans.append(range(first, number + 1))
+            first, chunks = number + 1, 0
+    return spans
+
+
+def _write_shards(write: Work[Task, Packed], tasks: list[Task], workers: int, tick: Tick) -> list[Packed]:
+    """Write all shards. The bytes do not depend on `workers`. `UserError` of the first shard that fails."""
+    if workers == 1:
+        return [write(task, tick) for task in tasks]
+    packed: dict[int, Packed] = {}
+    advice = "memory may be short: use fewer --workers"
+    with WorkerPool[None, Task, Packed](workers, _start, (write,), advice) as pool:
+        for frames, number, result in pool.run(tasks):
+            tick(frames)
+            if number is not None and result is not None:
+                packed[number] = result
+    return [packed[number] for number, _ in tasks]
+
+
+def _start(write: Work[Task, Packed]) -> tuple[None, Work[Task, Packed]]:
+    return None, write
+
+
+def _write_shard(
+    recording: Source, folder: Path, codec: str, splits: list[str], action_dim: int, task: Task, tick: Tick
+) -> Packed:
+    """Write one shard, with one episode in memory."""
+    number, span = task
+    entries, moments = [], []
+    with ShardWriter(folder, CODECS[codec], number) as writer:
+        for place in span:
+            episode = recording.checked(place, action_dim)
+            entries.append(writer.add(episode, place, splits[place]))
+            moments.append(action_moments(episode.actions))
+            tick(len(episode))
+    return writer.entry, entries, moments
 
 
 def check_target(out: Path, force: bool) -> None:

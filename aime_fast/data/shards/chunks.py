@@ -109,6 +109,11 @@ class ChunkTable:
         reader.check_length()
         return reader.data[self.offset[chunk] : self.offset[chunk] + self.size[chunk]]
 
+    def parts(self, episode: int, start: int, length: int) -> list[tuple[int, int, int]]:
+        """The chunks that a window touches, as in `window_parts`."""
+        first = int(self.first[episode])
+        return [(first + number, frame, count) for number, frame, count in window_parts(start, length)]
+
     def sound(self, chunks: np.ndarray) -> np.ndarray:
         """Which of the chunks (int64, any shape) are not damaged: bool, same shape.
 
@@ -140,6 +145,12 @@ class ChunkTable:
             except UserError as error:
                 self._found(chunk, error)
         return np.zeros(self.shape(chunk), np.uint8)
+
+    def finds_damage(self, chunk: int) -> bool:
+        """Decode a chunk; whether it proves to be damaged only now."""
+        known = self.damaged[chunk]
+        self.decode(chunk)
+        return bool(self.damaged[chunk] & ~known)
 
     def _found(self, chunk: int, error: UserError) -> None:
         """Mark a damaged chunk; raise `error` where these are not skipped."""

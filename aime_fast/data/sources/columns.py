@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,11 +37,13 @@ Arrays = tuple[Mapping[str, Any], str | None]
 Opener = Callable[[Path], AbstractContextManager[Arrays]]
 
 
-@dataclass(frozen=True)
-class _File:
+class _Place(NamedTuple):
+    """The rows of an episode."""
+
     path: Path
-    ends: np.ndarray
-    """int64 [episodes], the frame after the last of each."""
+    number: int
+    """Of the episode in its file."""
+    rows: slice
     arriving: bool
     """Whether actions and rewards led to the frame of their row."""
 
@@ -52,37 +53,33 @@ def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Pat
 
     `UserError` if a file cannot be opened, a column is missing, or lengths differ.
     """
-    files: list[_File] = []
+    places: list[_Place] = []
     environments: set[str | None] = set()
     notes: list[str] = []
     for path in paths:
         with opener(path) as (arrays, environment):
             columns = find_columns(arrays, str(path), pictures.camera)
-            ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
-            files.append(_File(path, ends, any(name in arrays for name in ARRIVING)))
+            ends = episode_ends(columns, arrays.get("episode_ends"), str(path)).tolist()
+            spans, arriving = map(slice, [0, *ends[:-1]], ends), any(name in arrays for name in ARRIVING)
+            places += [_Place(path, number, rows, arriving) for number, rows in enumerate(spans)]
             environments.add(environment)
             shape = columns["observations"].shape
             notes += size_notes(shape[1:], pictures.size) if len(shape) == 4 else ()
     if len(environments) > 1:
         raise UserError(f"{where}: its files name several tasks ({_listed(environments)}); pack the tasks apart")
-    if any(file.arriving for file in files):
+    if any(place.arriving for place in places):
         notes.insert(0, ARRIVING_NOTE)
-    lengths = [length - file.arriving for file in files for length in np.diff(file.ends, prepend=0).tolist()]
-    read = partial(_read, opener, files, pictures)
+    lengths = [place.rows.stop - place.rows.start - place.arriving for place in places]
+    read = partial(_read, opener, places, pictures)
     return Source(format, str(where), environments.pop(), lengths, pictures.size, read, tuple(dict.fromkeys(notes)))
 
 
-def _read(opener: Opener, files: list[_File], pictures: Pictures, number: int) -> Episode:
-    for file in files:
-        if number < len(file.ends):
-            break
-        number -= len(file.ends)
-    first, end = ([0, *file.ends])[number : number + 2]
-    name = f"{file.path}, episode {number}"
-    with opener(file.path) as (arrays, _):
-        columns = find_columns(arrays, str(file.path), pictures.camera)
-        part = {column: np.asarray(values[first:end]) for column, values in columns.items()}
-    return _arrived(part, name, pictures.size) if file.arriving else _acted(part, name, pictures.size)
+def _read(opener: Opener, places: list[_Place], pictures: Pictures, number: int) -> Episode:
+    place = places[number]
+    with opener(place.path) as (arrays, _):
+        columns = find_columns(arrays, str(place.path), pictures.camera)
+        part = {column: np.asarray(values[place.rows]) for column, values in columns.items()}
+    return (_arrived if place.arriving else _acted)(part, f"{place.path}, episode {place.number}", pictures.size)
 
 
 def _acted(part: dict[str, np.ndarray], name: str, size: int) -> Episode:

@@ -124,6 +124,16 @@ class Shards:
                 self._found(streamed, error)
         return np.zeros(shape, np.uint8) if streamed.decoded is None else streamed.decoded
 
+    def stored(self, streamed: StreamedChunk) -> np.ndarray:
+        """The stored pixels, uint8 [bytes], not copied."""
+        return np.frombuffer(streamed.stored, np.uint8)
+
+    def finds_damage(self, streamed: StreamedChunk) -> bool:
+        """Decode a chunk; whether it proves to be damaged only now."""
+        known = streamed.damaged
+        self.frames(streamed)
+        return streamed.damaged and not known
+
     def _found(self, streamed: StreamedChunk, error: UserError) -> None:
         """Mark a damaged chunk, and log it the first time; raise where these are not skipped."""
         key = (streamed.entry.id, streamed.number)
