@@ -132,9 +132,9 @@ def _verify_members(reader: ShardReader, index: Path) -> None:
         with tarfile.open(reader.path, "r:") as archive:
             members = [(member.name, member.offset_data, member.size) for member in archive]
     except tarfile.TarError as error:
-        raise UserError(f"{reader.path}: not a whole tar file ({error}); copy or pack the data again") from error
+        raise UserError(f"{reader.path}: not a whole tar file ({error}); copy or pack it again") from error
     if members != expected:
-        raise UserError(f"{reader.path}: its members are not those of its index; copy or pack the data again")
+        raise UserError(f"{reader.path}: its members are not those of its index; copy or pack it again")
 
 
 def _write_contact_sheet(source: Source, splits: list[str], path: Path) -> Path:

@@ -4,35 +4,24 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import psutil
 from tqdm import tqdm
 
+from aime_fast.data.episode import Episode
 from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import (
-    CHUNK_LENGTH,
-    MANIFEST_NAME,
-    EpisodeEntry,
-    Manifest,
-    ShardEntry,
-    action_moments,
-    action_statistics,
-    split_of_episodes,
-)
-from aime_fast.data.shards.writer import ShardWriter
+from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
+from aime_fast.data.shards.writer import WrittenShard, write_shard
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError, check_at_least, unknown_name
 
 Task = tuple[int, range]
 """Number of a shard, and its episodes."""
-Packed = tuple[ShardEntry, list[EpisodeEntry], list[np.ndarray]]
-"""A written shard, the entries of its episodes, and the `action_moments` of each."""
 
 
 def pack(
@@ -137,13 +126,13 @@ def shard_spans(lengths: Sequence[int], chunks_per_shard: int) -> list[range]:
     return spans
 
 
-def _write_shards(write: Work[Task, Packed], tasks: list[Task], workers: int, tick: Tick) -> list[Packed]:
+def _write_shards(write: Work[Task, WrittenShard], tasks: list[Task], workers: int, tick: Tick) -> list[WrittenShard]:
     """Write all shards. The bytes do not depend on `workers`. `UserError` of the first shard that fails."""
     if workers == 1:
         return [write(task, tick) for task in tasks]
-    packed: dict[int, Packed] = {}
+    packed: dict[int, WrittenShard] = {}
     advice = "memory may be short: use fewer --workers"
-    with WorkerPool[None, Task, Packed](workers, _start, (write,), advice) as pool:
+    with WorkerPool[None, Task, WrittenShard](workers, _start, (write,), advice) as pool:
         for frames, number, result in pool.run(tasks):
             tick(frames)
             if number is not None and result is not None:
@@ -151,23 +140,23 @@ def _write_shards(write: Work[Task, Packed], tasks: list[Task], workers: int, ti
     return [packed[number] for number, _ in tasks]
 
 
-def _start(write: Work[Task, Packed]) -> tuple[None, Work[Task, Packed]]:
+def _start(write: Work[Task, WrittenShard]) -> tuple[None, Work[Task, WrittenShard]]:
     return None, write
 
 
 def _write_shard(
     recording: Source, folder: Path, codec: str, splits: list[str], action_dim: int, task: Task, tick: Tick
-) -> Packed:
+) -> WrittenShard:
     """Write one shard, with one episode in memory."""
     number, span = task
-    entries, moments = [], []
-    with ShardWriter(folder, CODECS[codec], number) as writer:
+
+    def episodes() -> Iterator[tuple[int, Episode, str]]:
         for place in span:
             episode = recording.checked(place, action_dim)
-            entries.append(writer.add(episode, place, splits[place]))
-            moments.append(action_moments(episode.actions))
+            yield place, episode, splits[place]
             tick(len(episode))
-    return writer.entry, entries, moments
+
+    return write_shard(folder, number, CODECS[codec], episodes())
 
 
 def check_target(out: Path, force: bool) -> None:

@@ -24,7 +24,7 @@ def skip_or_raise(error: UserError, skips: bool) -> None:
 def check_stored(stored: bytes | memoryview, crc32: int, codec: Codec, shape: Shape, where: str) -> None:
     """Raise `UserError` unless the stored pixels have this checksum and their header fits frames of this shape."""
     if zlib.crc32(stored) != crc32:
-        raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack the data again")
+        raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack it again")
     try:
         codec.check(stored, shape)
     except ValueError as error:
@@ -40,7 +40,7 @@ def decode_stored(stored: bytes | memoryview, codec: Codec, shape: Shape, where:
 
 
 def _damaged(where: str, error: ValueError) -> UserError:
-    return UserError(f"{where}: the pixels are damaged ({error}); copy or pack the data again")
+    return UserError(f"{where}: the pixels are damaged ({error}); copy or pack it again")
 
 
 def window_parts(start: int, length: int) -> list[tuple[int, int, int]]:

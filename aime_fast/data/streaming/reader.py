@@ -99,10 +99,10 @@ class Shards:
 
     def _chunk(self, members: Members | None, where: str, entry: EpisodeEntry, number: int) -> StreamedChunk:
         if members is None:
-            raise UserError(f"{where}: the shard ends before it; copy or pack the data again")
+            raise UserError(f"{where}: the shard ends before it; copy or pack it again")
         stem, parts = members
         if stem != chunk_name(entry.id, number * CHUNK_LENGTH) or set(parts) != set(member_endings(self.codec)):
-            raise UserError(f"{where}: found {stem} with {', '.join(parts)} there; copy or pack the data again")
+            raise UserError(f"{where}: found {stem} with {', '.join(parts)} there; copy or pack it again")
         stored = parts.pop(self.codec.extension)
         try:
             chunk = chunk_of_members(parts, (0, len(stored)), self.manifest, entry, number, where)
