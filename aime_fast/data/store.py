@@ -185,7 +185,7 @@ def hold_frames(episodes: Episodes) -> Episodes:
 
 def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
     source = open_source(path, size=image_size)
-    numbers = episodes_of(split, split_of_episodes(len(source.lengths), None, None), path)
+    numbers = episodes_of(split, split_of_episodes(len(source.lengths)), path)
     parts: list[Columns] = []
 
     def pixels() -> Iterator[np.ndarray]:

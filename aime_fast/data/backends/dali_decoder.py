@@ -56,7 +56,10 @@ class DaliDecoder(Generic[Key, Windows]):
         self._length, self._size = backend.sequence_length, backend.image_size
         self._most_parts = (self._length - 2) // CHUNK_LENGTH + 2
         """Largest number of chunks that a window touches."""
-        self._blank = self._blank_picture()
+        buffer = io.BytesIO()
+        Image.new("RGB", (self._size, 1)).save(buffer, "PNG")
+        self._blank = np.frombuffer(buffer.getvalue(), np.uint8)
+        """A smallest picture: the decoder's input where a window has fewer parts than `_most_parts`."""
         self._pending: deque[tuple[int, Request[Key, Windows]]] = deque()
         self._next = 0
         self._pipeline: Any = None
@@ -152,9 +155,3 @@ class DaliDecoder(Generic[Key, Windows]):
             pipeline.set_outputs(frames.gpu() if gpu and raw else frames)
         pipeline.build()
         return pipeline
-
-    def _blank_picture(self) -> np.ndarray:
-        """A smallest picture: the decoder's input where a window has fewer parts than the largest number."""
-        buffer = io.BytesIO()
-        Image.new("RGB", (self._size, 1)).save(buffer, "PNG")
-        return np.frombuffer(buffer.getvalue(), np.uint8)

@@ -43,14 +43,8 @@ class StreamBackend(Backend):
         lengths = [entry.length for entry in self._entries]
         # The sampler only decides how long an epoch is.
         super().__init__(self.manifest, lengths, config, seed, description)
-        self.order = StreamOrder(
-            lengths,
-            [entry.shard for entry in self._entries],
-            len(self.manifest.shards),
-            config.sequence_length,
-            max(BLOCK_FRAMES // config.sequence_length, 1),
-            seed,
-        )
+        shards_of, block = [entry.shard for entry in self._entries], max(BLOCK_FRAMES // config.sequence_length, 1)
+        self.order = StreamOrder(lengths, shards_of, len(self.manifest.shards), config.sequence_length, block, seed)
         self.shards, self._read = shards, read
         self._config, self._seed = config, seed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")

@@ -61,7 +61,7 @@ def collect(
     check_image_size(size)
     check_policy_name(policy)
     check_target(out, force)
-    splits = split_of_episodes(episodes, val_episodes, None)
+    splits = split_of_episodes(episodes, val_episodes)
     choices = Choices(
         environment=env, length=length, policy=policy, action_repeat=action_repeat, camera=camera, size=size, seed=seed
     )

@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.files import SAMPLE
-from aime_fast.data.shards.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    action_moments,
-    action_statistics,
-    load_manifest,
-    split_of_episodes,
-)
+from aime_fast.data.shards.manifest import Manifest, action_moments, action_statistics, load_manifest, split_of_episodes
 from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
@@ -35,9 +28,7 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     path = SAMPLE if path is None else Path(path)
     source = open_source(path)
     manifest = load_manifest(path) if source.format == "shards" else None
-    splits = (
-        [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths), None, None)
-    )
+    splits = [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths))
     lines = _summary(path, source, splits, manifest)
     if deep:
         lines += _deep_check(path, source, splits, manifest)
@@ -118,10 +109,9 @@ def _verify_files(folder: Path) -> None:
         index = reader.path.with_suffix(".idx")
         for file, wanted in ((reader.path, shard.sha256), (index, shard.index_sha256)):
             with file.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != wanted:
-                    raise UserError(
-                        f"{file}: damaged, or not the one of {MANIFEST_NAME} (sha256); copy or pack it again"
-                    )
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != wanted:
+                raise UserError(f"{file}: damaged, or not the one of manifest.json (sha256); copy or pack it again")
         _verify_members(reader, index)
 
 

@@ -180,7 +180,7 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("the episodes' chunks are not as many as the shards'")
 
 
-def split_of_episodes(count: int, val_episodes: int | None, seed: int | None) -> list[str]:
+def split_of_episodes(count: int, val_episodes: int | None = None, seed: int | None = None) -> list[str]:
     """`train` or `val` for each of `count` episodes.
 
     `val_episodes` are for validation. None takes a fifth, at least one, but none of a single episode. They are the
@@ -208,9 +208,7 @@ def episodes_of(split: str, splits: Sequence[str], where: Path | str) -> list[in
         raise unknown_name("split", split, SPLITS)
     numbers = [number for number, own in enumerate(splits) if split in (own, "all")]
     if not numbers:
-        raise UserError(
-            f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack it with another split"
-        )
+        raise UserError(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack another split")
     return numbers
 
 

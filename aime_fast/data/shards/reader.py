@@ -44,20 +44,19 @@ class ShardReader:
 
     def __init__(self, folder: Path, manifest: Manifest, shard: ShardEntry) -> None:
         self.path = folder / shard.file
+        index_path = self.path.with_suffix(".idx")
         self._manifest, self._codec = manifest, CODECS[manifest.codec]
         try:
             with check_file(self.path, shard.bytes).open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            index = check_file(self.path.with_suffix(".idx")).read_bytes()
+            index = check_file(index_path).read_bytes()
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: cannot be read ({error}); copy or pack it again") from error
         self.data = np.frombuffer(self._map, np.uint8)
         """The whole file, uint8 [bytes], mapped and not copied."""
         head, *self._lines = index.decode("utf-8", "replace").splitlines() or [""]
         if not index.endswith(b"\n") or head != f"v1.2 {shard.samples}" or len(self._lines) != shard.samples:
-            raise UserError(
-                f"{self.path.with_suffix('.idx')}: not an index of {shard.samples} chunks; copy or pack it again"
-            )
+            raise UserError(f"{index_path}: not an index of {shard.samples} chunks; copy or pack it again")
 
     def check_length(self) -> None:
         """Raise `UserError` if the file was cut after it was mapped. Touching the missing part ends the process."""
@@ -74,7 +73,7 @@ class ShardReader:
 
     def places(self, episode: EpisodeEntry, number: int) -> dict[str, tuple[int, int]]:
         """(offset, size) of each member of a chunk, by ending. Its line of the index must name exactly these."""
-        where, stem = chunk_place(self.path, episode, number), chunk_name(episode.id, number * CHUNK_LENGTH)
+        where, stem = chunk_place(self.path, episode, number), chunk_name(episode.id, number)
         columns = self._lines[episode.first_sample + number].split(" ")
         endings = member_endings(self._codec)
         if columns[::4] != list(endings) or columns[3::4] != [f"{stem}.{ending}" for ending in endings]:

@@ -26,9 +26,9 @@ WrittenShard = tuple[ShardEntry, list[EpisodeEntry], list[np.ndarray]]
 """A shard, the entries of its episodes, and the `action_moments` of each."""
 
 
-def chunk_name(episode: int, start: int) -> str:
-    """Stem of the members of the chunk of `episode` that starts at frame `start`."""
-    return f"{episode:06d}_{start:06d}"
+def chunk_name(episode: int, number: int) -> str:
+    """Stem of the members of chunk `number` of `episode`."""
+    return f"{episode:06d}_{number * CHUNK_LENGTH:06d}"
 
 
 def member_endings(codec: Codec) -> tuple[str, ...]:
@@ -36,8 +36,9 @@ def member_endings(codec: Codec) -> tuple[str, ...]:
     return (codec.extension, "act", "rew", "flags", "meta")
 
 
-def chunk_members(episode: Episode, number: int, start: int, codec: Codec) -> dict[str, bytes]:
-    """The members, by ending, of the chunk that starts at frame `start` of episode `number`."""
+def chunk_members(episode: Episode, place: int, number: int, codec: Codec) -> dict[str, bytes]:
+    """The members, by ending, of chunk `number` of `episode`, which has number `place`."""
+    start = number * CHUNK_LENGTH
     window = slice(start, start + CHUNK_LENGTH)
     flags = episode.terminated[window] * TERMINATED + episode.truncated[window] * TRUNCATED
     members = {
@@ -47,7 +48,7 @@ def chunk_members(episode: Episode, number: int, start: int, codec: Codec) -> di
         "flags": flags.astype(np.uint8).tobytes(),
     }
     checksums = {ending: zlib.crc32(data) for ending, data in members.items()}
-    meta = {"episode": number, "start": start, "length": len(flags), "crc32": checksums}
+    meta = {"episode": place, "start": start, "length": len(flags), "crc32": checksums}
     members["meta"] = json.dumps(meta, separators=(",", ":")).encode()
     return members
 
@@ -69,10 +70,10 @@ def write_shard(folder: Path, number: int, codec: Codec, episodes: Iterable[tupl
         for place, episode, split in episodes:
             entries.append(EpisodeEntry(place, len(episode), number, len(index), split))
             moments.append(action_moments(episode.actions))
-            for start in range(0, len(episode), CHUNK_LENGTH):
+            for chunk in range(entries[-1].chunks):
                 columns = []
-                for ending, data in chunk_members(episode, place, start, codec).items():
-                    header = tarfile.TarInfo(f"{chunk_name(place, start)}.{ending}")
+                for ending, data in chunk_members(episode, place, chunk, codec).items():
+                    header = tarfile.TarInfo(f"{chunk_name(place, chunk)}.{ending}")
                     header.size = len(data)
                     put(header.tobuf(tarfile.USTAR_FORMAT))
                     columns.append(f"{ending} {put(data)} {len(data)} {header.name}")

@@ -115,9 +115,7 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
         keys = (camera,) if camera and column == "observations" else keys
         present = [key for key in keys if key in arrays]
         if not present:
-            raise UserError(
-                f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add the column"
-            )
+            raise UserError(f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add it")
         # One of the names may hold a state vector, and another the pictures.
         found[column] = arrays[next((key for key in present if _is_picture(arrays[key])), present[0])]
     if found["observations"].ndim < 3:
@@ -163,9 +161,7 @@ def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np
         ends = np.unique(np.concatenate([*marked, starts[starts > 0], [frames]]))
     ends = np.asarray(ends[:])
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
-        raise UserError(
-            f"{where}: episode_ends is {ends.dtype} of shape {list(ends.shape)}; expected a row of integers"
-        )
+        raise UserError(f"{where}: episode_ends is {ends.dtype} {list(ends.shape)}; expected a row of integers")
     ends = ends.astype(np.int64)
     if ends[-1] != frames or (np.diff(ends, prepend=0) <= 0).any():
         raise UserError(f"{where}: episode_ends must rise from above 0 to {frames}, the number of frames")

@@ -137,7 +137,5 @@ class _Episodes:
             numbers = {name: row[prefix + name] for name in ("chunk_index", "file_index")}
             path = Path(self.info[template].format(**numbers, video_key=self.camera))
         if path.is_absolute() or ".." in path.parts:
-            raise UserError(
-                f"{self.folder}: its info.json names {path}, which leads out of the folder; do not trust it"
-            )
+            raise UserError(f"{self.folder}: info.json names {path}, which leads out of the folder; do not trust it")
         return self.folder / path

@@ -14,14 +14,7 @@ from aime_fast.data.files import check_file
 from aime_fast.data.libraries import load_dali, load_webdataset
 from aime_fast.data.shards.chunks import blank_chunk, check_stored, decode_stored, skip_or_raise
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import (
-    CHUNK_LENGTH,
-    MANIFEST_NAME,
-    EpisodeEntry,
-    Manifest,
-    load_manifest,
-    parse_manifest,
-)
+from aime_fast.data.shards.manifest import MANIFEST_NAME, EpisodeEntry, Manifest, load_manifest, parse_manifest
 from aime_fast.data.shards.reader import Chunk, ShardReader, chunk_of_members, chunk_place
 from aime_fast.data.shards.writer import chunk_name, member_endings
 from aime_fast.errors import UserError
@@ -60,9 +53,7 @@ class Shards:
         self.place = str(place)
         self.piped = self.place.startswith(PIPE)
         if self.piped and "{}" not in self.place:
-            raise UserError(
-                f"{self.place}: write {{}} where the command takes the name of a file, as in 'pipe:cat folder/{{}}'"
-            )
+            raise UserError(f"{self.place}: write {{}} where the command takes the name, as in 'pipe:cat folder/{{}}'")
         self.manifest: Manifest = self._piped_manifest() if self.piped else load_manifest(Path(place))
         self.codec = CODECS[self.manifest.codec]
         self.skips = skips
@@ -101,7 +92,7 @@ class Shards:
         if members is None:
             raise UserError(f"{where}: the shard ends before it; copy or pack it again")
         stem, parts = members
-        if stem != chunk_name(entry.id, number * CHUNK_LENGTH) or set(parts) != set(member_endings(self.codec)):
+        if stem != chunk_name(entry.id, number) or set(parts) != set(member_endings(self.codec)):
             raise UserError(f"{where}: found {stem} with {', '.join(parts)} there; copy or pack it again")
         stored = parts.pop(self.codec.extension)
         try:
@@ -202,7 +193,7 @@ class Shards:
                 outputs = [output.as_cpu() for output in pipeline.run()]
                 for row, (entry, number) in enumerate(chunks[first : first + MEMBER_BATCH]):
                     parts = [np.asarray(output.at(row)).tobytes() for output in outputs]
-                    yield chunk_name(entry.id, number * CHUNK_LENGTH), dict(zip(endings, parts, strict=True))
+                    yield chunk_name(entry.id, number), dict(zip(endings, parts, strict=True))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.place}: DALI cannot read a shard ({reason}); copy or pack it again") from error
