@@ -1,6 +1,7 @@
 """Which windows make up which batch: a pure function of the seed and the step."""
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -80,13 +81,11 @@ class WindowSampler:
         stride = window_stride or sequence_length
         self.windows_per_epoch = windows_per_epoch or len(valid_starts(episode_lengths, sequence_length, stride))
         self.steps_per_epoch = -(-self.windows_per_epoch // batch_size)
-        self._orders: dict[int, np.ndarray] = {}
+        self._order = lru_cache(maxsize=2)(partial(keyed_order, self.valid_windows, seed))
+        """Permutation of the N starts, by its number."""
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """This rank's contiguous part of the global batch of `step`: int64 [b,2] of (episode, first frame).
-
-        The parts of all ranks, in order, are the global batch. `UserError` if a rank would get none.
-        """
+        """This rank's windows of `step`: int64 [b,2] of (episode, first frame); `UserError` if there are none."""
         start, stop = rank_part(self.batch_size, rank, world_size)
         return self.windows(step * self.batch_size + np.arange(start, stop))
 
@@ -98,13 +97,3 @@ class WindowSampler:
             here = cycles == cycle
             ids[here] = self._order(cycle)[places[here]]
         return self._starts[ids]
-
-    def _order(self, cycle: int) -> np.ndarray:
-        """Permutation number `cycle` of the N starts. The last two are cached."""
-        order = self._orders.get(cycle)
-        if order is None:
-            order = keyed_order(self.valid_windows, self.seed, cycle)
-            if len(self._orders) > 1:
-                self._orders.clear()
-            self._orders[cycle] = order
-        return order

@@ -56,10 +56,7 @@ class Backend(ABC):
 
     @abstractmethod
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """This rank's part of the global batch of `step`.
-
-        (seed, step) determine the global batch of an exact back-end; of a stream, the number of processes too.
-        """
+        """This rank's part of the global batch of `step`. In a stream it depends on the number of processes."""
 
     @abstractmethod
     def evaluation_windows(self, stride: int) -> Iterator[Batch]:
@@ -87,8 +84,7 @@ class ExactBackend(Backend):
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """The windows of `batch`: int64 [b,2] of (episode, first frame).
 
-        Where damaged chunks are skipped, a window that touches one is replaced by the next in the sampler's order that
-        touches none. This depends only on the data, the seed and the step.
+        Where damaged chunks are skipped, a window that touches one is replaced by the sampler's next that touches none.
         """
         start, stop = rank_part(self.sampler.batch_size, rank, world_size)
         numbers = step * self.sampler.batch_size + np.arange(start, stop)

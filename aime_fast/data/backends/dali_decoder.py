@@ -42,10 +42,7 @@ class StoredChunks(Protocol[Key]):
 
 
 class DaliDecoder(Generic[Key, Windows]):
-    """Decodes `request(0)`, `request(1)`, ... in order, on the GPU's or the CPU's decoders.
-
-    It decodes only the picture rows that a window needs. `take` may jump: batches decoded ahead are then dropped.
-    """
+    """Decodes the picture rows that `request(0)`, `request(1)`, ... need, on the GPU's or the CPU's decoders."""
 
     def __init__(
         self, chunks: StoredChunks[Key], request: Callable[[int], Request[Key, Windows]], backend: Backend, place: str
@@ -65,7 +62,7 @@ class DaliDecoder(Generic[Key, Windows]):
         self._pipeline: Any = None
 
     def take(self, number: int) -> tuple[Tensor, Windows]:
-        """Frames uint8 [b,T,S,S,3] of `request(number)` on the device, and its windows.
+        """Frames uint8 [b,T,S,S,3] of `request(number)` on the device, and its windows. A jump drops batches ahead.
 
         If DALI cannot decode a batch, new requests are made once damaged chunks are found. `UserError` if none is.
         """

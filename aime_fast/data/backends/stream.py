@@ -55,10 +55,7 @@ class StreamBackend(Backend):
         self._reading: tuple[tuple[int, tuple[int, int]], Iterator[list[Piece]]] | None = None
 
     def mean_frame(self) -> Tensor:
-        """Mean of many frames of the split: float32 [3,S,S] in [-1, 1].
-
-        Evenly spaced over a folder of shards, as in other back-ends; of a pipe, those of the first block.
-        """
+        """Mean frame: float32 [3,S,S] in [-1, 1]. Of a pipe, that of the first block."""
         if not self.shards.piped:
             return open_episodes(self.shards.place, "train", self.shards.skips).mean_frame()
         self.turn_to((0, 1))
@@ -80,10 +77,7 @@ class StreamBackend(Backend):
         return self.assemble(self.frames(rows), rows)
 
     def windows(self, step: int) -> list[Row]:
-        """The windows of a batch of this rank.
-
-        Where damaged chunks are skipped, a window that touches one is replaced by the next of its block without.
-        """
+        """The windows of a batch of this rank; one that touches damage is replaced by the next of its block without."""
         start, stop = rank_part(self.sampler.batch_size, *self._rank)
         numbers = range(step * (stop - start), (step + 1) * (stop - start))
         wanted = [divmod(number, self.order.block) for number in numbers]

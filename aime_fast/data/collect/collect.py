@@ -44,15 +44,12 @@ def collect(
 ) -> Path:
     """Record `episodes` of the task `env` (`cheetah_run`, `humanoid_walk`, ...) as raw shards in `out`; returns `out`.
 
-    An episode has `length` frames of `size` x `size` pixels, or fewer if the task ends before. Each action lasts
-    `action_repeat` simulation steps. `policy` is `ou`, `random` or `module:function` (see
-    `aime_fast.data.collect.policies.Policy`). The last `val_episodes` (None: a fifth, at least one) are for
-    validation. `processes` (None: one a core) share the work.
+    The choices are those of `Choices`. The last `val_episodes` (None: a fifth, at least one) are for validation.
+    `processes` (None: one a core) are spawned, so a script that calls this needs `if __name__ == "__main__"`.
 
     Finished episodes are kept in a folder beside `out`; after an interruption the same call continues from there. The
     same choices on the same machine give the same bytes, interrupted or not, for any number of processes. An `out` with
-    files in it is replaced only with `force`, and only if it holds shards. Processes are spawned, so a script that
-    calls this needs `if __name__ == "__main__"`. `UserError` if it cannot be recorded.
+    files in it is replaced only with `force`, and only if it holds shards. `UserError` if it cannot be recorded.
     """
     out = Path(out).resolve()
     processes = processes or usable_cores()
@@ -81,10 +78,9 @@ def collect(
 
 @contextmanager
 def _work_folder(out: Path, provenance: dict[str, Any], force: bool) -> Iterator[Path]:
-    """The folder beside `out` for finished episodes, locked by this process. It is deleted if it holds none at the end.
+    """The folder beside `out` for finished episodes, locked by this process, and deleted if it holds none at the end.
 
-    `UserError` if another process has locked it, or its episodes come from other choices and `force` does not allow to
-    drop them.
+    `UserError` if another process has locked it, or it holds episodes of other choices and `force` is not set.
     """
     folder = out.with_name(f".{out.name}.collecting")
     try:

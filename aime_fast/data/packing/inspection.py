@@ -22,8 +22,8 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     """Describe a folder of shards or a recording (None: the shipped sample) as a table of a few lines.
 
     `deep` reads everything: all checksums, all members of all shards, all pixels, and the action statistics.
-    `contact_sheet` names a PNG to write, with a row for each of the first 16 episodes: 12 frames, evenly spaced from
-    the first to the last. An existing file is not replaced. `UserError` names the first missing or damaged file.
+    `contact_sheet` names a new PNG: 12 evenly spaced frames of each of the first 16 episodes. `UserError` names the
+    first missing or damaged file.
     """
     path = SAMPLE if path is None else Path(path)
     source = open_source(path)
@@ -45,7 +45,9 @@ def _deep_check(path: Path, source: Source, splits: list[str], manifest: Manifes
     found = action_statistics(moments, splits)
     if manifest is not None:
         _verify_files(path)
-        if not _same(found, manifest.action_statistics):
+        # They agree to the last of the six stored decimals.
+        recorded = manifest.action_statistics
+        if not all(np.allclose(found[name], recorded[name], rtol=0, atol=2e-6) for name in found):
             raise UserError(f"{path}: the manifest's action statistics are not those of the actions; pack it again")
     spread = f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}, sum over an episode"
     return [
@@ -95,11 +97,6 @@ def _statistics_table(statistics: dict[str, list[float]]) -> list[str]:
     for number, row in enumerate(zip(*statistics.values(), strict=True)):
         lines.append(f"{number:>6}" + "".join(f"{value:>10.4f}" for value in row))
     return lines
-
-
-def _same(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether two tables of statistics agree to the last of the six stored decimals."""
-    return all(np.allclose(found[name], recorded[name], rtol=0, atol=2e-6) for name in found)
 
 
 def _verify_files(folder: Path) -> None:

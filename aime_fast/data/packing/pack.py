@@ -42,11 +42,10 @@ def pack(
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source`, `format`, `camera` and `size` are those of `open_source`. `codec` is `raw` (mapped into memory), `png`
-    (lossless, about a sixth of the size) or `jpg` (lossy, faster to decode). `val_episodes` (None: a fifth, at least
-    one) are for validation: the last ones, or drawn with `seed`. `environment` names the task if the source does not.
-    Each of `workers` processes writes a shard, with one episode in memory; more than one needs a main module that can
-    be imported. `report` gets a line for the format that was found and for each change.
+    `source`, `format`, `camera` and `size` are those of `open_source`, `val_episodes` and `seed` of
+    `split_of_episodes`. `codec` is `raw` (mapped into memory), `png` (lossless, about a sixth of the size) or `jpg`
+    (lossy, faster to decode). `environment` names the task if the source does not. More than one of `workers` needs a
+    main module that can be imported. `report` gets a line for the format that was found and for each change.
 
     The folder appears when it is complete. An `out` with files is only replaced with `force`, and only if it holds
     shards. The same source and choices give the same bytes for any `workers`. `UserError` for bad sources, choices and
@@ -174,10 +173,7 @@ def _working_name(out: Path) -> str:
 
 
 def _clear_leftovers(out: Path) -> None:
-    """Remove what killed processes of this machine left beside `out`.
-
-    A process that was killed between its two renames had moved the old shards aside: they are moved back.
-    """
+    """Remove what killed processes of this machine left beside `out`; old shards that they set aside are moved back."""
     with contextlib.suppress(OSError):
         for path in sorted(out.parent.glob(f"{_working_name(out)}-*")):
             pid = path.name.removeprefix(f"{_working_name(out)}-").removesuffix("-old")

@@ -66,10 +66,9 @@ class ChunkTable:
         damaged: Sequence[bool],
         skips: bool,
     ) -> None:
-        """`chunks` are those of `entries` in order, `damaged` marks each of them.
+        """`chunks` are those of `entries` in order, `damaged` marks each of them; `skips` is that of `skip_or_raise`.
 
-        `skips` marks and logs damaged chunks that are found later, instead of an error. Without `readers` the pixels
-        were checked before, and cannot be read here.
+        Without `readers` the pixels were checked before, and cannot be read here.
         """
         self.codec, self.readers, self.entries = CODECS[manifest.codec], readers, entries
         self._manifest, self._skips = manifest, skips
@@ -115,26 +114,22 @@ class ChunkTable:
         return [(first + number, frame, count) for number, frame, count in window_parts(start, length)]
 
     def sound(self, chunks: np.ndarray) -> np.ndarray:
-        """Which of the chunks (int64, any shape) are not damaged: bool, same shape.
+        """Which of the chunks (int64, any shape) are not damaged: bool, same shape. They are checked at first use.
 
-        Checksum and picture header of a chunk are checked at its first use. `UserError` for a damaged chunk where
-        these are not skipped, and for a shard that was cut after it was opened.
+        `UserError` for a damaged chunk where these are not skipped, and for a shard that was cut after it was opened.
         """
         if self.readers:
             for shard in set(self._shard[chunks].ravel().tolist()):
                 self.readers[shard].check_length()
         if not self.checked[chunks].all():
             for chunk in np.unique(chunks[~self.checked[chunks]]).tolist():
-                self._check(chunk)
+                stored, crc32 = self.stored(chunk).data, int(self.crc32[chunk])
+                try:
+                    check_stored(stored, crc32, self.codec, self.shape(chunk), self.where(chunk))
+                except UserError as error:
+                    self._found(chunk, error)
+                self.checked[chunk] = True
         return ~self.damaged[chunks]
-
-    def _check(self, chunk: int) -> None:
-        stored = self.stored(chunk).data
-        try:
-            check_stored(stored, int(self.crc32[chunk]), self.codec, self.shape(chunk), self.where(chunk))
-        except UserError as error:
-            self._found(chunk, error)
-        self.checked[chunk] = True
 
     def decode(self, chunk: int) -> np.ndarray:
         """Frames uint8 [n,S,S,3] of a chunk; zeros for a damaged one where these are skipped."""
@@ -161,10 +156,7 @@ class ChunkTable:
 def read_chunks(
     readers: list[ShardReader], manifest: Manifest, entries: list[EpisodeEntry], skips: bool = False
 ) -> tuple[ChunkTable, list[Chunk]]:
-    """The table of these episodes' chunks, and the chunks with everything but their pixels.
-
-    A chunk with other damaged members counts as damaged and has columns of zeros, where damaged chunks are skipped.
-    """
+    """The table of these episodes' chunks, and the chunks; a damaged one, where it is skipped, has columns of zeros."""
     damaged: list[bool] = []
     chunks: list[Chunk] = []
     for entry in entries:

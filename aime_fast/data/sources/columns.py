@@ -49,10 +49,7 @@ class _Place(NamedTuple):
 
 
 def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
-    """The episodes of all files, in order. `pictures.camera` names the column of pictures if it has another name.
-
-    `UserError` if a file cannot be opened, a column is missing, or lengths differ.
-    """
+    """The episodes of all files, in order. `UserError` if a file is damaged, a column is missing, or lengths differ."""
     places: list[_Place] = []
     environments: set[str | None] = set()
     notes: list[str] = []
@@ -117,7 +114,8 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
         if not present:
             raise UserError(f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add it")
         # One of the names may hold a state vector, and another the pictures.
-        found[column] = arrays[next((key for key in present if _is_picture(arrays[key])), present[0])]
+        pictures = (key for key in present if arrays[key].ndim == 4 and arrays[key].dtype == np.uint8)
+        found[column] = arrays[next(pictures, present[0])]
     if found["observations"].ndim < 3:
         raise UserError(
             f"{where}: its observations are {found['observations'].dtype} {list(found['observations'].shape)}, "
@@ -130,15 +128,10 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
     return found
 
 
-def _is_picture(array: Any) -> bool:
-    return array.ndim == 4 and array.dtype == np.uint8
-
-
 def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np.ndarray:
     """Frame after the last of each episode, int64: `ends` if the recording has them, otherwise by its marks.
 
-    An episode ends after each frame that is done, terminal or timed out, and before each first one. Without such
-    columns all frames are one episode. `UserError` for ends that do not rise to the number of frames.
+    These are frames that are done, terminal, timed out or first. `UserError` for ends that do not rise to the last one.
     """
     frames = len(columns["observations"])
     for column, values in columns.items():

@@ -61,10 +61,7 @@ def size_notes(shape: tuple[int, ...], size: int) -> tuple[str, ...]:
 def episode_of(
     name: str, images: np.ndarray, size: int, actions: np.ndarray, rewards: np.ndarray, terminated: bool
 ) -> Episode:
-    """An episode whose last action ended it (`terminated`), or was the last one recorded.
-
-    All arrays have one row for each action: the picture observed, the action taken then, and its reward.
-    """
+    """An episode of one row for each action: the picture observed, the action taken then, and its reward."""
     if len(actions) == 0:
         raise UserError(f"{name}: no action was taken in it; leave the episode out")
     ends = np.zeros(len(actions), bool)

@@ -77,11 +77,7 @@ class Shards:
         return self.place.replace("{}", name) if self.piped else os.path.join(self.place, name)
 
     def chunks(self, read: ReadMembers, shards: list[int]) -> Iterator[StreamedChunk]:
-        """Every chunk of the shards in order, checked.
-
-        `UserError` if a shard ends early or holds other chunks than the manifest says, and for a damaged chunk where
-        these are not skipped.
-        """
+        """Every chunk of the shards in order, checked against the manifest; `UserError` for damage, unless skipped."""
         members = read(shards)
         for shard in shards:
             where = self.locate(self.manifest.shards[shard].file)
@@ -134,11 +130,8 @@ class Shards:
         streamed.damaged = True
 
     def read_with_webdataset(self, shards: list[int]) -> Iterator[Members]:
-        """`ReadMembers` by the WebDataset library: local files and the output of commands.
-
-        It uses single stages of the library. The ready-made pipeline would also split shards over nodes and workers
-        and shuffle them, but the order of the stream has done so already.
-        """
+        """`ReadMembers` by the WebDataset library: local files and the output of commands."""
+        # Single stages of it: its ready-made pipeline would also split and shuffle, which the order has done already.
         wds = load_webdataset()
         for shard in shards:
             url, left = self.locate(self.manifest.shards[shard].file), self.manifest.shards[shard].samples
