@@ -79,7 +79,7 @@ class Layout:
         """
         vectors = self.vectors()
         if direction:
-            vectors = [*vectors, self._direction_beside(vectors)]
+            vectors = [*vectors, self._direction_like(vectors)]
         return self.total(self._gram(self._parts(vectors)), losses)
 
     def combine(self, weights: Tensor, direction: Tensor | None, finite: Tensor) -> None:
@@ -134,7 +134,7 @@ class Layout:
             for group in self._segments
         ]
 
-    def _direction_beside(self, vectors: list[Vector]) -> Vector:
+    def _direction_like(self, vectors: list[Vector]) -> Vector:
         """The direction on the vectors' device, with a tensor wherever a vector has one."""
         self.direction = self.direction or [None] * len(vectors[0])
         for k, present in enumerate(map(_first, zip(*vectors, strict=True))):

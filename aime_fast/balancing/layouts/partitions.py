@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,20 +62,8 @@ class FlatGroup:
         return [[view] for view in views], zeros
 
 
-class Partition(Protocol):
-    """The shards that an optimiser steps."""
-
-    groups: list[FlatGroup]
-
-    def place(self, number: int, shard: Tensor) -> None:
-        """Make `shard` the gradient of this rank's part of buffer `number`."""
-
-    def clear(self) -> None:
-        """Drop the gradients that were placed."""
-
-
-class _OwnShards:
-    """Flat tensors that the optimiser steps instead of the parameters, and their gradients."""
+class Partition:
+    """Flat tensors that an optimiser steps instead of the parameters, one for each buffer."""
 
     def __init__(self) -> None:
         self.groups: list[FlatGroup] = []
@@ -91,7 +79,7 @@ class _OwnShards:
             shard.grad = None
 
 
-class WholePartition(_OwnShards):
+class WholePartition(Partition):
     """No shards: the module's parameters become views of a few flat buffers, and the optimiser steps those.
 
     One buffer for each large child of the module and each of the optimiser's groups, so that what a task does not reach
@@ -135,7 +123,7 @@ def _large_parts(parameters: Sequence[nn.Parameter], child: dict[int, str]) -> l
     return [*large, small] if small else large
 
 
-class OptimizerPartition:
+class OptimizerPartition(Partition):
     """ZeRO-1/2: parameters whole on every rank, the optimiser's copy of them in shards.
 
     Args:
@@ -144,6 +132,7 @@ class OptimizerPartition:
     """
 
     def __init__(self, optimizer: Any, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
         position = {id(parameter): index for index, parameter in enumerate(parameters)}
         self.optimizer = optimizer
         self.groups = [
@@ -160,11 +149,8 @@ class OptimizerPartition:
         """Make `shard` the averaged gradient of the optimiser's partition `number`."""
         self.optimizer.averaged_gradients[number] = [shard]
 
-    def clear(self) -> None:
-        """Nothing: the step has freed them."""
 
-
-class ParameterPartition(_OwnShards):
+class ParameterPartition(Partition):
     """ZeRO-3: between steps a rank keeps only its shard of each parameter, and the optimiser steps those shards.
 
     DeepSpeed cuts and gathers the parameters. Its module hooks are left out: they gather a module at a time, find

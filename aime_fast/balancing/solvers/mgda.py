@@ -28,7 +28,7 @@ class MGDA(Solver):
         border = torch.nn.functional.pad(border, (0, 1))
         system = torch.cat([system, border[..., None]], 3)
         right = torch.zeros_like(border)
-        right[..., -1] = 1.0
+        right[..., -1].fill_(1.0)  # an assignment would copy the number from the host
         weights = torch.linalg.solve_ex(system, right)[0][..., :-1]
         # A candidate off the simplex is moved onto it: every one is feasible then, and the shortest is the answer.
         weights = torch.nan_to_num(weights * faces, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)

@@ -92,11 +92,11 @@ class _Consensus(NamedTuple):
 
 def _consensus(problem: Problem, mu: float) -> _Consensus:
     """Blend the old direction with the mean unit gradient; the old one stays where either has no direction."""
-    beside = problem.gram.select(2, -1)
-    length = beside[:, -1:].sqrt()
+    column = problem.gram.select(2, -1)
+    length = column[:, -1:].sqrt()
     history = length > 0
     inverse_length = torch.where(history, length, 1.0).reciprocal() * history
-    old = problem.inverse * beside[:, :-1] * inverse_length
+    old = problem.inverse * column[:, :-1] * inverse_length
     agreed = problem.mean_length > CANCELLED
     per_task = torch.where(agreed, problem.mean_length * problem.n_active, 1.0).reciprocal()
     mean = problem.cosines.sum(2) * per_task

@@ -92,8 +92,8 @@ class Codebook(nn.Module):
         farthest_first = offered[torch.cdist(offered, self.codes).amin(1).argsort(descending=True, stable=True)]
         rarest_first = self.counts.argsort(stable=True)
         replaced = self.counts[rarest_first] < DEAD_BELOW * (1 - self.decay)
-        replaced[max(1, num_codes // REVIVED_SHARE) :] = False
-        replaced |= ~started
+        few = torch.arange(num_codes, device=replaced.device) < max(1, num_codes // REVIVED_SHARE)
+        replaced = (replaced & few) | ~started
         self.counts[rarest_first] = self.counts[rarest_first].masked_fill(replaced, 1.0)
         self.sums[rarest_first] = torch.where(replaced[:, None], farthest_first, self.sums[rarest_first])
         self.codes.copy_(self.sums / self.counts[:, None])
