@@ -45,14 +45,14 @@ class LossAggregator:
             lambda_gram: weight of the Gram loss (default 0.05).
             batch: the windows behind `outputs`; required by tasks that learn from rewards or dones.
         """
-        config = self.config
-        weights = replace(
-            config,
-            entropy_weight=config.entropy_weight if entropy_weight is None else entropy_weight,
-            lambda_recon=config.lambda_recon if lambda_recon is None else lambda_recon,
-            lambda_att_dyn=config.lambda_att_dyn if lambda_att_dyn is None else lambda_att_dyn,
-            lambda_gram=config.lambda_gram if lambda_gram is None else lambda_gram,
-        )
+        given = {
+            "entropy_weight": entropy_weight,
+            "lambda_recon": lambda_recon,
+            "lambda_att_dyn": lambda_att_dyn,
+            "lambda_gram": lambda_gram,
+        }
+        changed = {name: weight for name, weight in given.items() if weight is not None}
+        weights = replace(self.config, **changed)  # type: ignore[arg-type]
         losses: Values = {}
         for task in self.tasks:
             losses |= task.losses(outputs, beta, weights, batch)

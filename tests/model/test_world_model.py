@@ -161,6 +161,10 @@ def test_wrong_shapes_and_sizes_are_named():
         model(observations, actions[..., :2])
     with pytest.raises(UserError, match="observations"):
         model(observations[..., :32], actions)
+    with pytest.raises(UserError, match=r"torch.int64; the model reads uint8"):
+        model(observations.long(), actions)
+    with pytest.raises(UserError, match="unknown likelihood 'gausian'; did you mean 'gaussian'"):
+        DPGMMVariationalRecurrentAutoencoder(likelihood="gausian")
     with pytest.raises(UserError, match="no size named"):
         DPGMMVariationalRecurrentAutoencoder(hidden=3)
 

@@ -13,10 +13,10 @@ from aime_kernels import slot_attention
 
 @dataclass
 class Attention:
-    """The schema of [B, T] frames; P = G*G grid cells."""
+    """The schema of [B, T] frames."""
 
     slots: Tensor  # [B, T, S, d], normalised
-    maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over P
+    maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over the P = G*G grid cells
     state: Tensor  # attention state [B, T, N] that the LSTM reads, normalised
 
 
@@ -56,11 +56,7 @@ class BottomUpAttention(nn.Module):
         batch = context.shape[:2]
         centres = in_float32(centre_of_mass)(maps)
         state = self.state_norm(wide(self.state(torch.cat([slots, centres], dim=-1).flatten(1))))
-        return Attention(
-            slots=slots.unflatten(0, batch),
-            maps=maps.unflatten(0, batch),
-            state=state.unflatten(0, batch),
-        )
+        return Attention(*(x.unflatten(0, batch) for x in (slots, maps, state)))
 
 
 class TopDownAttention(nn.Module):

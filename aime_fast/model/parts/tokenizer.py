@@ -33,8 +33,7 @@ class Tokens:
 class Codebook(nn.Module):
     """Codes learned by an exponential moving average of the encodings they win (van den Oord et al. 2017, app. A.1).
 
-    The average moves once a step, in `update`, with the statistics of the whole global batch. Dead codes move onto
-    encodings of that batch.
+    `update` moves the average once a step by the whole global batch. Dead codes move onto encodings of that batch.
     """
 
     codes: Tensor
@@ -131,13 +130,8 @@ class Tokenizer(nn.Module):
         passed = encodings + (codes - encodings).detach()
         grid = passed.transpose(2, 3).reshape(len(frames), -1, self.grid, self.grid)
         reconstruction = wide(self.decoder(grid.contiguous(memory_format=torch.channels_last))) + mean_frame
-        return Tokens(
-            ids=ids,
-            codes=codes,
-            encodings=encodings.detach(),
-            reconstruction=reconstruction.unflatten(0, shape),
-            commitment=F.mse_loss(encodings, codes),
-        )
+        commitment = F.mse_loss(encodings, codes)
+        return Tokens(ids, codes, encodings.detach(), reconstruction.unflatten(0, shape), commitment)
 
     def encode(self, frames: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
         """Standardised frames [B*T, 3, H, W] -> encodings [B, T, P, d], ids int64 [B, T, P], codes [B, T, P, d]."""
