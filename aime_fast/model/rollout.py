@@ -48,13 +48,9 @@ class Rollouts(Assembly):
     def filter(self, state: LatentState, observation: Tensor, previous_action: Tensor | None = None) -> LatentState:
         """The state [B, 1, ...] of one more frame; it equals that of `observe` on all frames so far.
 
-        Args:
-            state: of `observe`, `filter` or `initial_state`; its last frame is the one before.
-            observation: the new frame [B, 3, H, W], uint8 or float in [-1, 1].
-            previous_action: [B, A], taken after the frame before; not needed after `initial_state`.
-
-        Raises:
-            UserError: for other shapes, and for a state that no frame can follow.
+        The frame [B, 3, H, W], uint8 or float in [-1, 1], follows the last one of `state`, which is of `observe`,
+        `filter` or `initial_state`. `previous_action` [B, A] was taken in between; not needed after `initial_state`.
+        Raises `UserError` for other shapes, and for a state that no frame can follow.
         """
         if previous_action is None:
             if state.frames:
@@ -113,6 +109,8 @@ class Rollouts(Assembly):
     ) -> LatentState:
         """Predict the frames that follow the last frame of `state`, from actions alone.
 
+        Raises `UserError` for a state without frames or without an LSTM cell, and for actions of another shape.
+
         Args:
             state: of `observe` or `filter` (or of an earlier `imagine`), [B, T, ...].
             actions: [B, horizon, A], of which the first is taken after seeing the state's last frame, so that action i
@@ -125,9 +123,6 @@ class Rollouts(Assembly):
 
         Returns:
             The state [B*samples, horizon, ...] of the imagined frames; row b*samples + s is future s of sequence b.
-
-        Raises:
-            UserError: for a state without frames or without an LSTM cell, and for actions of another shape.
         """
         if not state.frames:
             raise UserError("imagine needs a state with at least one frame; filter one from initial_state first")

@@ -27,15 +27,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 class DPGMMVariationalRecurrentAutoencoder(Rollouts):
     """AIME: tokenizer and causal perceiver, frame codec, prior, attention schema, recurrent dynamics (docs/model.md).
 
-    Args:
-        max_components: K, truncation of the Dirichlet process.
-        latent_dim: D, size of z_t.
-        hidden_dim: H, size of the LSTM state.
-        action_dim: A, numbers in an action.
-        **sizes: any other field of `ModelConfig`.
-
-    Raises:
-        UserError: for an unknown size or prior, or sizes that do not fit together.
+    The arguments are fields of `ModelConfig`, by the same names: K, D, H, A and any other as a keyword. Raises
+    `UserError` for an unknown field, prior or likelihood, and for sizes that do not fit together.
     """
 
     compiled = ("standardise",)
@@ -84,16 +77,13 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         return model.eval()
 
     def forward(self, observations: Tensor, actions: Tensor, draws: Draws | None = None) -> SequenceOutputs:
-        """One training pass over all frames of a window; returns everything that the losses read.
+        """One training pass over all frames; returns all that losses read. `UserError` for other types and shapes.
 
         Args:
             observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
             actions: float [B, T, A]; a_t is taken after seeing frame t.
             draws: the random numbers of the step, from `self.draws`. None means the deterministic pass in evaluation
                 mode, and numbers keyed by torch's global generator in training mode.
-
-        Raises:
-            UserError: for other types of frames and other shapes.
         """
         frames = self.check(observations, actions)
         batch, time = shape = frames.shape[:2]
@@ -171,11 +161,9 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
     ) -> None:
         """Update the moving averages, codebook and teacher, once a step. Collective: every rank calls it.
 
-        Args:
-            ids, encodings: `token_info.ids` [b, T, P] and `token_info.encodings` [b, T, P, d] of this rank's windows.
-            draws: the random numbers of these windows.
-            finite: 0-d bool, equal on all ranks; where it is false nothing changes.
-            stored: gives the memory that holds this process's part of a parameter.
+        `ids` [b, T, P] and `encodings` [b, T, P, d] are those of `token_info`, and `draws` the random numbers, of this
+        rank's windows. Where `finite` (0-d bool, equal on all ranks) is false nothing changes. `stored` gives the
+        memory that holds this process's part of a parameter.
         """
         kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
         first = draws.first_row * ids.shape[1] * ids.shape[2]

@@ -15,9 +15,8 @@ from aime_fast.tasks.task import Task, Values
 class LossAggregator:
     """Computes the loss terms of every task. A term belongs to exactly one task.
 
-    Args:
-        config: weights of the terms; arguments of `compute_losses` override them.
-        tasks: the tasks, in the order of `task_losses` (default: elbo, perceiver, predictive).
+    `config` has the weights of the terms. `tasks` are in the order of `task_losses` (default: elbo, perceiver,
+    predictive).
     """
 
     def __init__(self, config: LossConfig | None = None, tasks: Sequence[Task] | None = None) -> None:
@@ -39,10 +38,8 @@ class LossAggregator:
         Args:
             outputs: what the model returned.
             beta: weight of the KL terms, in [0, 1].
-            entropy_weight: weight of the cluster entropy, which is maximised (default 0.1).
-            lambda_recon: weight of the reconstruction (default 1).
-            lambda_att_dyn: weight of the attention dynamics loss (default 0.1).
-            lambda_gram: weight of the Gram loss (default 0.05).
+            entropy_weight, lambda_recon, lambda_att_dyn, lambda_gram: replace the configuration's weights of the
+                cluster entropy, the reconstruction, the attention dynamics and the Gram loss.
             batch: the windows behind `outputs`; required by tasks that learn from rewards or dones.
         """
         given = {

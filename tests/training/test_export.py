@@ -66,6 +66,6 @@ def test_what_is_no_exported_model_is_refused(run, tmp_path, damage):
     else:
         config["model"] |= {"wings": 2} if damage == "unknown size" else {"num_slots": -1}
         (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"export|wings") as caught:
+    with pytest.raises(UserError, match=r"export|wings|num_slots must be at least 1") as caught:
         Model.from_pretrained(folder)
     assert "\n" not in str(caught.value)

@@ -75,13 +75,9 @@ class TopDownAttention(nn.Module):
         self.motion = nn.Conv2d(width, 2, 3, padding=1)
 
     def forward(self, maps: Tensor, hidden: Tensor, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """From frames t-1 to frames t, for t = 1 .. T-1.
+        """Log of the maps predicted for frames 1 .. T-1 [B, T-1, S, P]; motion [B, T-1, 2, P], grid widths a frame.
 
-        Args:
-            maps: [B, T-1, S, P], hidden: [B, T-1, H], latent: [B, T-1, D], actions: [B, T-1, A], all of frames t-1.
-
-        Returns:
-            Log of the predicted maps [B, T-1, S, P], and the motion field [B, T-1, 2, P] in grid widths a frame.
+        The inputs are those of the frames before: maps [B, T-1, S, P], h [B, T-1, H], z [B, T-1, D], a [B, T-1, A].
         """
         shape = maps.shape[:2]
         grid = (maps * self.grid**2).reshape(-1, maps.shape[2], self.grid, self.grid)

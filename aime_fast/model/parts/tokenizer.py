@@ -68,11 +68,8 @@ class Codebook(nn.Module):
     def update(self, ids: Tensor, encodings: Tensor, candidates: Tensor, first: int) -> None:
         """Move the average by one step of all ranks together.
 
-        Args:
-            ids: int64 [M], the codes this rank's encodings chose.
-            encodings: [M, d], in the order of the global batch from flat index `first` on.
-            candidates: int64 [num_codes], global flat indices of the encodings that replace dead codes.
-            first: the global flat index of this rank's first encoding.
+        This rank's `encodings` [M, d], of which `first` is the global flat index of the first, chose the codes `ids`,
+        int64 [M]. `candidates`, int64 [num_codes], are global indices of the encodings that replace dead codes.
         """
         num_codes, dim = self.codes.shape
         statistics = encodings.new_zeros(num_codes, 2 * dim + 1)
