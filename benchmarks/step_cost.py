@@ -7,8 +7,8 @@ is `on` or `off` (default). Reported are:
 
 - CPU seconds per sequence (user plus system time of the process), seconds per step, peak memory, seconds of each phase;
 - the time of a step divided by that of its convolutions and matrix products, attention and LSTM included. "Whole"
-  counts complete calls, such as copying a bias into the result; "alone" counts the products without that. Every second step is
-  profiled; the ratio is the median over pairs of neighbouring steps, which see the same machine load;
+  counts complete calls, such as copying a bias into the result; "alone" counts the products without that. Every
+  second step is profiled; the ratio is the median over pairs of neighbouring steps, which see the same machine load;
 - operator calls (views included) of one more step; for compiled steps, profiled calls instead: every event of an
   operator, nested ones included, and every compiled graph;
 - with COMPILE on, the time of a compiled step divided by that of a step as written, measured in turn.

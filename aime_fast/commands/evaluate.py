@@ -13,8 +13,8 @@ def add_arguments(parser: PlainParser) -> None:
 def run(checkpoint: str, data: str | None, context: int, horizon: int) -> int:
     """Print the reconstruction PSNR and the table of open-loop prediction by horizon."""
     from aime_fast.data.backends import open_backend
+    from aime_fast.evaluation.metrics import PROTOCOL_STRIDE, reconstruction_psnr
     from aime_fast.evaluation.open_loop import OPEN_LOOP_STRIDE, PARTNERS, open_loop_psnr
-    from aime_fast.evaluation.reconstruction import PROTOCOL_STRIDE, reconstruction_psnr
     from aime_fast.tasks.registry import evaluable
 
     model, backend = open_run(checkpoint, data, LoaderConfig())

@@ -51,15 +51,8 @@ def open_loop_psnr(
     the same random draws: the loss of PSNR shows how much the model uses the actions. It is nan for a batch of one
     window. Draws depend only on a window's place in its batch.
 
-    Args:
-        model: keeps its mode.
-        windows: batches such as `backend.evaluation_windows(OPEN_LOOP_STRIDE)`.
-        context: observed frames of each window.
-        futures: futures drawn for each window.
-        tasks: tasks whose heads are evaluated on the imagined states.
-
-    Raises:
-        ValueError: there are no windows.
+    `windows` are batches such as `backend.evaluation_windows(OPEN_LOOP_STRIDE)`; `futures` are drawn for each window.
+    The heads of `tasks` read the imagined states. The model keeps its mode. Raises ValueError if there are no windows.
     """
     judged = []
     with evaluating(model) as device:
@@ -73,18 +66,16 @@ def open_loop_psnr(
                 judged.append((frames, heads))
     if not judged:
         raise ValueError("there are no windows to imagine")
-    values, pairs = (_joined(dicts) for dicts in zip(*judged, strict=True))
+    values, pairs = (
+        {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
+        for parts in zip(*judged, strict=True)
+    )
     errors = {}
     for name, pair in pairs.items():
         predicted, recorded = pair.unbind(1)
         errors[name] = (predicted - recorded).square().mean(0).sqrt()
         errors[f"{name}, best constant"] = (recorded.mean() - recorded).square().mean(0).sqrt()
     return OpenLoop({name: value.mean(0) for name, value in values.items()}, errors, len(values["one future"]))
-
-
-def _joined(dicts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The windows of all parts, by name."""
-    return {name: torch.cat([values[name] for values in dicts]).double().cpu() for name in dicts[0]}
 
 
 def _judge(

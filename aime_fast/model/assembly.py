@@ -1,22 +1,22 @@
 """The parts of the world model, built from one configuration, and what every pass over them shares."""
 
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, unknown_name
 from aime_fast.model.draws import Draw
 from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
 from aime_fast.model.parts.codec import Decoder, PosteriorHead, Trunk, subimages
 from aime_fast.model.parts.dynamics import Dynamics, SlotPredictor
 from aime_fast.model.parts.likelihood import FAMILIES, Likelihood
-from aime_fast.model.parts.perceiver import CausalPerceiver, PerceiverMemory
+from aime_fast.model.parts.perceiver import CausalPerceiver
 from aime_fast.model.parts.tokenizer import Tokenizer
 from aime_fast.model.priors import make_prior
-from aime_fast.model.state import LatentState
 from aime_kernels import normalise_frames
 
 CONTRAST = 4.0
@@ -81,21 +81,8 @@ class Assembly(nn.Module):
         features, centre = self.decoder(latents, slots, self.mean_frame)
         return FAMILIES[self.config.likelihood](features, self.decoder.head.weight, centre)
 
-    def initial_state(self, batch: int) -> LatentState:
-        """The state before the first frame of `batch` sequences: tensors [B, 0, ...]; `filter` goes on from it."""
-        config = self.config
-
-        def empty(*size: int) -> Tensor:
-            return self.mean_frame.new_zeros(batch, 0, *size)
-
-        slots, attention = empty(config.num_slots, config.slot_dim), empty(config.attention_state_dim)
-        h, c = empty(config.hidden_dim), empty(config.hidden_dim)
-        return LatentState(
-            empty(config.latent_dim), empty(config.context_dim), slots, attention, h, c, PerceiverMemory()
-        )
-
     def check(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """The frames [B, T, 3, H, W] as floats in [-1, 1]; `UserError` where frames or actions have other shapes."""
+        """The frames [B, T, 3, H, W] as floats in [-1, 1]; `UserError` for other types and shapes of the inputs."""
         size = self.config.image_size
         if observations.ndim != 5 or observations.shape[2:] != (3, size, size):
             raise UserError(f"observations are {tuple(observations.shape)}; the model reads [B, T, 3, {size}, {size}]")
@@ -104,20 +91,28 @@ class Assembly(nn.Module):
             raise UserError(f"actions are {tuple(actions.shape)}; the model reads {wanted}: check action_dim")
         if observations.dtype == torch.uint8:
             return normalise_frames(observations.movedim(2, -1))
+        if not observations.is_floating_point():  # levels of another type would pass as values in [-1, 1]
+            raise UserError(f"observations are {observations.dtype}; the model reads uint8, or floats in [-1, 1]")
         return observations
 
 
 def check_sizes(config: ModelConfig) -> None:
-    """Refuse sizes that do not fit together, with `UserError`."""
-    rules = {
-        "action_dim must be at least 1": config.action_dim >= 1,
-        "max_components must be at least 2": config.max_components >= 2,
-        "grid must be an even number": config.grid >= 2 and config.grid % 2 == 0,
-        "image_size must be a multiple of 4 * grid": config.image_size >= 4
-        and config.image_size % (4 * config.grid) == 0,
-        "perceiver_dim must be a multiple of perceiver_heads": config.perceiver_dim % config.perceiver_heads == 0,
-        "kl_samples must be at least 1": config.kl_samples >= 1,
-        "decoder_width must be a multiple of 2": config.decoder_width % 2 == 0,
-    }
-    if broken := [rule for rule, holds in rules.items() if not holds]:
+    """Raise `UserError` for an unknown likelihood and for sizes that do not fit together."""
+    if config.likelihood not in FAMILIES:
+        raise unknown_name("likelihood", config.likelihood, FAMILIES)
+    broken = [
+        f"{field.name} must be at least 1"
+        for field in fields(config)
+        if isinstance(field.default, int) and getattr(config, field.name) < 1
+    ]
+    if not broken:
+        rules = {
+            "max_components must be at least 2": config.max_components >= 2,
+            "grid must be an even number": config.grid % 2 == 0,
+            "image_size must be a multiple of 4 * grid": config.image_size % (4 * config.grid) == 0,
+            "perceiver_dim must be a multiple of perceiver_heads": config.perceiver_dim % config.perceiver_heads == 0,
+            "decoder_width must be a multiple of 2": config.decoder_width % 2 == 0,
+        }
+        broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
         raise UserError(f"model sizes do not fit: {'; '.join(broken)}")

@@ -47,10 +47,8 @@ class Draws:
     """The numbers of one step, by the name of their `Draw`."""
 
     values: dict[str, Tensor]
-    shared: frozenset[str] = frozenset()
-    """Names of the tensors without a batch axis."""
-    first_row: int = 0
-    """The global row of this slice's first sequence."""
+    shared: frozenset[str] = frozenset()  # names of the tensors without a batch axis
+    first_row: int = 0  # the global row of this slice's first sequence
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]

@@ -1,89 +1,153 @@
-"""The two loops over time, outside training: filtering observed frames and imagining unobserved ones."""
+"""The model outside training: filtering observed frames, imagining unobserved ones, decoding both."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aime_fast.errors import UserError
 from aime_fast.model.assembly import Assembly
 from aime_fast.model.draws import make_draws
+from aime_fast.model.parts.likelihood import Likelihood
+from aime_fast.model.parts.perceiver import PerceiverMemory
 from aime_fast.model.state import LatentState, join
 
 Policy = Callable[[LatentState], Tensor]
 """Chooses the actions: the state of one frame [N, 1, ...] -> [N, A]."""
 
 
-def advance(model: Assembly, state: LatentState, action: Tensor) -> tuple[Tensor, Tensor]:
-    """The LSTM's output and cell [B, 1, H] after the state of one frame [B, 1, ...] and its action [B, A]."""
-    if state.cell is None:
-        raise UserError("this state has no LSTM cell (a training pass keeps none); take it from model.observe")
-    if action.shape != (len(state.latent), model.config.action_dim):
-        wanted = (len(state.latent), model.config.action_dim)
-        raise UserError(f"the actions of one frame are {tuple(action.shape)}; the model reads {wanted}")
-    before = state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous()
-    hidden, (_, cell) = model.dynamics(state.latent, state.context, state.attention, action[:, None], before)
-    return hidden, cell.transpose(0, 1)
+class Rollouts(Assembly):
+    """The parts with the calls that move a `LatentState` through time."""
 
+    def initial_state(self, batch: int) -> LatentState:
+        """The state before the first frame of `batch` sequences: tensors [B, 0, ...]; `filter` goes on from it."""
 
-def extend(model: Assembly, state: LatentState, observations: Tensor, previous_actions: Tensor | None) -> LatentState:
-    """The state of T frames that follow `state`, at the posterior means.
+        def empty(*size: int) -> Tensor:
+            return self.mean_frame.new_zeros(batch, 0, *size)
 
-    Perception processes the T frames at once, the LSTM one by one.
+        c = self.config
+        slots, attention, hidden = empty(c.num_slots, c.slot_dim), empty(c.attention_state_dim), empty(c.hidden_dim)
+        memory = PerceiverMemory()
+        return LatentState(empty(c.latent_dim), empty(c.context_dim), slots, attention, hidden, hidden, memory)
 
-    Args:
-        model: the world model.
-        state: what is known before; its last frame is the one before the new ones, if it has frames.
-        observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
-        previous_actions: [B, T, A]; number i was taken before frame i. Without frames in `state` the first is not read.
+    @torch.no_grad()
+    def observe(self, observations: Tensor, actions: Tensor) -> LatentState:
+        """The state [B, T, ...] of a window's frames, at the posterior means, without gradients.
 
-    Raises:
-        UserError: for shapes that do not fit, a missing action, and a state that no frame can follow.
-    """
-    if state.memory is None:
-        raise UserError("no frame can be filtered after an imagined or a training state; take it from model.observe")
-    if len(observations) != len(state.latent):
-        raise UserError(f"the observations have {len(observations)} sequences and the state {len(state.latent)}")
-    if previous_actions is None:
-        if state.frames:
-            raise UserError("filter needs previous_action, the action taken after the state's last frame")
-        previous_actions = model.mean_frame.new_zeros(*observations.shape[:2], model.config.action_dim)
-    frames = model.check(observations, previous_actions)
-    batch, time = shape = frames.shape[:2]
-    flat, _ = model.standardise(frames)
-    context, memory = model.perceiver.extend(model.tokenizer.encode(flat, shape)[2], state.memory)
-    features = model.trunk(flat)
-    latent, _ = model.posterior(flat, features, context)
-    attention = model.attention(features, context)
-    states = [state.at(-1)] if state.frames else []
-    for t in range(time):
-        if states:
-            hidden, cell = advance(model, states[-1], previous_actions[:, t])
-        else:
-            hidden, cell = (x.transpose(0, 1) for x in model.dynamics.start_state(batch))
-        z, c, slots, seen = (x[:, t : t + 1] for x in (latent, context, attention.slots, attention.state))
-        states.append(LatentState(z, c, slots, seen, hidden, cell, memory))
-    return join(states[-time:])
+        Frames [B, T, 3, H, W] are uint8 or float in [-1, 1]. Of the actions [B, T-1 or more, A] the first T-1 are read;
+        a_t is taken after seeing frame t. Raises `UserError` for other shapes.
+        """
+        time = observations.shape[1]
+        if actions.ndim != 3 or actions.shape[1] < time - 1:
+            raise UserError(f"actions are {tuple(actions.shape)}; observe reads [B, {time - 1} or more, A]")
+        previous_actions = F.pad(actions[:, : time - 1], (0, 0, 1, 0))
+        return self._extend(self.initial_state(len(observations)), observations, previous_actions)
 
+    @torch.no_grad()
+    def filter(self, state: LatentState, observation: Tensor, previous_action: Tensor | None = None) -> LatentState:
+        """The state [B, 1, ...] of one more frame; it equals that of `observe` on all frames so far.
 
-def imagine(
-    model: Assembly, state: LatentState, policy: Policy, horizon: int, generator: torch.Generator
-) -> LatentState:
-    """The `horizon` frames that follow the state of one frame [N, 1, ...]: action, LSTM, prior, z and its slots."""
-    no_context, no_attention = torch.zeros_like(state.context), torch.zeros_like(state.attention)
-    imagined = []
-    for _ in range(horizon):
-        hidden, cell = advance(model, state, policy(state))
-        draws = make_draws(model.prior.draws, len(hidden), 1, generator).to(hidden.device)
-        latent = model.prior(hidden, state.context, state.latent, draws).sample(generator)
-        state = LatentState(latent, no_context, model.predictor(latent), no_attention, hidden, cell)
-        imagined.append(state)
-    return join(imagined)
+        The frame [B, 3, H, W], uint8 or float in [-1, 1], follows the last one of `state`, which is of `observe`,
+        `filter` or `initial_state`. `previous_action` [B, A] was taken in between; not needed after `initial_state`.
+        Raises `UserError` for other shapes, and for a state that no frame can follow.
+        """
+        if previous_action is None:
+            if state.frames:
+                raise UserError("filter needs previous_action, the action taken after the state's last frame")
+            previous_action = self.mean_frame.new_zeros(len(observation), self.config.action_dim)
+        return self._extend(state, observation[:, None], previous_action[:, None])
 
+    def _extend(self, state: LatentState, observations: Tensor, previous_actions: Tensor) -> LatentState:
+        """The state of the T frames that follow; action i was taken before frame i.
 
-def replay(actions: Tensor, batch: int, samples: int) -> Policy:
-    """The policy that takes recorded actions [B, horizon, A] in turn, for `samples` futures of each sequence."""
-    if actions.ndim != 3 or len(actions) != batch:
-        raise UserError(f"actions are {tuple(actions.shape)}; imagine reads [{batch}, horizon, A]")
-    given = iter(actions.repeat_interleave(samples, 0).unbind(1))
-    return lambda _: next(given)
+        Perception processes the T frames at once, the LSTM one by one.
+        """
+        if state.memory is None:
+            raise UserError(
+                "no frame can be filtered after an imagined or a training state; take it from model.observe"
+            )
+        if len(observations) != len(state.latent):
+            raise UserError(f"the observations have {len(observations)} sequences and the state {len(state.latent)}")
+        frames = self.check(observations, previous_actions)
+        batch, time = shape = frames.shape[:2]
+        flat, _ = self.standardise(frames)
+        context, memory = self.perceiver.extend(self.tokenizer.encode(flat, shape)[2], state.memory)
+        features = self.trunk(flat)
+        latent, _ = self.posterior(flat, features, context)
+        attention = self.attention(features, context)
+        states = [state.at(-1)] if state.frames else []
+        for t in range(time):
+            if states:
+                hidden, cell = self._advance(states[-1], previous_actions[:, t])
+            else:
+                hidden, cell = (x.transpose(0, 1) for x in self.dynamics.start_state(batch))
+            z, c, slots, seen = (x[:, t : t + 1] for x in (latent, context, attention.slots, attention.state))
+            states.append(LatentState(z, c, slots, seen, hidden, cell, memory))
+        return join(states[-time:])
+
+    def _advance(self, state: LatentState, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The LSTM's output and cell [B, 1, H] after the state of one frame [B, 1, ...] and its action [B, A]."""
+        if state.cell is None:
+            raise UserError("this state has no LSTM cell (a training pass keeps none); take it from model.observe")
+        wanted = (len(state.latent), self.config.action_dim)
+        if action.shape != wanted:
+            raise UserError(f"the actions of one frame are {tuple(action.shape)}; the model reads {wanted}")
+        before = state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous()
+        actions = action[:, None].to(state.latent)
+        hidden, (_, cell) = self.dynamics(state.latent, state.context, state.attention, actions, before)
+        return hidden, cell.transpose(0, 1)
+
+    def imagine(
+        self,
+        state: LatentState,
+        actions: Tensor | Policy,
+        samples: int = 1,
+        horizon: int | None = None,
+        key: int = 0,
+        differentiable: bool = False,
+    ) -> LatentState:
+        """Predict the frames that follow the last frame of `state`, from actions alone.
+
+        Raises `UserError` for a state without frames or without an LSTM cell, and for actions of another shape.
+
+        Args:
+            state: of `observe` or `filter` (or of an earlier `imagine`), [B, T, ...].
+            actions: [B, horizon, A], of which the first is taken after seeing the state's last frame, so that action i
+                leads to imagined frame i; or a policy, called with the state [B*samples, 1, ...] of each frame.
+            samples: futures drawn for each sequence.
+            horizon: frames to imagine; needed for a policy, and at most the number of actions.
+            key: seed of the random draws.
+            differentiable: keep the graph, so that the result has gradients for actions, policy, `state` and model. The
+                choice of a mixture component is drawn and has no gradient; its Gaussian is reparameterised.
+
+        Returns:
+            The state [B*samples, horizon, ...] of the imagined frames; row b*samples + s is future s of sequence b.
+        """
+        if not state.frames:
+            raise UserError("imagine needs a state with at least one frame; filter one from initial_state first")
+        given = None
+        if isinstance(actions, Tensor):
+            if actions.ndim != 3 or len(actions) != len(state.latent):
+                raise UserError(f"actions are {tuple(actions.shape)}; imagine reads [{len(state.latent)}, horizon, A]")
+            given = actions.shape[1]
+        steps = given if horizon is None else horizon
+        if steps is None or steps < 1 or samples < 1 or (given is not None and steps > given):
+            got = f"imagine got {given or 'no recorded'} actions, horizon {horizon} and samples {samples}"
+            raise UserError(f"{got}; both are at least 1, and a horizon is at most the number of actions")
+        generator, imagined = torch.Generator().manual_seed(key), []
+        with torch.set_grad_enabled(differentiable):
+            state = state.at(-1).repeat(samples)
+            no_context, no_attention = torch.zeros_like(state.context), torch.zeros_like(state.attention)
+            for t in range(steps):
+                action = actions[:, t].repeat_interleave(samples, 0) if isinstance(actions, Tensor) else actions(state)
+                hidden, cell = self._advance(state, action)
+                draws = make_draws(self.prior.draws, len(hidden), 1, generator).to(hidden.device)
+                latent = self.prior(hidden, state.context, state.latent, draws).sample(generator)
+                state = LatentState(latent, no_context, self.predictor(latent), no_attention, hidden, cell)
+                imagined.append(state)
+            return join(imagined)
+
+    def decode(self, state: LatentState) -> Likelihood:
+        """p(x | z, slots) of the frames of a state; `decode(state).mean()` is the expected frames [B, T, 3, H, W]."""
+        return self.likelihood(state.latent, state.slots)

@@ -9,35 +9,26 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
 from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.errors import UserError
-from aime_fast.model.assembly import Assembly, HeadMaker
+from aime_fast.model.assembly import HeadMaker
 from aime_fast.model.draws import Draws, make_draws
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import previous
-from aime_fast.model.parts.likelihood import Likelihood
-from aime_fast.model.rollout import Policy, extend, imagine, replay
+from aime_fast.model.rollout import Rollouts
 from aime_fast.model.state import LatentState
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The files of an exported model."""
 
 
-class DPGMMVariationalRecurrentAutoencoder(Assembly):
+class DPGMMVariationalRecurrentAutoencoder(Rollouts):
     """AIME: tokenizer and causal perceiver, frame codec, prior, attention schema, recurrent dynamics (docs/model.md).
 
-    Args:
-        max_components: K, truncation of the Dirichlet process.
-        latent_dim: D, size of z_t.
-        hidden_dim: H, size of the LSTM state.
-        action_dim: A, numbers in an action.
-        **sizes: any other field of `ModelConfig`.
-
-    Raises:
-        UserError: for an unknown size or prior, or sizes that do not fit together.
+    The arguments are fields of `ModelConfig`, by the same names: K, D, H, A and any other as a keyword. Raises
+    `UserError` for an unknown field, prior or likelihood, and for sizes that do not fit together.
     """
 
     compiled = ("standardise",)
@@ -80,22 +71,19 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
             model.load_state_dict({k: x for k, x in weights.items() if k in own or not k.startswith("heads.")})
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder} holds no exported model ({error}); write one with `aime-fast export`") from error
-        except RuntimeError as error:  # load_state_dict: other names or shapes
-            first = str(error).splitlines()[1].strip()
+        except RuntimeError as error:  # other names or shapes
+            first = str(error).splitlines()[-1].strip()
             raise UserError(f"{folder} holds the model of another version ({first}); export it again") from error
         return model.eval()
 
     def forward(self, observations: Tensor, actions: Tensor, draws: Draws | None = None) -> SequenceOutputs:
-        """One training pass over all frames of a window; returns everything that the losses read.
+        """One training pass over all frames; returns all that losses read. `UserError` for other types and shapes.
 
         Args:
             observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
             actions: float [B, T, A]; a_t is taken after seeing frame t.
             draws: the random numbers of the step, from `self.draws`. None means the deterministic pass in evaluation
                 mode, and numbers keyed by torch's global generator in training mode.
-
-        Raises:
-            UserError: for shapes that the model does not read.
         """
         frames = self.check(observations, actions)
         batch, time = shape = frames.shape[:2]
@@ -124,12 +112,10 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         start = self.dynamics.start_state(batch)
         hidden, _ = self.dynamics(noisy, used_context, used_attention, actions, start)
         before = previous(hidden, start[0][-1, 0])
-        prior = self.prior(
-            before, previous(used_context, self.prior.start_context), previous(noisy, self.prior.start_latent), draws
-        )
-        prior_log_maps, motion = self.attention_prior(
-            attention.maps[:, :-1].detach(), hidden[:, :-1].detach(), latents[:, :-1].detach(), actions[:, :-1]
-        )
+        context_before = previous(used_context, self.prior.start_context)
+        prior = self.prior(before, context_before, previous(noisy, self.prior.start_latent), draws)
+        fixed = (x[:, :-1].detach() for x in (attention.maps, hidden, latents))
+        prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
         state = LatentState(latents, context, attention.slots, attention.state, before)
         return SequenceOutputs(
             observations=frames,
@@ -156,83 +142,6 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
     forward_sequence = forward
 
     @torch.no_grad()
-    def observe(self, observations: Tensor, actions: Tensor) -> LatentState:
-        """The state [B, T, ...] of a window's frames, at the posterior means, without gradients.
-
-        Args:
-            observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
-            actions: [B, T-1 or more, A]; a_t is taken after seeing frame t. Only the first T-1 are read.
-
-        Raises:
-            UserError: for shapes that the model does not read.
-        """
-        time = observations.shape[1]
-        if actions.ndim != 3 or actions.shape[1] < time - 1:
-            raise UserError(f"actions are {tuple(actions.shape)}; observe reads [B, {time - 1} or more, A]")
-        previous_actions = F.pad(actions[:, : time - 1], (0, 0, 1, 0))
-        return extend(self, self.initial_state(len(observations)), observations, previous_actions)
-
-    @torch.no_grad()
-    def filter(self, state: LatentState, observation: Tensor, previous_action: Tensor | None = None) -> LatentState:
-        """The state [B, 1, ...] of one more frame; it equals that of `observe` on all frames so far.
-
-        Args:
-            state: of `observe`, `filter` or `initial_state`; its last frame is the one before.
-            observation: the new frame [B, 3, H, W], uint8 or float in [-1, 1].
-            previous_action: [B, A], taken after the frame before; not needed after `initial_state`.
-
-        Raises:
-            UserError: for shapes that the model does not read, and for a state that no frame can follow.
-        """
-        before = None if previous_action is None else previous_action[:, None]
-        return extend(self, state, observation[:, None], before)
-
-    def imagine(
-        self,
-        state: LatentState,
-        actions: Tensor | Policy,
-        samples: int = 1,
-        horizon: int | None = None,
-        key: int = 0,
-        differentiable: bool = False,
-    ) -> LatentState:
-        """Predict the frames that follow the last frame of `state`, from actions alone.
-
-        Args:
-            state: of `observe` or `filter` (or of an earlier `imagine`), [B, T, ...].
-            actions: [B, horizon, A], of which the first is taken after seeing the state's last frame, so that action i
-                leads to imagined frame i; or a policy, called with the state [B*samples, 1, ...] of each frame.
-            samples: futures drawn for each sequence.
-            horizon: frames to imagine; needed for a policy, and at most the number of actions.
-            key: seed of the random draws.
-            differentiable: keep the graph, so that the result has gradients for actions, policy, `state` and model. The
-                choice of a mixture component is drawn and has no gradient; its Gaussian is reparameterised.
-
-        Returns:
-            The state [B*samples, horizon, ...] of the imagined frames; row b*samples + s is future s of sequence b.
-
-        Raises:
-            UserError: for a state without frames or without an LSTM cell, and for actions of another shape.
-        """
-        if not state.frames:
-            raise UserError("imagine needs a state with at least one frame; filter one from initial_state first")
-        policy = replay(actions, len(state.latent), samples) if isinstance(actions, Tensor) else actions
-        given = actions.shape[1] if isinstance(actions, Tensor) else None
-        steps = given if horizon is None else horizon
-        if steps is None or samples < 1 or not 1 <= steps <= (given or steps):
-            raise UserError(
-                f"imagine got {given or 'no recorded'} actions, horizon {horizon} and samples {samples}; "
-                "samples and horizon are at least 1, and a horizon is at most the number of actions"
-            )
-        with torch.set_grad_enabled(differentiable):
-            start = state.at(-1).repeat(samples)
-            return imagine(self, start, policy, steps, torch.Generator().manual_seed(key))
-
-    def decode(self, state: LatentState) -> Likelihood:
-        """p(x | z, slots) of the frames of a state; `decode(state).mean()` is the expected frames [B, T, 3, H, W]."""
-        return self.likelihood(state.latent, state.slots)
-
-    @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:
         """The decoder's mean at the posterior mean and the frame's own slots, [B, T, 3, H, W] in [-1, 1]."""
         return self.likelihood(outputs.posterior_mean, outputs.slots).mean()
@@ -247,24 +156,21 @@ class DPGMMVariationalRecurrentAutoencoder(Assembly):
         ids: Tensor,
         encodings: Tensor,
         draws: Draws,
-        finite: Tensor | None = None,
+        finite: Tensor,
         stored: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.data,
     ) -> None:
         """Update the moving averages, codebook and teacher, once a step. Collective: every rank calls it.
 
-        Args:
-            ids, encodings: `token_info.ids` [b, T, P] and `token_info.encodings` [b, T, P, d] of this rank's windows.
-            draws: the random numbers of these windows.
-            finite: 0-d bool, equal on all ranks; where it is false nothing changes.
-            stored: gives the memory that holds this process's part of a parameter.
+        `ids` [b, T, P] and `encodings` [b, T, P, d] are those of `token_info`, and `draws` the random numbers, of this
+        rank's windows. Where `finite` (0-d bool, equal on all ranks) is false nothing changes. `stored` gives the
+        memory that holds this process's part of a parameter.
         """
         kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
         first = draws.first_row * ids.shape[1] * ids.shape[2]
         self.tokenizer.codebook.update(ids.flatten(), encodings.flatten(0, 2).float(), draws["code_candidates"], first)
-        if finite is not None:
-            for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
-                buffer.copy_(torch.where(finite, buffer, old))
+        for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
+            buffer.copy_(torch.where(finite, buffer, old))
         teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
-        moves, rate = torch._foreach_sub(live, teacher), 1 - self.config.teacher_decay
-        torch._foreach_mul_(moves, rate if finite is None else rate * finite)
+        moves = torch._foreach_sub(live, teacher)
+        torch._foreach_mul_(moves, (1 - self.config.teacher_decay) * finite)
         torch._foreach_add_(teacher, moves)

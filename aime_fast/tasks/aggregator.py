@@ -15,9 +15,8 @@ from aime_fast.tasks.task import Task, Values
 class LossAggregator:
     """Computes the loss terms of every task. A term belongs to exactly one task.
 
-    Args:
-        config: weights of the terms; arguments of `compute_losses` override them.
-        tasks: the tasks, in the order of `task_losses` (default: elbo, perceiver, predictive).
+    `config` has the weights of the terms. `tasks` are in the order of `task_losses` (default: elbo, perceiver,
+    predictive).
     """
 
     def __init__(self, config: LossConfig | None = None, tasks: Sequence[Task] | None = None) -> None:
@@ -39,20 +38,18 @@ class LossAggregator:
         Args:
             outputs: what the model returned.
             beta: weight of the KL terms, in [0, 1].
-            entropy_weight: weight of the cluster entropy, which is maximised (default 0.1).
-            lambda_recon: weight of the reconstruction (default 1).
-            lambda_att_dyn: weight of the attention dynamics loss (default 0.1).
-            lambda_gram: weight of the Gram loss (default 0.05).
+            entropy_weight, lambda_recon, lambda_att_dyn, lambda_gram: replace the configuration's weights of the
+                cluster entropy, the reconstruction, the attention dynamics and the Gram loss.
             batch: the windows behind `outputs`; required by tasks that learn from rewards or dones.
         """
-        config = self.config
-        weights = replace(
-            config,
-            entropy_weight=config.entropy_weight if entropy_weight is None else entropy_weight,
-            lambda_recon=config.lambda_recon if lambda_recon is None else lambda_recon,
-            lambda_att_dyn=config.lambda_att_dyn if lambda_att_dyn is None else lambda_att_dyn,
-            lambda_gram=config.lambda_gram if lambda_gram is None else lambda_gram,
-        )
+        given = {
+            "entropy_weight": entropy_weight,
+            "lambda_recon": lambda_recon,
+            "lambda_att_dyn": lambda_att_dyn,
+            "lambda_gram": lambda_gram,
+        }
+        changed = {name: weight for name, weight in given.items() if weight is not None}
+        weights = replace(self.config, **changed)  # type: ignore[arg-type]
         losses: Values = {}
         for task in self.tasks:
             losses |= task.losses(outputs, beta, weights, batch)

@@ -17,12 +17,10 @@ from aime_kernels import gaussian_log_density
 class Elbo(Task):
     """The negative evidence lower bound with auxiliary terms.
 
-    Units: `recon_loss` is in nats per data dimension (3*H*W per frame). `kl_z`, `hierarchical_kl` and
-    `cluster_entropy` are in nats per frame and enter the total divided by the data dimensions. At beta = lambda_recon
-    = 1 and all other weights 0 the total is the negative ELBO in nats per dimension.
-
-    `recon_loss` and `mean_error` are figures without a gradient. `decoder_loss`, their weighted sum, has it: one
-    operator computes the gradient of both (`aime_kernels.logistic_mixture_loss`).
+    `recon_loss` is in nats per data dimension (3*H*W per frame). `kl_z`, `hierarchical_kl` and `cluster_entropy` are in
+    nats per frame and enter the total divided by the data dimensions. At beta = lambda_recon = 1 and all other weights
+    0 the total is the negative ELBO in nats per dimension. `recon_loss` and `mean_error` are figures without a
+    gradient; `decoder_loss`, their weighted sum, has it.
     """
 
     name, total = "elbo", "total_elbo"
@@ -66,16 +64,15 @@ class Elbo(Task):
         terms["recon_loss"] = (nats * frames).mean()
         terms["kl_z"] = above(terms["kl_z"], weights.free_bits)
         terms["cluster_entropy"] = cluster_entropy(usage, terms["responsibility_entropy"])
-        divergence = (
-            beta * (terms["kl_z"] + terms["hierarchical_kl"]) - weights.entropy_weight * terms["cluster_entropy"]
-        )
+        kl, entropy = terms["kl_z"] + terms["hierarchical_kl"], terms["cluster_entropy"]
+        divergence = beta * kl - weights.entropy_weight * entropy
         dimensions = outputs.observations[0, 0].numel()
         total = terms["decoder_loss"] + divergence / dimensions + weights.lambda_gram * terms["gram_enc_loss"]
         figures = {
             "bits_per_dim": terms["recon_loss"] / math.log(2.0),
             "effective_components": torch.special.entr(usage.detach()).sum().exp(),
             "top_component_mass": usage.detach().max(),
-            "usage_entropy": terms["cluster_entropy"] + terms["responsibility_entropy"],
+            "usage_entropy": entropy + terms["responsibility_entropy"],
         }
         return terms | {self.total: total} | figures
 
@@ -83,10 +80,8 @@ class Elbo(Task):
 def latent_terms(outputs: SequenceOutputs) -> Values:
     """Monte Carlo estimates over the posterior's samples of this rank's batch.
 
-    Returns:
-        kl_z: E_q[log q(z) - logsumexp_k(log pi_k + log N(z; mu_k, s_k))] in nats per frame, 0-d.
-        usage: share of each component, [K]; sums to 1.
-        responsibility_entropy: mean entropy of the responsibilities r_k(z) in nats, 0-d.
+    `kl_z`, E_q[log q(z) - log p(z)] in nats per frame, 0-d; `usage`, share of each component, [K], sums to 1;
+    `responsibility_entropy`, mean entropy of the responsibilities r_k(z) in nats, 0-d.
     """
     mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
     log_q = gaussian_log_density(outputs.samples, mean, log_var)
@@ -116,9 +111,8 @@ def global_mean(local: Tensor) -> Tensor:
     f'(global) times its own derivative. Without gradients it returns the local mean: in validation the ranks have
     different numbers of batches, so a collective would hang.
     """
-    if not torch.is_grad_enabled():
-        return local
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not (several and torch.is_grad_enabled()):
         return local
     total = local.detach().clone()
     distributed.all_reduce(total)

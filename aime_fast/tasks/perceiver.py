@@ -9,7 +9,7 @@ from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.tasks.task import Task, Values
 
 PIXEL = 100.0
-"""Weight of the squared pixel error: that of a Gaussian with standard deviation 0.07."""
+"""Weight of the mean squared error of frames in [-1, 1]: that of a Gaussian with standard deviation 0.07."""
 COMMITMENT = 0.25
 """Weight of the commitment loss (van den Oord et al. 2017, eq. 3)."""
 
@@ -21,9 +21,10 @@ class Perceiver(Task):
 
     def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
         """The terms, weighted."""
+        tokens = outputs.token_info
         return {
-            "perceiver_recon_loss": pixel_loss(outputs),
-            "vq_loss": COMMITMENT * outputs.token_info.commitment,
+            "perceiver_recon_loss": PIXEL * F.mse_loss(tokens.reconstruction, outputs.observations),
+            "vq_loss": COMMITMENT * tokens.commitment,
             "perceiver_ce_loss": next_token_loss(outputs),
         }
 
@@ -32,18 +33,12 @@ class Perceiver(Task):
         return {"perplexity": perplexity(outputs)}
 
 
-def pixel_loss(outputs: SequenceOutputs) -> Tensor:
-    """Squared error of the tokenizer's reconstruction, frames in [-1, 1], times `PIXEL`, 0-d."""
-    return PIXEL * F.mse_loss(outputs.token_info.reconstruction, outputs.observations)
-
-
 def next_token_loss(outputs: SequenceOutputs) -> Tensor:
     """Cross-entropy of the tokens of frame t+1 given c_t, in nats per token, 0-d; zero for a single frame."""
     logits = outputs.next_token_logits
     if logits.shape[1] == 0:
         return logits.sum()
-    targets = outputs.token_info.ids[:, 1:]
-    return F.cross_entropy(logits.float().flatten(0, 2), targets.flatten())
+    return F.cross_entropy(logits.float().flatten(0, 2), outputs.token_info.ids[:, 1:].flatten())
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ class Predictive(Task):
     name, total = "predictive", "total_predictive"
 
     def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
-        """The terms before their weights."""
+        """The terms before their weights. Maps, their shifts and slots are fixed targets."""
         return {
             "attention_kl": attention_kl(outputs),
             "attention_dynamics_loss": motion_loss(outputs),
             "attention_diversity": diversity_loss(outputs),
-            "self_prediction_loss": self_prediction_loss(outputs),
+            "self_prediction_loss": F.mse_loss(outputs.predicted, outputs.attention.slots.detach()),
         }
 
     def weighted(self, terms: Values, beta: float | Tensor, weights: LossConfig) -> Tensor:
@@ -60,8 +60,3 @@ def diversity_loss(outputs: SequenceOutputs) -> Tensor:
     slots = maps.shape[-2]
     overlap = (maps @ maps.transpose(-1, -2)).sum((-1, -2)) - slots
     return overlap.mean() / max(slots * (slots - 1), 1)
-
-
-def self_prediction_loss(outputs: SequenceOutputs) -> Tensor:
-    """Mean squared error of the slots predicted from z alone; the slots are fixed targets; 0-d."""
-    return F.mse_loss(outputs.predicted, outputs.attention.slots.detach())

@@ -19,11 +19,7 @@ DEFAULT = ("elbo", "perceiver", "predictive")
 
 
 def make_tasks(names: Sequence[str] = DEFAULT) -> list[Task]:
-    """Make the named tasks, in this order.
-
-    Raises:
-        UserError: no name, an unknown name, or a name given twice.
-    """
+    """Make the named tasks, in this order. `UserError` for no name, an unknown name, or a name given twice."""
     if not any(names):
         raise UserError(f"no task to train; choose --tasks from {', '.join(TASKS)}")
     for position, name in enumerate(names):

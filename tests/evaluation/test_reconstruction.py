@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.reconstruction import reconstruction_psnr
+from aime_fast.evaluation.metrics import reconstruction_psnr
 
 
 class Dimmed(nn.Module):

@@ -190,6 +190,15 @@ def test_every_image_size_is_trained_filtered_imagined_and_decoded(size):
     assert outputs.perceiver_reconstructions.shape == observations.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_actions_of_any_type_are_read(model, dtype):
+    observations, actions = window(2, 3)
+    actions = actions.round()
+    state = model.observe(observations, actions)
+    assert_same(model.observe(observations, actions.to(dtype)), state)
+    assert_same(model.imagine(state, actions.to(dtype)), model.imagine(state, actions))
+
+
 def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
     observations, actions = window(2, 2)
     state = model.observe(observations, actions)
@@ -207,8 +216,11 @@ def test_what_cannot_be_filtered_or_imagined_is_refused_in_a_line(model):
     for horizon in (0, 3):
         with pytest.raises(UserError, match=f"2 actions, horizon {horizon} and samples 1"):
             model.imagine(state, actions, horizon=horizon)
-    with pytest.raises(UserError, match="samples 0"):
-        model.imagine(state, actions, samples=0)
+    for samples in (0, -1):
+        with pytest.raises(UserError, match=f"samples {samples}"):
+            model.imagine(state, actions, samples=samples)
+    with pytest.raises(UserError, match="no recorded actions, horizon 2"):
+        model.imagine(state, actions[:, :0], horizon=2)
     with pytest.raises(UserError, match=r"actions of one frame are \(1, 3\)"):
         model.imagine(state, lambda current: actions[:1, 0], horizon=1)
     with pytest.raises(UserError, match="needs previous_action"):

@@ -46,7 +46,9 @@ def test_nothing_is_written_over(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["no config", "no weights", "torn weights", "another model", "unknown size"])
+@pytest.mark.parametrize(
+    "damage", ["no config", "no weights", "torn weights", "another model", "unknown size", "negative size"]
+)
 def test_what_is_no_exported_model_is_refused(run, tmp_path, damage):
     folder = export(run, tmp_path / "out")
     config = json.loads((folder / "config.json").read_text())
@@ -62,8 +64,8 @@ def test_what_is_no_exported_model_is_refused(run, tmp_path, damage):
             {name: tensor for name, tensor in weights.items() if name != "mean_frame"}, folder / "model.safetensors"
         )
     else:
-        config["model"]["wings"] = 2
+        config["model"] |= {"wings": 2} if damage == "unknown size" else {"num_slots": -1}
         (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"export|wings") as caught:
+    with pytest.raises(UserError, match=r"export|wings|num_slots must be at least 1") as caught:
         Model.from_pretrained(folder)
     assert "\n" not in str(caught.value)

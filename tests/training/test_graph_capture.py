@@ -44,6 +44,12 @@ def test_inputs_are_copied_into_the_memory_that_the_graph_reads():
     assert (old.inner.values.data_ptr(), old.flags.data_ptr()) == addresses
 
 
+def test_draws_are_copied_by_name():
+    old, new = {"latent": torch.zeros(2, 3)}, {"latent": torch.ones(2, 3)}
+    copy_tensors(new, old)
+    assert torch.equal(old["latent"], new["latent"])
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -1,4 +1,4 @@
-"""All tasks of the registry together, on two ranks under every ZeRO stage, equal one process to rounding."""
+"""Every task alone and all together, on one rank and on two under every ZeRO stage, equal one process to rounding."""
 
 import json
 
@@ -19,23 +19,27 @@ def weights(out, step):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_all_tasks_on_two_ranks_equal_one_process(tmp_path):
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_task_alone_and_all_together_equal_one_process(tmp_path, ranks):
     data = write_recording(tmp_path / "recording.pt")
+    sets = {name: [name] for name in TASKS} | {"all": list(TASKS)}
 
-    def options(out, **changes):
+    def options(out, tasks, **changes):
         changes |= {"keep_checkpoints": 9, "checkpoint_every": PAUSE}
         # SGD: AdamW's first steps divide by the noise of near-zero gradients, which turns rounding into steps.
         optim = {"name": "sgd", "lr": 0.005, "warmup_steps": 0}
-        return tiny_options(data, tmp_path / out, tasks=list(TASKS), steps=STEPS, optim=optim, **changes)
+        return tiny_options(data, tmp_path / out, tasks=tasks, steps=STEPS, optim=optim, **changes)
 
-    DMCVBTrainer(**options("alone")).fit()
-    jobs = [options(f"zero{stage}", ds_config=f"zero{stage}") | {"until": None} for stage in range(4)]
-    for printed, code in run_ranks(2, "resume_worker.py", json.dumps(jobs), timeout=800, DEEPSPEED_TIMEOUT="10"):
+    for name, tasks in sets.items():
+        DMCVBTrainer(**options(name, tasks)).fit()
+    cases = [(name, stage) for name in sets for stage in range(4)]
+    jobs = [options(f"{name}-{stage}", sets[name], ds_config=f"zero{stage}") | {"until": None} for name, stage in cases]
+    for printed, code in run_ranks(ranks, "resume_worker.py", json.dumps(jobs), timeout=1500, DEEPSPEED_TIMEOUT="10"):
         assert code == 0, printed
-    pause, wanted = weights(tmp_path / "alone", PAUSE), weights(tmp_path / "alone", STEPS)
-    for stage in range(4):
-        found = weights(tmp_path / f"zero{stage}", STEPS)
+    for name, stage in cases:
+        pause, wanted = weights(tmp_path / name, PAUSE), weights(tmp_path / name, STEPS)
+        found = weights(tmp_path / f"{name}-{stage}", STEPS)
         assert found.keys() == wanted.keys()
         apart, way = (sum((a[n] - wanted[n]).square().sum() for n in wanted) for a in (found, pause))
-        assert float((apart / way).sqrt()) <= 1e-4
+        assert float((apart / way).sqrt()) <= 1e-4, (name, stage)

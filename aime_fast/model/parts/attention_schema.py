@@ -13,10 +13,10 @@ from aime_kernels import slot_attention
 
 @dataclass
 class Attention:
-    """The schema of [B, T] frames; P = G*G grid cells."""
+    """The schema of [B, T] frames."""
 
     slots: Tensor  # [B, T, S, d], normalised
-    maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over P
+    maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over the P = G*G grid cells
     state: Tensor  # attention state [B, T, N] that the LSTM reads, normalised
 
 
@@ -56,11 +56,7 @@ class BottomUpAttention(nn.Module):
         batch = context.shape[:2]
         centres = in_float32(centre_of_mass)(maps)
         state = self.state_norm(wide(self.state(torch.cat([slots, centres], dim=-1).flatten(1))))
-        return Attention(
-            slots=slots.unflatten(0, batch),
-            maps=maps.unflatten(0, batch),
-            state=state.unflatten(0, batch),
-        )
+        return Attention(*(x.unflatten(0, batch) for x in (slots, maps, state)))
 
 
 class TopDownAttention(nn.Module):
@@ -79,13 +75,9 @@ class TopDownAttention(nn.Module):
         self.motion = nn.Conv2d(width, 2, 3, padding=1)
 
     def forward(self, maps: Tensor, hidden: Tensor, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """From frames t-1 to frames t, for t = 1 .. T-1.
+        """Log of the maps predicted for frames 1 .. T-1 [B, T-1, S, P]; motion [B, T-1, 2, P], grid widths a frame.
 
-        Args:
-            maps: [B, T-1, S, P], hidden: [B, T-1, H], latent: [B, T-1, D], actions: [B, T-1, A], all of frames t-1.
-
-        Returns:
-            Log of the predicted maps [B, T-1, S, P], and the motion field [B, T-1, 2, P] in grid widths a frame.
+        The inputs are those of the frames before: maps [B, T-1, S, P], h [B, T-1, H], z [B, T-1, D], a [B, T-1, A].
         """
         shape = maps.shape[:2]
         grid = (maps * self.grid**2).reshape(-1, maps.shape[2], self.grid, self.grid)

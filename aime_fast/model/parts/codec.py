@@ -52,9 +52,8 @@ class PosteriorHead(nn.Module):
         self.down = ConvBlock(width, 2 * width, stride=2)
         self.features = nn.Linear(side**2 * 2 * width, config.mlp_dim)
         self.context = nn.Linear(config.context_dim, config.mlp_dim, bias=False)
-        self.out = nn.Sequential(
-            nn.LayerNorm(config.mlp_dim), nn.SiLU(), nn.Linear(config.mlp_dim, 2 * config.latent_dim)
-        )
+        read_out = nn.Linear(config.mlp_dim, 2 * config.latent_dim)
+        self.out = nn.Sequential(nn.LayerNorm(config.mlp_dim), nn.SiLU(), read_out)
 
     def forward(self, frames: Tensor, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised frames [B*T, 3, H, W], features [B*T, 2w, G, G], c [B, T, C] -> mean, log-variance [B, T, D]."""

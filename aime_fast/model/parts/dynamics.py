@@ -7,9 +7,6 @@ from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw
 from aime_fast.model.parts.layers import in_float32, mlp, wide
 
-State = tuple[Tensor, Tensor]
-"""LSTM state (h, c), each [1, B, H]."""
-
 
 class Dynamics(nn.Module):
     """h_t = LSTM([z_t, c_t, attention state_t, a_t], h_{t-1}), one call for all frames."""
@@ -24,15 +21,15 @@ class Dynamics(nn.Module):
             if "weight_hh" in name:
                 nn.init.orthogonal_(parameter)
 
-    def start_state(self, batch: int) -> State:
-        """The learned state before the first frame, (h, c)."""
+    def start_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """The learned state before the first frame, (h, c), each [1, B, H]."""
         h, c = self.start[:, None, None].expand(-1, 1, batch, -1)
         return h.contiguous(), c.contiguous()
 
     def forward(
-        self, latent: Tensor, context: Tensor, attention: Tensor, actions: Tensor, state: State
-    ) -> tuple[Tensor, State]:
-        """z [B, T, D], c [B, T, C], attention state [B, T, N], a [B, T, A] -> h [B, T, H] and the last state."""
+        self, latent: Tensor, context: Tensor, attention: Tensor, actions: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """z [B, T, D], c [B, T, C], attention state [B, T, N], a [B, T, A] -> h [B, T, H] and the last (h, c)."""
         return in_float32(self.lstm)(torch.cat([latent, context, attention, actions], dim=-1), state)
 
 

@@ -44,10 +44,8 @@ class Likelihood(ABC):
     def loss(self, pixels: Tensor, of_nats: Tensor, of_error: float) -> tuple[Tensor, Tensor, Tensor]:
         """The sum over frames of of_nats * nats + of_error * error, 0-d; nats and error [B, T], without a gradient.
 
-        Args:
-            pixels: [B, T, q, 3, h, w] in [-1, 1], the frames as sub-images.
-            of_nats: [B, T], weight of each frame's negative log-likelihood (nats); not differentiated.
-            of_error: weight of a frame's error, the squared error of `expectation` summed over the frame.
+        `pixels` [B, T, q, 3, h, w] in [-1, 1] are the frames as sub-images. Nats are a frame's negative log-likelihood;
+        their weights `of_nats` [B, T] are not differentiated. The error is that of `expectation`, squared and summed.
         """
 
 

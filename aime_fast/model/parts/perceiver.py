@@ -114,8 +114,7 @@ class CausalPerceiver(nn.Module):
         tokens = (codes + self.position).flatten(1, 2)
         x = self.latent.repeat(frames, 1).expand(batch, -1, -1)
         x, read = self.read(x, tokens, causal_bias(self.latents, cells, *sizes), past[0])
-        remembered = [read]
-        bias = causal_bias(self.latents, self.latents, *sizes)
+        remembered, bias = [read], causal_bias(self.latents, self.latents, *sizes)
         for layer, earlier in zip(self.layers, past[1:], strict=True):
             x, keys_values = layer(x, None, bias, earlier)
             remembered.append(keys_values)

@@ -33,8 +33,7 @@ class Tokens:
 class Codebook(nn.Module):
     """Codes learned by an exponential moving average of the encodings they win (van den Oord et al. 2017, app. A.1).
 
-    The average moves once a step, in `update`, with the statistics of the whole global batch. Dead codes move onto
-    encodings of that batch.
+    `update` moves the average once a step by the whole global batch. Dead codes move onto encodings of that batch.
     """
 
     codes: Tensor
@@ -69,11 +68,8 @@ class Codebook(nn.Module):
     def update(self, ids: Tensor, encodings: Tensor, candidates: Tensor, first: int) -> None:
         """Move the average by one step of all ranks together.
 
-        Args:
-            ids: int64 [M], the codes this rank's encodings chose.
-            encodings: [M, d], in the order of the global batch from flat index `first` on.
-            candidates: int64 [num_codes], global flat indices of the encodings that replace dead codes.
-            first: the global flat index of this rank's first encoding.
+        This rank's `encodings` [M, d], of which `first` is the global flat index of the first, chose the codes `ids`,
+        int64 [M]. `candidates`, int64 [num_codes], are global indices of the encodings that replace dead codes.
         """
         num_codes, dim = self.codes.shape
         statistics = encodings.new_zeros(num_codes, 2 * dim + 1)
@@ -131,13 +127,8 @@ class Tokenizer(nn.Module):
         passed = encodings + (codes - encodings).detach()
         grid = passed.transpose(2, 3).reshape(len(frames), -1, self.grid, self.grid)
         reconstruction = wide(self.decoder(grid.contiguous(memory_format=torch.channels_last))) + mean_frame
-        return Tokens(
-            ids=ids,
-            codes=codes,
-            encodings=encodings.detach(),
-            reconstruction=reconstruction.unflatten(0, shape),
-            commitment=F.mse_loss(encodings, codes),
-        )
+        commitment = F.mse_loss(encodings, codes)
+        return Tokens(ids, codes, encodings.detach(), reconstruction.unflatten(0, shape), commitment)
 
     def encode(self, frames: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
         """Standardised frames [B*T, 3, H, W] -> encodings [B, T, P, d], ids int64 [B, T, P], codes [B, T, P, d]."""

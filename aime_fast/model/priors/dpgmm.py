@@ -52,9 +52,9 @@ class MixturePrior:
     def kl_terms(self) -> dict[str, Tensor]:
         """`stick_kl` and `alpha_kl`, [B, T] in nats.
 
-        stick_kl = E_alpha KL(Kumaraswamy(a, b) || Beta(1, alpha)), summed over the sticks. alpha enters only through
-        E[alpha] = c/r and E[log alpha] = digamma(c) - log r, so no draw is needed (Nalisnick & Smyth 2017, eq. 12,
-        averaged over q(alpha)). alpha_kl = KL(Gamma(c, r) || Gamma(a0, b0)).
+        stick_kl = E_alpha KL(Kumaraswamy(a, b) || Beta(1, alpha)), summed over the sticks (Nalisnick & Smyth 2017, eq.
+        12), is exact: alpha enters only through E[alpha] = c/r and E[log alpha] = digamma(c) - log r. alpha_kl =
+        KL(Gamma(c, r) || Gamma(a0, b0)).
         """
         mean = (self.log_concentration - self.log_rate).exp()
         mean_log = torch.digamma(self.log_concentration.exp()) - self.log_rate
@@ -75,49 +75,39 @@ class DPGMMPrior(Prior):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.components, self.latent_dim = config.max_components, config.latent_dim
-        self.draws = (Draw("sticks", "uniform", (self.components - 1,)),)
+        components, dim = config.max_components, config.latent_dim
+        self.draws = (Draw("sticks", "uniform", (components - 1,)),)
         alpha_prior = (config.concentration_shape, config.concentration_rate)
         self.register_buffer("alpha_prior", torch.tensor(alpha_prior), persistent=False)
-        self.carry = nn.Linear(config.latent_dim, config.latent_dim, bias=False)
+        self.carry = nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.carry.weight)
-        inputs = config.hidden_dim + config.context_dim
-        self.hidden = nn.Sequential(
-            mlp(inputs, config.mlp_dim, config.mlp_dim), nn.LayerNorm(config.mlp_dim), nn.SiLU()
-        )
-        self.sticks = nn.Linear(config.mlp_dim, 2 * (self.components - 1))
-        self.concentration = nn.Linear(config.mlp_dim, 2)
-        self.mean = nn.Linear(config.mlp_dim, self.latent_dim)
-        self.log_vars = nn.Linear(config.mlp_dim, self.components * self.latent_dim)
+        inputs, width = config.hidden_dim + config.context_dim, config.mlp_dim
+        self.hidden = nn.Sequential(mlp(inputs, width, width), nn.LayerNorm(width), nn.SiLU())
+        self.sticks = nn.Linear(width, 2 * (components - 1))
+        self.concentration = nn.Linear(width, 2)
+        self.mean = nn.Linear(width, dim)
+        self.log_vars = nn.Linear(width, components * dim)
         # Close together: when components start apart, the one nearest to the first posteriors takes every z.
-        self.offsets = nn.Parameter(0.15 * torch.randn(self.components, self.latent_dim))
+        self.offsets = nn.Parameter(0.15 * torch.randn(components, dim))
         self._start_at_prior(*alpha_prior)
 
+    @torch.no_grad()
     def _start_at_prior(self, shape: float, rate: float) -> None:
         """Set the biases so that q(alpha) starts at its prior and each stick near Beta(1, E alpha)."""
-        with torch.no_grad():
-            self.concentration.bias.copy_(inverse_softplus(torch.tensor([shape, rate])))
-            raw = inverse_softplus(torch.tensor([1.0, shape / rate]))
-            self.sticks.bias.copy_(raw.repeat_interleave(self.components - 1))
-            self.sticks.weight.mul_(0.1)
-            self.concentration.weight.mul_(0.1)
+        for layer, start in ((self.concentration, [shape, rate]), (self.sticks, [1.0, shape / rate])):
+            raw = inverse_softplus(torch.tensor(start))
+            layer.bias.copy_(raw.repeat_interleave(len(layer.bias) // 2))
+            layer.weight.mul_(0.1)
 
     def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, draws: Draws) -> MixturePrior:
         """The mixture of frames t from h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D] and draws."""
         features = self.hidden(torch.cat([hidden, context], dim=-1))
         log_a, log_b = log_softplus(self.sticks(features)).chunk(2, dim=-1)
         log_shape, log_rate = log_softplus(self.concentration(features)).unbind(-1)
-        centre = wide(self.mean(features) + self.carry(latent))
-        return MixturePrior(
-            log_weights=kumaraswamy_log_weights(log_a, log_b, draws["sticks"]),
-            means=centre[:, :, None] + self.offsets,
-            log_vars=bounded_log_variance(wide(self.log_vars(features)).unflatten(-1, self.offsets.shape)),
-            log_a=log_a,
-            log_b=log_b,
-            log_concentration=log_shape,
-            log_rate=log_rate,
-            alpha_prior=self.alpha_prior,
-        )
+        log_weights = kumaraswamy_log_weights(log_a, log_b, draws["sticks"])
+        means = wide(self.mean(features) + self.carry(latent))[:, :, None] + self.offsets
+        log_vars = bounded_log_variance(wide(self.log_vars(features)).unflatten(-1, self.offsets.shape))
+        return MixturePrior(log_weights, means, log_vars, log_a, log_b, log_shape, log_rate, self.alpha_prior)
 
 
 def log_softplus(raw: Tensor) -> Tensor:
