@@ -34,6 +34,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}{hint} choose from {', '.join(names)}")
 
 
+def check_at_least(least: int, **values: int) -> None:
+    """Raise `UserError` that names the first of `values` below `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"{name} is {value}; it must be at least {least}")
+
+
 def exit_on_user_error(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: its own (None means 0), 2 after a `UserError`, 130 after Ctrl-C.
 

@@ -1,5 +1,6 @@
 """A map-style PyTorch data set of the same windows, for training loops of your own."""
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch.utils.data import Dataset
 
 from aime_fast.data.store import Episodes, open_store
 from aime_fast.data.windows import WindowSampler, valid_starts
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, check_at_least
 
 
 class DMCVBDataset(Dataset[dict[str, Tensor]]):
@@ -28,11 +29,10 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         window_stride: int = 1,
         image_size: int | None = None,
     ) -> None:
-        """Open a folder of shards or a recording; None is the shipped sample.
+        """Open the data as `open_store` does.
 
-        `split` is `train`, `val` or `all`. Windows start at multiples of `window_stride`. Frames of a recording are
-        resized to `image_size` (None: 64); shards must have it (None: their own). `UserError` for bad data, for an
-        `environment` other than the recorded one, and if T exceeds every episode.
+        Windows start at multiples of `window_stride`. `UserError` for bad data, for an `environment` other than the
+        recorded one, and if T exceeds every episode.
         """
         self._arguments = (data_path, split, False, image_size)
         self._store: Episodes | None = open_store(*self._arguments)
@@ -52,20 +52,16 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         """A, the size of an action."""
         self.image_size = self._store.image_size
         """S, the side of a frame in pixels."""
-        if window_stride < 1:
-            raise UserError(f"window_stride is {window_stride}; it must be at least 1")
+        check_at_least(1, window_stride=window_stride)
         self._windows = valid_starts(self._store.lengths, sequence_length, window_stride)
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
         if self._store is None:
             self._store = open_store(*self._arguments)
-        index %= len(self)
-        window = self._windows[index : index + 1]
+        window = self._windows[operator.index(index)][None]
         self._store.sound(window, self.sequence_length)  # raises for a damaged chunk
         batch = self._store.gather(window, self.sequence_length)
         frames = batch.observations[0].permute(0, 3, 1, 2).contiguous().float()

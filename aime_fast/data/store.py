@@ -102,10 +102,7 @@ class Episodes:
         return Batch(torch.from_numpy(pixels), *self.columns(places))
 
     def sound(self, windows: np.ndarray, sequence_length: int) -> np.ndarray:
-        """Which windows touch no damaged chunk: bool [B]. Chunks are checked when they are first touched.
-
-        `UserError` for a damaged chunk where these are not skipped.
-        """
+        """Which windows touch no damaged chunk: bool [B]. `UserError` as in `ChunkTable.sound`."""
         if self.chunks is None:
             return np.ones(len(windows), bool)
         frames = windows[:, 1:] + np.arange(sequence_length)
@@ -121,10 +118,8 @@ class Episodes:
         return self.gather(np.array([[episode, start]]), length).observations[0].numpy()
 
     def mean_frame(self) -> torch.Tensor:
-        """Mean over up to `MEAN_CHUNKS` evenly spaced chunks, without damaged ones: float32 [3,S,S] in [-1, 1].
-
-        Levels are summed as integers, so that every back-end of the same data gets the same bits.
-        """
+        """Mean over up to `MEAN_CHUNKS` evenly spaced chunks, without damaged ones: float32 [3,S,S] in [-1, 1]."""
+        # Levels are summed as integers, so that every back-end of the same data gets the same bits.
         starts = valid_starts(self.lengths, 1, CHUNK_LENGTH)
         levels, frames = np.zeros((self.image_size, self.image_size, 3), np.int64), 0
         for chunk in np.linspace(0, len(starts) - 1, min(len(starts), MEAN_CHUNKS)).round().astype(np.int64):
@@ -144,9 +139,8 @@ def open_episodes(path: str | Path | None, split: str, skips: bool = False, imag
     """Open the episodes of `split` (`train`, `val` or `all`) of a folder of shards or of a recording.
 
     None is the shipped sample. Shards behind a command (`pipe:`, see `Shards`) and recordings are read into memory. A
-    recording has no split of its own: the last fifth of its episodes, at least one, is for validation; its frames are
-    resized to `image_size` (None: 64). `skips` leaves damaged chunks out instead of an error. `UserError` if the path
-    is missing or damaged, the split has no episodes, or shards have another size than `image_size`.
+    recording is split as `split_of_episodes` does, and resized to `image_size` (None: 64). `skips` leaves out
+    damaged chunks. `UserError` for a missing path, damage, an empty split, or shards of another size than `image_size`.
     """
     folder = SAMPLE if path is None else Path(path)
     if str(path).startswith(PIPE):
@@ -185,7 +179,7 @@ def hold_frames(episodes: Episodes) -> Episodes:
 
 def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
     source = open_source(path, size=image_size)
-    numbers = episodes_of(split, split_of_episodes(len(source.lengths), None, None), path)
+    numbers = episodes_of(split, split_of_episodes(len(source.lengths)), path)
     parts: list[Columns] = []
 
     def pixels() -> Iterator[np.ndarray]:
@@ -236,7 +230,7 @@ def _episodes(
 
 
 def _hold(pixels: Iterable[np.ndarray], lengths: list[int], size: int, how: str) -> tuple[HeldFrames, str]:
-    """All frames in memory, and `how` with their size. `pixels` yields frames uint8 [n,S,S,3] in order, for any n.
+    """All frames, which `pixels` yields as uint8 [n,S,S,3], in memory, and `how` with their size.
 
     `UserError` that starts with `how`, before anything is read, if they do not fit.
     """

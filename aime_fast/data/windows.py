@@ -1,10 +1,11 @@
 """Which windows make up which batch: a pure function of the seed and the step."""
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, check_at_least
 
 
 def valid_starts(episode_lengths: Sequence[int], sequence_length: int, stride: int = 1) -> np.ndarray:
@@ -61,15 +62,8 @@ class WindowSampler:
         `batch_size` counts the windows of all processes. An epoch has `windows_per_epoch` windows; 0 takes the number
         of valid starts at `window_stride`, where 0 means T.
         """
-        for name, value, least in (
-            ("sequence_length", sequence_length, 1),
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-            ("window_stride", window_stride, 0),
-            ("windows_per_epoch", windows_per_epoch, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name} is {value}; it must be at least {least}")
+        check_at_least(1, sequence_length=sequence_length, batch_size=batch_size)
+        check_at_least(0, seed=seed, window_stride=window_stride, windows_per_epoch=windows_per_epoch)
         if seed >= 2**64:
             raise UserError(f"seed is {seed}; it must be less than 2**64")
         longest = max(episode_lengths, default=0)
@@ -87,13 +81,11 @@ class WindowSampler:
         stride = window_stride or sequence_length
         self.windows_per_epoch = windows_per_epoch or len(valid_starts(episode_lengths, sequence_length, stride))
         self.steps_per_epoch = -(-self.windows_per_epoch // batch_size)
-        self._orders: dict[int, np.ndarray] = {}
+        self._order = lru_cache(maxsize=2)(partial(keyed_order, self.valid_windows, seed))
+        """Permutation of the N starts, by its number."""
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """This rank's contiguous part of the global batch of `step`: int64 [b,2] of (episode, first frame).
-
-        The parts of all ranks, in order, are the global batch. `UserError` if a rank would get none.
-        """
+        """This rank's windows of `step`: int64 [b,2] of (episode, first frame); `UserError` if there are none."""
         start, stop = rank_part(self.batch_size, rank, world_size)
         return self.windows(step * self.batch_size + np.arange(start, stop))
 
@@ -105,13 +97,3 @@ class WindowSampler:
             here = cycles == cycle
             ids[here] = self._order(cycle)[places[here]]
         return self._starts[ids]
-
-    def _order(self, cycle: int) -> np.ndarray:
-        """Permutation number `cycle` of the N starts. The last two are cached."""
-        order = self._orders.get(cycle)
-        if order is None:
-            order = keyed_order(self.valid_windows, self.seed, cycle)
-            if len(self._orders) > 1:
-                self._orders.clear()
-            self._orders[cycle] = order
-        return order

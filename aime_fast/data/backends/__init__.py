@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from aime_fast.config import LoaderConfig
-from aime_fast.data.backends.backend import Backend
+from aime_fast.data.backends.backend import Backend, MemoryBackend, training_device
 from aime_fast.data.backends.dali import DaliBackend
 from aime_fast.data.backends.dali_stream import DaliStreamBackend
-from aime_fast.data.backends.memory import MemoryBackend
 from aime_fast.data.backends.resident import ResidentBackend, free_bytes
-from aime_fast.data.backends.webdataset import WebDatasetBackend
+from aime_fast.data.backends.stream import StreamBackend
 from aime_fast.data.files import SAMPLE
+from aime_fast.data.libraries import load_webdataset
 from aime_fast.data.store import Episodes, hold_frames, open_episodes
 from aime_fast.data.streaming.reader import PIPE, Shards
 from aime_fast.errors import UserError, unknown_name
@@ -44,12 +44,12 @@ def open_backend(
     for name, value, known in (("backend", kind, KINDS), ("on_bad_sample", on_bad_sample, BAD_SAMPLE)):
         if value not in known:
             raise unknown_name(name, value, known)
-    skips, device = on_bad_sample == "skip", _device()
+    skips, device = on_bad_sample == "skip", training_device()
     why = ""
     if kind == "auto" and str(path).startswith(PIPE):
         kind, why = "webdataset", " (auto: a pipe can only be streamed)"
     if kind in STREAMS and split == "train":
-        return _open_stream(kind, kind + why, SAMPLE if path is None else path, sampler_config, seed, skips, device)
+        return _open_stream(kind, kind + why, SAMPLE if path is None else path, sampler_config, seed, skips)
     episodes = open_episodes(path, split, skips)
     if kind in STREAMS:
         kind, why = "memory", f" ({kind} streams only for training)"
@@ -60,22 +60,22 @@ def open_backend(
         episodes = hold_frames(episodes)
         return MemoryBackend(episodes, sampler_config, seed, f"memory{why}: {episodes.description}")
     description = f"{kind} on {device.type}{why}: {episodes.description}"
-    if kind == "resident":
-        return ResidentBackend(episodes, sampler_config, seed, description, device)
-    return DaliBackend(episodes, sampler_config, seed, description, device, _threads())
+    backend = ResidentBackend if kind == "resident" else DaliBackend
+    return backend(episodes, sampler_config, seed, description)
 
 
 def _open_stream(
-    kind: str, chosen: str, place: str | Path, config: LoaderConfig, seed: int, skips: bool, device: torch.device
-) -> Backend:
+    kind: str, chosen: str, place: str | Path, config: LoaderConfig, seed: int, skips: bool
+) -> StreamBackend:
     if os.path.isfile(place):
         raise UserError(f"{place}: backend {kind} reads shards; `aime-fast pack` the recording first")
     shards = Shards(place, skips)
     count = len(shards.manifest.shards)
     description = f"{chosen}: {place}, {count} {shards.codec.name} shard{'s' if count != 1 else ''} read in order"
-    if kind == "webdataset":
-        return WebDatasetBackend(shards, config, "train", seed, description)
-    return DaliStreamBackend(shards, config, "train", seed, description, device, _threads())
+    if kind == "dali-stream":
+        return DaliStreamBackend(shards, config, seed, description)
+    load_webdataset()
+    return StreamBackend(shards, shards.read_with_webdataset, config, seed, description)
 
 
 def _choose(episodes: Episodes, device: torch.device) -> tuple[str, str]:
@@ -91,16 +91,3 @@ def _choose(episodes: Episodes, device: torch.device) -> tuple[str, str]:
     if size <= SHARE * free_bytes(host):
         return "memory", f"{size / 1e9:.2f} GB of decoded frames fit the host's memory"
     return "dali", f"{size / 1e9:.1f} GB of decoded frames do not fit the host's memory"
-
-
-def _device() -> torch.device:
-    """The device on which this process trains."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def _threads() -> int:
-    """Number of DALI threads of this process: its share of the cores, at most 4."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(4, len(os.sched_getaffinity(0)) // processes))

@@ -1,9 +1,11 @@
-"""The interface of all back-ends, and what exact back-ends share."""
+"""The interface of all back-ends, what exact back-ends share, and the simplest of them."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from aime_fast.config import LoaderConfig
@@ -12,6 +14,13 @@ from aime_fast.data.shards.manifest import Manifest
 from aime_fast.data.store import Episodes
 from aime_fast.data.windows import WindowSampler, rank_part, valid_starts
 from aime_fast.errors import UserError
+
+
+def training_device() -> torch.device:
+    """The device on which this process trains."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 class Backend(ABC):
@@ -47,10 +56,7 @@ class Backend(ABC):
 
     @abstractmethod
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """This rank's part of the global batch of `step`.
-
-        (seed, step) determine the global batch of an exact back-end; of a stream, the number of processes too.
-        """
+        """This rank's part of the global batch of `step`. In a stream it depends on the number of processes."""
 
     @abstractmethod
     def evaluation_windows(self, stride: int) -> Iterator[Batch]:
@@ -78,8 +84,7 @@ class ExactBackend(Backend):
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """The windows of `batch`: int64 [b,2] of (episode, first frame).
 
-        Where damaged chunks are skipped, a window that touches one is replaced by the next in the sampler's order that
-        touches none. This depends only on the data, the seed and the step.
+        Where damaged chunks are skipped, a window that touches one is replaced by the sampler's next that touches none.
         """
         start, stop = rank_part(self.sampler.batch_size, rank, world_size)
         numbers = step * self.sampler.batch_size + np.arange(start, stop)
@@ -113,3 +118,11 @@ class ExactBackend(Backend):
             self.skipped += len(part) - int(sound.sum())
             if sound.any():
                 yield part[sound]
+
+
+class MemoryBackend(ExactBackend):
+    """Frames in host memory or mapped from disk, one vectorised gather a batch."""
+
+    def read(self, windows: np.ndarray) -> Batch:
+        """A batch of these windows."""
+        return self.episodes.gather(windows, self.sequence_length)

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.backend import ExactBackend
 from aime_fast.data.backends.dali_decoder import DaliDecoder, Request
 from aime_fast.data.batch import Batch
 from aime_fast.data.libraries import load_dali
-from aime_fast.data.shards.chunks import ChunkTable, window_parts
 from aime_fast.data.store import Episodes
 from aime_fast.errors import UserError
 
@@ -18,16 +16,13 @@ from aime_fast.errors import UserError
 class DaliBackend(ExactBackend):
     """The same batches as `memory`, bit for bit if DALI's decoder agrees with Pillow's (it does for all codecs)."""
 
-    def __init__(
-        self, episodes: Episodes, config: LoaderConfig, seed: int, description: str, device: torch.device, threads: int
-    ) -> None:
+    def __init__(self, episodes: Episodes, config: LoaderConfig, seed: int, description: str) -> None:
         """`UserError` for a recording or a pipe, without DALI, or if no episode is as long as a window."""
         if episodes.chunks is None or episodes.held is not None:
             raise UserError(f"{episodes.description}: dali reads folders of shards; `aime-fast pack` into one first")
         load_dali()
         super().__init__(episodes, config, seed, description)
-        self._chunks: ChunkTable = episodes.chunks
-        self._device, self._threads = device, threads
+        self._chunks = episodes.chunks
         self._rank = (0, 1)
         self._training = self._decoder(lambda step: self.windows(step, *self._rank))
 
@@ -49,38 +44,15 @@ class DaliBackend(ExactBackend):
         """A batch of these windows."""
         return self._take(self._decoder(lambda number: windows), 0)
 
-    def _take(self, decoder: DaliDecoder[np.ndarray], number: int) -> Batch:
+    def _take(self, decoder: DaliDecoder[int, np.ndarray], number: int) -> Batch:
         frames, windows = decoder.take(number)
         return Batch(frames, *self.episodes.columns(self.episodes.places(windows, self.sequence_length)))
 
-    def _decoder(self, windows_of: Callable[[int], np.ndarray]) -> DaliDecoder[np.ndarray]:
+    def _decoder(self, windows_of: Callable[[int], np.ndarray]) -> DaliDecoder[int, np.ndarray]:
         """Decodes the windows int64 [b,2] of a batch number."""
-        return DaliDecoder(
-            lambda number: self._request(windows_of(number)),
-            self._find_damaged,
-            self.episodes.description,
-            self._chunks.codec,
-            self.sampler.batch_size,
-            (self.sequence_length, self.image_size),
-            self._device,
-            self._threads,
-        )
 
-    def _request(self, windows: np.ndarray) -> Request[np.ndarray]:
-        stored, touched = self._chunks.stored, self._touched(windows)
-        return [[(stored(chunk), first, count) for chunk, first, count in parts] for parts in touched], windows
+        def request(number: int) -> Request[int, np.ndarray]:
+            windows, parts = windows_of(number), self._chunks.parts
+            return [parts(episode, start, self.sequence_length) for episode, start in windows.tolist()], windows
 
-    def _touched(self, windows: np.ndarray) -> Iterator[list[tuple[int, int, int]]]:
-        """Of each window (chunk, first frame in it, number of frames), in order."""
-        for episode, start in windows.tolist():
-            first = int(self._chunks.first[episode])
-            yield [(first + number, frame, count) for number, frame, count in window_parts(start, self.sequence_length)]
-
-    def _find_damaged(self, requests: list[Request[np.ndarray]]) -> bool:
-        """Decode the chunks of requests one by one without DALI; whether new damage was found."""
-        known = int(self._chunks.damaged.sum())
-        for _, windows in requests:
-            for touched in self._touched(windows):
-                for chunk, _, _ in touched:
-                    self._chunks.decode(chunk)
-        return int(self._chunks.damaged.sum()) > known
+        return DaliDecoder(self._chunks, request, self, self.episodes.description)

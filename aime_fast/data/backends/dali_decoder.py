@@ -1,9 +1,10 @@
 """A DALI pipeline from stored chunks to windows of frames, a few batches ahead."""
 
 import io
+import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from aime_fast.data.backends.backend import Backend, training_device
 from aime_fast.data.libraries import load_dali
 from aime_fast.data.shards.codecs import Codec
 from aime_fast.data.shards.manifest import CHUNK_LENGTH
@@ -18,52 +20,51 @@ from aime_fast.errors import UserError
 
 AHEAD = 2
 """Number of batches that are decoded ahead."""
+MOST_THREADS = 4
 
+Key = TypeVar("Key", contravariant=True)
 Windows = TypeVar("Windows")
+Request = tuple[list[list[tuple[Key, int, int]]], Windows]
+"""One batch to decode: the parts of each window (chunk, first frame in it, number of frames), in order, and the
+windows, which are returned with the frames."""
 
 
-Part = tuple[np.ndarray, int, int]
-"""Part of a window: (stored pixels of a chunk uint8 [bytes], first frame in it, number of frames)."""
-Request = tuple[list[list[Part]], Windows]
-"""One batch to decode: the parts of each window, in order, and the windows, which are returned with the frames."""
+class StoredChunks(Protocol[Key]):
+    """Chunks whose pixels are still as stored."""
+
+    codec: Codec
+
+    def stored(self, chunk: Key) -> np.ndarray:
+        """The stored pixels, uint8 [bytes]."""
+
+    def finds_damage(self, chunk: Key) -> bool:
+        """Decode a chunk without DALI and mark it if it is damaged; whether that was not known."""
 
 
-class DaliDecoder(Generic[Windows]):
-    """Decodes `request(0)`, `request(1)`, ... in order, on the GPU's or the CPU's decoders.
-
-    It decodes only the picture rows that a window needs. `take` may jump: batches decoded ahead are then dropped.
-    """
+class DaliDecoder(Generic[Key, Windows]):
+    """Decodes the picture rows that `request(0)`, `request(1)`, ... need, on the GPU's or the CPU's decoders."""
 
     def __init__(
-        self,
-        request: Callable[[int], Request[Windows]],
-        find_damaged: Callable[[list[Request[Windows]]], bool],
-        place: str,
-        codec: Codec,
-        batch_size: int,
-        shape: tuple[int, int],
-        device: torch.device,
-        threads: int,
+        self, chunks: StoredChunks[Key], request: Callable[[int], Request[Key, Windows]], backend: Backend, place: str
     ) -> None:
-        """`shape` is (T, S) of the windows; `place` starts error messages.
-
-        If DALI cannot decode a batch, `find_damaged` decodes the requests' chunks otherwise and marks the damaged
-        ones, so that new requests avoid them; it returns whether it found any.
-        """
-        self._request, self._find_damaged, self._place = request, find_damaged, place
-        self._codec, self._batch_size, self._device, self._threads = codec, batch_size, device, threads
-        self._length, self._size = shape
+        """Batch and window are those of `backend`; `place` starts error messages."""
+        self._chunks, self._request, self._place, self._codec = chunks, request, place, chunks.codec
+        self._batch_size, self._device = backend.sampler.batch_size, training_device()
+        self._length, self._size = backend.sequence_length, backend.image_size
         self._most_parts = (self._length - 2) // CHUNK_LENGTH + 2
         """Largest number of chunks that a window touches."""
-        self._blank = self._blank_picture()
-        self._pending: deque[tuple[int, Request[Windows]]] = deque()
+        buffer = io.BytesIO()
+        Image.new("RGB", (self._size, 1)).save(buffer, "PNG")
+        self._blank = np.frombuffer(buffer.getvalue(), np.uint8)
+        """A smallest picture: the decoder's input where a window has fewer parts than `_most_parts`."""
+        self._pending: deque[tuple[int, Request[Key, Windows]]] = deque()
         self._next = 0
         self._pipeline: Any = None
 
     def take(self, number: int) -> tuple[Tensor, Windows]:
-        """Frames uint8 [b,T,S,S,3] of `request(number)` on the device, and its windows.
+        """Frames uint8 [b,T,S,S,3] of `request(number)` on the device, and its windows. A jump drops batches ahead.
 
-        `UserError` if a batch cannot be decoded and no chunk of it is damaged.
+        If DALI cannot decode a batch, new requests are made once damaged chunks are found. `UserError` if none is.
         """
         while True:
             if self._pipeline is None:
@@ -73,9 +74,10 @@ class DaliDecoder(Generic[Windows]):
             try:
                 outputs = self._pipeline.run()
             except RuntimeError as error:
-                requests = [request for _, request in self._pending]
+                windows = [window for _, request in self._pending for window in request[0]]
                 self.reset()
-                if not self._find_damaged(requests):
+                found_damage = [self._chunks.finds_damage(chunk) for window in windows for chunk, _, _ in window]
+                if not any(found_damage):
                     reason = " ".join(str(error).split())
                     raise UserError(f"{self._place}: DALI cannot decode a batch ({reason})") from error
                 continue
@@ -100,9 +102,12 @@ class DaliDecoder(Generic[Windows]):
         number, request = self._next, self._request(self._next)
         self._next += 1
         self._pending.append((number, request))
-        columns: list[list[np.ndarray]] = []
+        blank, columns = (self._blank, 0, 0), list[list[np.ndarray]]()
         for place in range(self._most_parts):
-            parts = [window[place] if place < len(window) else (self._blank, 0, 0) for window in request[0]]
+            parts = [
+                (self._chunks.stored(window[place][0]), *window[place][1:]) if place < len(window) else blank
+                for window in request[0]
+            ]
             if self._codec.name == "raw":
                 frame = self._size**2 * 3
                 columns.append([stored[first * frame : (first + count) * frame] for stored, first, count in parts])
@@ -118,9 +123,10 @@ class DaliDecoder(Generic[Windows]):
         dali = load_dali()
         fn, types = dali.fn, dali.types
         gpu, raw = self._device.type == "cuda", self._codec.name == "raw"
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         pipeline = dali.Pipeline(
             batch_size=self._batch_size,
-            num_threads=self._threads,
+            num_threads=max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // processes)),
             device_id=(self._device.index or 0) if gpu else None,
             prefetch_queue_depth=AHEAD,
         )
@@ -146,9 +152,3 @@ class DaliDecoder(Generic[Windows]):
             pipeline.set_outputs(frames.gpu() if gpu and raw else frames)
         pipeline.build()
         return pipeline
-
-    def _blank_picture(self) -> np.ndarray:
-        """A smallest picture: the decoder's input where a window has fewer parts than the largest number."""
-        buffer = io.BytesIO()
-        Image.new("RGB", (self._size, 1)).save(buffer, "PNG")
-        return np.frombuffer(buffer.getvalue(), np.uint8)

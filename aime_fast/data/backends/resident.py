@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.config import LoaderConfig
-from aime_fast.data.backends.backend import ExactBackend
+from aime_fast.data.backends.backend import ExactBackend, training_device
 from aime_fast.data.batch import Batch
 from aime_fast.data.shards.manifest import CHUNK_LENGTH
 from aime_fast.data.store import Episodes
@@ -20,18 +20,16 @@ from aime_kernels import gather_windows
 class ResidentBackend(ExactBackend):
     """Copies windows out of tensors that stay on the device during the run."""
 
-    def __init__(
-        self, episodes: Episodes, config: LoaderConfig, seed: int, description: str, device: torch.device
-    ) -> None:
+    def __init__(self, episodes: Episodes, config: LoaderConfig, seed: int, description: str) -> None:
         """Load and check every frame; `UserError` if they do not fit, or no episode is as long as a window."""
         super().__init__(episodes, config, seed, description)
+        self._device = device = training_device()
         free = free_bytes(device)
         if episodes.frame_bytes > free:
             raise UserError(
                 f"{episodes.description}: {episodes.frame_bytes / 1e9:.1f} GB of frames, but {free / 1e9:.1f} GB are "
                 f"free on {device}; use --backend memory or dali"
             )
-        self._device = device
         shape = (sum(episodes.lengths), self.image_size, self.image_size, 3)
         self._frames = torch.empty(shape, dtype=torch.uint8, device=device)
         for episode, start in valid_starts(episodes.lengths, 1, CHUNK_LENGTH).tolist():

@@ -1,4 +1,4 @@
-"""What streaming back-ends share: shards read from front to back, windows shuffled in blocks, one block ahead."""
+"""Streaming: shards read from front to back, windows shuffled in blocks, one block ahead."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.config import LoaderConfig
-from aime_fast.data.backends.backend import Backend
-from aime_fast.data.backends.memory import MemoryBackend
+from aime_fast.data.backends.backend import Backend, MemoryBackend
 from aime_fast.data.batch import Batch
 from aime_fast.data.shards.chunks import window_parts
 from aime_fast.data.store import open_episodes, open_store
@@ -28,7 +27,7 @@ Row = tuple[Block, int]
 
 
 class StreamBackend(Backend):
-    """Windows in the order of a `StreamOrder`.
+    """The training split, in the order of a `StreamOrder`; each chunk is decoded by Pillow as it is read.
 
     (seed, step, rank, number of processes) determine a batch. Steps should be taken in order. A jump, as on resuming,
     is computed from the manifest alone; reading then starts at the shard where the block begins.
@@ -37,25 +36,17 @@ class StreamBackend(Backend):
     decodes = True
     """Whether blocks hold decoded frames instead of chunks."""
 
-    def __init__(
-        self, shards: Shards, read: ReadMembers, config: LoaderConfig, split: str, seed: int, description: str
-    ) -> None:
+    def __init__(self, shards: Shards, read: ReadMembers, config: LoaderConfig, seed: int, description: str) -> None:
         """`UserError` if the split has no episode as long as a window."""
         self.manifest = shards.manifest
-        self._entries = self.manifest.entries(split, shards.place)
+        self._entries = self.manifest.entries("train", shards.place)
         lengths = [entry.length for entry in self._entries]
         # The sampler only decides how long an epoch is.
         super().__init__(self.manifest, lengths, config, seed, description)
-        self.order = StreamOrder(
-            lengths,
-            [entry.shard for entry in self._entries],
-            len(self.manifest.shards),
-            config.sequence_length,
-            max(BLOCK_FRAMES // config.sequence_length, 1),
-            seed,
-        )
+        shards_of, block = [entry.shard for entry in self._entries], max(BLOCK_FRAMES // config.sequence_length, 1)
+        self.order = StreamOrder(lengths, shards_of, len(self.manifest.shards), config.sequence_length, block, seed)
         self.shards, self._read = shards, read
-        self._config, self._split, self._seed = config, split, seed
+        self._config, self._seed = config, seed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
         self._rank = (0, 1)
         self._blocks: dict[int, Future[Block]] = {}
@@ -64,12 +55,9 @@ class StreamBackend(Backend):
         self._reading: tuple[tuple[int, tuple[int, int]], Iterator[list[Piece]]] | None = None
 
     def mean_frame(self) -> Tensor:
-        """Mean of many frames of the split: float32 [3,S,S] in [-1, 1].
-
-        Evenly spaced over a folder of shards, as in other back-ends; of a pipe, those of the first block.
-        """
+        """Mean frame: float32 [3,S,S] in [-1, 1]. Of a pipe, that of the first block."""
         if not self.shards.piped:
-            return open_episodes(self.shards.place, self._split, self.shards.skips).mean_frame()
+            return open_episodes(self.shards.place, "train", self.shards.skips).mean_frame()
         self.turn_to((0, 1))
         self._read_ahead(0, 0)
         block = self._blocks[0].result()
@@ -79,7 +67,7 @@ class StreamBackend(Backend):
 
     def evaluation_windows(self, stride: int) -> Iterator[Batch]:
         """Every window that starts at a multiple of `stride` once, in order, read by the exact `memory` back-end."""
-        store = open_store(self.shards.place, self._split, self.shards.skips)
+        store = open_store(self.shards.place, "train", self.shards.skips)
         return MemoryBackend(store, self._config, self._seed, "").evaluation_windows(stride)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
@@ -89,10 +77,7 @@ class StreamBackend(Backend):
         return self.assemble(self.frames(rows), rows)
 
     def windows(self, step: int) -> list[Row]:
-        """The windows of a batch of this rank.
-
-        Where damaged chunks are skipped, a window that touches one is replaced by the next of its block without.
-        """
+        """The windows of a batch of this rank; one that touches damage is replaced by the next of its block without."""
         start, stop = rank_part(self.sampler.batch_size, *self._rank)
         numbers = range(step * (stop - start), (step + 1) * (stop - start))
         wanted = [divmod(number, self.order.block) for number in numbers]

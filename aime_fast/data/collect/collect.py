@@ -20,7 +20,7 @@ from aime_fast.data.packing.pack import check_target, write_folder
 from aime_fast.data.shards.manifest import split_of_episodes
 from aime_fast.data.sources import Source, open_source
 from aime_fast.doctor import choose_graphics
-from aime_fast.errors import UserError
+from aime_fast.errors import UserError, check_at_least
 
 EPISODES = "episode-*.h5"
 QUIET_SECONDS = 30.0
@@ -44,34 +44,28 @@ def collect(
 ) -> Path:
     """Record `episodes` of the task `env` (`cheetah_run`, `humanoid_walk`, ...) as raw shards in `out`; returns `out`.
 
-    An episode has `length` frames of `size` x `size` pixels, or fewer if the task ends before. Each action lasts
-    `action_repeat` simulation steps. `policy` is `ou`, `random` or `module:function` (see
-    `aime_fast.data.collect.policies.Policy`). The last `val_episodes` (None: a fifth, at least one) are for
-    validation. `processes` (None: one a core) share the work.
+    The choices are those of `Choices`. The last `val_episodes` (None: a fifth, at least one) are for validation.
+    `processes` (None: one a core) are spawned, so a script that calls this needs `if __name__ == "__main__"`.
 
     Finished episodes are kept in a folder beside `out`; after an interruption the same call continues from there. The
     same choices on the same machine give the same bytes, interrupted or not, for any number of processes. An `out` with
-    files in it is replaced only with `force`, and only if it holds shards. Processes are spawned, so a script that
-    calls this needs `if __name__ == "__main__"`. `UserError` if it cannot be recorded.
+    files in it is replaced only with `force`, and only if it holds shards. `UserError` if it cannot be recorded.
     """
     out = Path(out).resolve()
-    for name, value, least in (
-        ("episodes", episodes, 1), ("length", length, 1), ("action repeat", action_repeat, 1), ("camera", camera, 0),
-        ("seed", seed, 0), ("processes", processes or 1, 1),
-    ):  # fmt: skip
-        if value < least:
-            raise UserError(f"{name} is {value}; it must be at least {least}")
+    processes = processes or usable_cores()
+    check_at_least(1, episodes=episodes, length=length, action_repeat=action_repeat, processes=processes)
+    check_at_least(0, camera=camera, seed=seed)
     check_image_size(size)
     check_policy_name(policy)
     check_target(out, force)
-    splits = split_of_episodes(episodes, val_episodes, None)
+    splits = split_of_episodes(episodes, val_episodes)
     choices = Choices(
         environment=env, length=length, policy=policy, action_repeat=action_repeat, camera=camera, size=size, seed=seed
     )
     graphics, results = choose_graphics()
     if graphics is None:
         raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
-    with CollectorPool(choices, graphics, min(processes or usable_cores(), episodes)) as pool:
+    with CollectorPool(choices, graphics, min(processes, episodes)) as pool:
         provenance = pool.provenance()
         with _work_folder(out, provenance, force) as folder:
             files = [folder / f"episode-{number:06d}.h5" for number in range(episodes)]
@@ -84,10 +78,9 @@ def collect(
 
 @contextmanager
 def _work_folder(out: Path, provenance: dict[str, Any], force: bool) -> Iterator[Path]:
-    """The folder beside `out` for finished episodes, locked by this process. It is deleted if it holds none at the end.
+    """The folder beside `out` for finished episodes, locked by this process, and deleted if it holds none at the end.
 
-    `UserError` if another process has locked it, or its episodes come from other choices and `force` does not allow to
-    drop them.
+    `UserError` if another process has locked it, or it holds episodes of other choices and `force` is not set.
     """
     folder = out.with_name(f".{out.name}.collecting")
     try:

@@ -67,10 +67,7 @@ def check_policy_name(name: str) -> None:
 
 
 def find_policy(name: str) -> Policy:
-    """The policy `name`: `ou`, `random`, or `module:function`, where the module may be in the current folder.
-
-    `UserError` if there is no such function, or the module cannot be imported.
-    """
+    """The policy `name`; a module may be in the current folder. `UserError` if there is none, or its import fails."""
     if name in BUILT_IN:
         return BUILT_IN[name]()
     check_policy_name(name)

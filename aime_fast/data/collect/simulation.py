@@ -26,9 +26,9 @@ class Choices:
     environment: str
     """`domain_task` of the dm_control suite."""
     length: int
-    """Number of frames of an episode that does not end earlier."""
+    """Number of frames of an episode, unless the task ends before."""
     policy: str
-    """`ou`, `random` or `module:function`."""
+    """`ou`, `random` or `module:function` (see `Policy`)."""
     action_repeat: int
     """Number of simulation steps of an action. Their rewards are summed."""
     camera: int
@@ -68,10 +68,7 @@ class Simulation:
         return {**asdict(self._choices), **noise, "versions": versions, "renderer": self._renderer}
 
     def record(self, number: int, tick: Callable[[], object]) -> Episode:
-        """Simulate episode `number`, and call `tick` after each frame. It ends early if the task does.
-
-        It does not depend on other episodes, nor on which process recorded them, or when.
-        """
+        """Simulate episode `number`, independently of all others, and call `tick` after each frame."""
         choices = self._choices
         task_seed, policy_seed = np.random.SeedSequence(choices.seed, spawn_key=(number,)).spawn(2)
         environment = self._environment(np.random.RandomState(np.random.MT19937(task_seed)))

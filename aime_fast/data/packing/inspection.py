@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.files import SAMPLE
-from aime_fast.data.shards.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    action_moments,
-    action_statistics,
-    load_manifest,
-    split_of_episodes,
-)
+from aime_fast.data.shards.manifest import Manifest, action_moments, action_statistics, load_manifest, split_of_episodes
 from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
@@ -29,15 +22,13 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     """Describe a folder of shards or a recording (None: the shipped sample) as a table of a few lines.
 
     `deep` reads everything: all checksums, all members of all shards, all pixels, and the action statistics.
-    `contact_sheet` names a PNG to write, with a row for each of the first 16 episodes: 12 frames, evenly spaced from
-    the first to the last. An existing file is not replaced. `UserError` names the first missing or damaged file.
+    `contact_sheet` names a new PNG: 12 evenly spaced frames of each of the first 16 episodes. `UserError` names the
+    first missing or damaged file.
     """
     path = SAMPLE if path is None else Path(path)
     source = open_source(path)
     manifest = load_manifest(path) if source.format == "shards" else None
-    splits = (
-        [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths), None, None)
-    )
+    splits = [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths))
     lines = _summary(path, source, splits, manifest)
     if deep:
         lines += _deep_check(path, source, splits, manifest)
@@ -54,7 +45,9 @@ def _deep_check(path: Path, source: Source, splits: list[str], manifest: Manifes
     found = action_statistics(moments, splits)
     if manifest is not None:
         _verify_files(path)
-        if not _same(found, manifest.action_statistics):
+        # They agree to the last of the six stored decimals.
+        recorded = manifest.action_statistics
+        if not all(np.allclose(found[name], recorded[name], rtol=0, atol=2e-6) for name in found):
             raise UserError(f"{path}: the manifest's action statistics are not those of the actions; pack it again")
     spread = f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}, sum over an episode"
     return [
@@ -106,11 +99,6 @@ def _statistics_table(statistics: dict[str, list[float]]) -> list[str]:
     return lines
 
 
-def _same(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether two tables of statistics agree to the last of the six stored decimals."""
-    return all(np.allclose(found[name], recorded[name], rtol=0, atol=2e-6) for name in found)
-
-
 def _verify_files(folder: Path) -> None:
     """Compare every file with its sha256, and every member of every tar with the index."""
     manifest, readers = open_shards(folder)
@@ -118,10 +106,9 @@ def _verify_files(folder: Path) -> None:
         index = reader.path.with_suffix(".idx")
         for file, wanted in ((reader.path, shard.sha256), (index, shard.index_sha256)):
             with file.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != wanted:
-                    raise UserError(
-                        f"{file}: damaged, or not the one of {MANIFEST_NAME} (sha256); copy or pack it again"
-                    )
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != wanted:
+                raise UserError(f"{file}: damaged, or not the one of manifest.json (sha256); copy or pack it again")
         _verify_members(reader, index)
 
 
@@ -132,9 +119,9 @@ def _verify_members(reader: ShardReader, index: Path) -> None:
         with tarfile.open(reader.path, "r:") as archive:
             members = [(member.name, member.offset_data, member.size) for member in archive]
     except tarfile.TarError as error:
-        raise UserError(f"{reader.path}: not a whole tar file ({error}); copy or pack the data again") from error
+        raise UserError(f"{reader.path}: not a whole tar file ({error}); copy or pack it again") from error
     if members != expected:
-        raise UserError(f"{reader.path}: its members are not those of its index; copy or pack the data again")
+        raise UserError(f"{reader.path}: its members are not those of its index; copy or pack it again")
 
 
 def _write_contact_sheet(source: Source, splits: list[str], path: Path) -> Path:

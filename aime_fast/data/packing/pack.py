@@ -4,17 +4,24 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
+from tqdm import tqdm
 
-from aime_fast.data.packing.jobs import ShardJob, shard_spans, write_shards
+from aime_fast.data.episode import Episode
+from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
+from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
+from aime_fast.data.shards.writer import WrittenShard, write_shard
 from aime_fast.data.sources import Source, open_source
-from aime_fast.errors import UserError, unknown_name
+from aime_fast.errors import UserError, check_at_least, unknown_name
+
+Task = tuple[int, range]
+"""Number of a shard, and its episodes."""
 
 
 def pack(
@@ -35,11 +42,10 @@ def pack(
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source`, `format`, `camera` and `size` are those of `open_source`. `codec` is `raw` (mapped into memory), `png`
-    (lossless, about a sixth of the size) or `jpg` (lossy, faster to decode). `val_episodes` (None: a fifth, at least
-    one) are for validation: the last ones, or drawn with `seed`. `environment` names the task if the source does not.
-    Each of `workers` processes writes a shard, with one episode in memory; more than one needs a main module that can
-    be imported. `report` gets a line for the format that was found and for each change.
+    `source`, `format`, `camera` and `size` are those of `open_source`, `val_episodes` and `seed` of
+    `split_of_episodes`. `codec` is `raw` (mapped into memory), `png` (lossless, about a sixth of the size) or `jpg`
+    (lossy, faster to decode). `environment` names the task if the source does not. More than one of `workers` needs a
+    main module that can be imported. `report` gets a line for the format that was found and for each change.
 
     The folder appears when it is complete. An `out` with files is only replaced with `force`, and only if it holds
     shards. The same source and choices give the same bytes for any `workers`. `UserError` for bad sources, choices and
@@ -48,9 +54,7 @@ def pack(
     source, out = Path(source), Path(out).resolve()
     if codec not in CODECS:
         raise unknown_name("codec", codec, CODECS)
-    for name, value in (("chunks_per_shard", chunks_per_shard), ("workers", workers)):
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
+    check_at_least(1, chunks_per_shard=chunks_per_shard, workers=workers)
     _clear_leftovers(out)
     check_target(out, force)
     recording = open_source(source, format, camera, size)
@@ -77,15 +81,17 @@ def write_folder(
 ) -> None:
     """Write the episodes of `recording`, each in its split, as the folder `out`, which appears complete or not at all.
 
-    Shards that are there are replaced, so call `check_target` first. `UserError` if it cannot be written.
+    Shards that are there are replaced, so call `check_target` first. `progress` shows a bar of frames where standard
+    error is a terminal. `UserError` if it cannot be written.
     """
     folder = out.with_name(f"{_working_name(out)}-{os.getpid()}")
     action_dim = recording.episode(0).action_dim
     try:
         folder.mkdir(parents=True)
-        job = ShardJob(recording, folder, codec, splits, action_dim)
-        spans = shard_spans(recording.lengths, chunks_per_shard)
-        shards, episodes, moments = write_shards(job, spans, workers, progress)
+        write = partial(_write_shard, recording, folder, codec, splits, action_dim)
+        tasks = list(enumerate(shard_spans(recording.lengths, chunks_per_shard)))
+        with tqdm(total=sum(recording.lengths), unit="frame", disable=None if progress else True) as bar:
+            packed = _write_shards(write, tasks, min(workers, len(tasks)), bar.update)
         Manifest(
             environment=recording.environment,
             codec=codec,
@@ -93,12 +99,12 @@ def write_folder(
             encoder=CODECS[codec].encoder,
             image_size=recording.image_size,
             action_dim=action_dim,
-            action_statistics=action_statistics(moments, splits),
+            action_statistics=action_statistics([moments for *_, part in packed for moments in part], splits),
             split_seed=split_seed,
             notes=list(recording.notes),
             collection=recording.collection,
-            shards=shards,
-            episodes=episodes,
+            shards=[shard for shard, _, _ in packed],
+            episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,
         ).save(folder)
         _move_into_place(folder, out)
@@ -106,6 +112,50 @@ def write_folder(
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shard_spans(lengths: Sequence[int], chunks_per_shard: int) -> list[range]:
+    """Episodes of each shard, in order: as many as it takes to reach `chunks_per_shard` chunks."""
+    spans, first, chunks = [], 0, 0
+    for number, length in enumerate(lengths):
+        chunks += -(-length // CHUNK_LENGTH)
+        if chunks >= chunks_per_shard or number == len(lengths) - 1:
+            spans.append(range(first, number + 1))
+            first, chunks = number + 1, 0
+    return spans
+
+
+def _write_shards(write: Work[Task, WrittenShard], tasks: list[Task], workers: int, tick: Tick) -> list[WrittenShard]:
+    """Write all shards. The bytes do not depend on `workers`. `UserError` of the first shard that fails."""
+    if workers == 1:
+        return [write(task, tick) for task in tasks]
+    packed: dict[int, WrittenShard] = {}
+    advice = "memory may be short: use fewer --workers"
+    with WorkerPool[None, Task, WrittenShard](workers, _start, (write,), advice) as pool:
+        for frames, number, result in pool.run(tasks):
+            tick(frames)
+            if number is not None and result is not None:
+                packed[number] = result
+    return [packed[number] for number, _ in tasks]
+
+
+def _start(write: Work[Task, WrittenShard]) -> tuple[None, Work[Task, WrittenShard]]:
+    return None, write
+
+
+def _write_shard(
+    recording: Source, folder: Path, codec: str, splits: list[str], action_dim: int, task: Task, tick: Tick
+) -> WrittenShard:
+    """Write one shard, with one episode in memory."""
+    number, span = task
+
+    def episodes() -> Iterator[tuple[int, Episode, str]]:
+        for place in span:
+            episode = recording.checked(place, action_dim)
+            yield place, episode, splits[place]
+            tick(len(episode))
+
+    return write_shard(folder, number, CODECS[codec], episodes())
 
 
 def check_target(out: Path, force: bool) -> None:
@@ -123,10 +173,7 @@ def _working_name(out: Path) -> str:
 
 
 def _clear_leftovers(out: Path) -> None:
-    """Remove what killed processes of this machine left beside `out`.
-
-    A process that was killed between its two renames had moved the old shards aside: they are moved back.
-    """
+    """Remove what killed processes of this machine left beside `out`; old shards that they set aside are moved back."""
     with contextlib.suppress(OSError):
         for path in sorted(out.parent.glob(f"{_working_name(out)}-*")):
             pid = path.name.removeprefix(f"{_working_name(out)}-").removesuffix("-old")

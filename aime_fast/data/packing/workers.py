@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 Tick = Callable[[int], object]
 """Called with a number of finished frames."""
 Work = Callable[[Task, Tick], Result]
+Start = Callable[..., tuple[Hello, Work[Task, Result]]]
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
@@ -27,11 +28,7 @@ class WorkerPool(Generic[Hello, Task, Result]):
     """
 
     def __init__(
-        self,
-        size: int,
-        start: Callable[..., tuple[Hello, Work[Task, Result]]],
-        arguments: tuple[object, ...],
-        advice: str,
+        self, size: int, start: Start[Hello, Task, Result], arguments: tuple[object, ...], advice: str
     ) -> None:
         """`advice` says what to do when a process is killed."""
         # Threads of libraries and graphics drivers do not survive a fork.
@@ -95,9 +92,7 @@ class WorkerPool(Generic[Hello, Task, Result]):
             member.join()
 
 
-def _serve(
-    connection: Connection, start: Callable[..., tuple[Hello, Work[Task, Result]]], arguments: tuple[object, ...]
-) -> None:
+def _serve(connection: Connection, start: Start[Hello, Task, Result], arguments: tuple[object, ...]) -> None:
     """Do tasks until the connection ends."""
     # Ctrl-C reaches every process of a terminal; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

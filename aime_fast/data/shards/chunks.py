@@ -24,7 +24,7 @@ def skip_or_raise(error: UserError, skips: bool) -> None:
 def check_stored(stored: bytes | memoryview, crc32: int, codec: Codec, shape: Shape, where: str) -> None:
     """Raise `UserError` unless the stored pixels have this checksum and their header fits frames of this shape."""
     if zlib.crc32(stored) != crc32:
-        raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack the data again")
+        raise UserError(f"{where}: the pixels are damaged (wrong crc32); copy or pack it again")
     try:
         codec.check(stored, shape)
     except ValueError as error:
@@ -40,7 +40,7 @@ def decode_stored(stored: bytes | memoryview, codec: Codec, shape: Shape, where:
 
 
 def _damaged(where: str, error: ValueError) -> UserError:
-    return UserError(f"{where}: the pixels are damaged ({error}); copy or pack the data again")
+    return UserError(f"{where}: the pixels are damaged ({error}); copy or pack it again")
 
 
 def window_parts(start: int, length: int) -> list[tuple[int, int, int]]:
@@ -66,10 +66,9 @@ class ChunkTable:
         damaged: Sequence[bool],
         skips: bool,
     ) -> None:
-        """`chunks` are those of `entries` in order, `damaged` marks each of them.
+        """`chunks` are those of `entries` in order, `damaged` marks each of them; `skips` is that of `skip_or_raise`.
 
-        `skips` marks and logs damaged chunks that are found later, instead of an error. Without `readers` the pixels
-        were checked before, and cannot be read here.
+        Without `readers` the pixels were checked before, and cannot be read here.
         """
         self.codec, self.readers, self.entries = CODECS[manifest.codec], readers, entries
         self._manifest, self._skips = manifest, skips
@@ -109,27 +108,28 @@ class ChunkTable:
         reader.check_length()
         return reader.data[self.offset[chunk] : self.offset[chunk] + self.size[chunk]]
 
-    def sound(self, chunks: np.ndarray) -> np.ndarray:
-        """Which of the chunks (int64, any shape) are not damaged: bool, same shape.
+    def parts(self, episode: int, start: int, length: int) -> list[tuple[int, int, int]]:
+        """The chunks that a window touches, as in `window_parts`."""
+        first = int(self.first[episode])
+        return [(first + number, frame, count) for number, frame, count in window_parts(start, length)]
 
-        Checksum and picture header of a chunk are checked at its first use. `UserError` for a damaged chunk where
-        these are not skipped, and for a shard that was cut after it was opened.
+    def sound(self, chunks: np.ndarray) -> np.ndarray:
+        """Which of the chunks (int64, any shape) are not damaged: bool, same shape. They are checked at first use.
+
+        `UserError` for a damaged chunk where these are not skipped, and for a shard that was cut after it was opened.
         """
         if self.readers:
             for shard in set(self._shard[chunks].ravel().tolist()):
                 self.readers[shard].check_length()
         if not self.checked[chunks].all():
             for chunk in np.unique(chunks[~self.checked[chunks]]).tolist():
-                self._check(chunk)
+                stored, crc32 = self.stored(chunk).data, int(self.crc32[chunk])
+                try:
+                    check_stored(stored, crc32, self.codec, self.shape(chunk), self.where(chunk))
+                except UserError as error:
+                    self._found(chunk, error)
+                self.checked[chunk] = True
         return ~self.damaged[chunks]
-
-    def _check(self, chunk: int) -> None:
-        stored = self.stored(chunk).data
-        try:
-            check_stored(stored, int(self.crc32[chunk]), self.codec, self.shape(chunk), self.where(chunk))
-        except UserError as error:
-            self._found(chunk, error)
-        self.checked[chunk] = True
 
     def decode(self, chunk: int) -> np.ndarray:
         """Frames uint8 [n,S,S,3] of a chunk; zeros for a damaged one where these are skipped."""
@@ -141,6 +141,12 @@ class ChunkTable:
                 self._found(chunk, error)
         return np.zeros(self.shape(chunk), np.uint8)
 
+    def finds_damage(self, chunk: int) -> bool:
+        """Decode a chunk; whether it proves to be damaged only now."""
+        known = self.damaged[chunk]
+        self.decode(chunk)
+        return bool(self.damaged[chunk] & ~known)
+
     def _found(self, chunk: int, error: UserError) -> None:
         """Mark a damaged chunk; raise `error` where these are not skipped."""
         skip_or_raise(error, self._skips)
@@ -150,10 +156,7 @@ class ChunkTable:
 def read_chunks(
     readers: list[ShardReader], manifest: Manifest, entries: list[EpisodeEntry], skips: bool = False
 ) -> tuple[ChunkTable, list[Chunk]]:
-    """The table of these episodes' chunks, and the chunks with everything but their pixels.
-
-    A chunk with other damaged members counts as damaged and has columns of zeros, where damaged chunks are skipped.
-    """
+    """The table of these episodes' chunks, and the chunks; a damaged one, where it is skipped, has columns of zeros."""
     damaged: list[bool] = []
     chunks: list[Chunk] = []
     for entry in entries:

@@ -11,8 +11,6 @@ import numpy as np
 import PIL
 from PIL import Image, JpegImagePlugin, features
 
-# Pillow raises these for a header that claims an absurd size. Neither is an OSError.
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 JPEG_QUALITY = 95
 
 Shape = tuple[int, int, int, int]
@@ -70,21 +68,28 @@ class PictureCodec(Codec):
 
     @contextmanager
     def _open(self, data: bytes | memoryview, shape: Shape) -> Iterator[Image.Image]:
-        """The picture with only its header read; errors while it is open become `ValueError`."""
+        """The picture with only its header read and checked, so a forged size cannot make the decoder allocate."""
         frames, height, width, _ = shape
-        try:
-            # The header is checked before decoding, so a forged size cannot make the decoder allocate.
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                picture = Image.open(io.BytesIO(data), formats=[self._format])
-            with picture:
-                if picture.mode != "RGB" or picture.size != (width, height * frames):
-                    raise ValueError(f"a {picture.mode} picture of {picture.size} for {frames} frames")
-                if self._format == "JPEG" and JpegImagePlugin.get_sampling(picture) != 0:
-                    raise ValueError("its colour is subsampled; only 4:4:4 JPEG is sharp enough at this size")
-                yield picture
-        except (OSError, SyntaxError, *BOMBS) as error:
-            raise ValueError(f"not a whole {self._format} picture: {error}") from error
+        with open_picture(data, self._format) as picture:
+            if picture.mode != "RGB" or picture.size != (width, height * frames):
+                raise ValueError(f"a {picture.mode} picture of {picture.size} for {frames} frames")
+            if self._format == "JPEG" and JpegImagePlugin.get_sampling(picture) != 0:
+                raise ValueError("its colour is subsampled; only 4:4:4 JPEG is sharp enough at this size")
+            yield picture
+
+
+@contextmanager
+def open_picture(data: bytes | memoryview, *formats: str) -> Iterator[Image.Image]:
+    """A picture file with only its header read; what Pillow raises while it is open becomes `ValueError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=formats)
+        with picture:
+            yield picture
+    # Neither of the last two, for a header that claims an absurd size, is an OSError.
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"not a whole {' or '.join(formats)} picture: {error}") from error
 
 
 def _encoder(fork_feature: str, fork: str, codec: str, library: str, *choices: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt
 from aime_fast.data.episode import DEFAULT_SIZE, LARGEST_SIZE, SIZE_STEP
 from aime_fast.data.files import check_file
 from aime_fast.data.shards.codecs import CODECS, Shape
+from aime_fast.data.windows import keyed_order
 from aime_fast.errors import UserError, unknown_name
 
 FORMAT, FORMAT_VERSION = "aime-fast shards", 1
@@ -180,37 +181,29 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("the episodes' chunks are not as many as the shards'")
 
 
-def split_of_episodes(count: int, val_episodes: int | None, seed: int | None) -> list[str]:
-    """`train` or `val` for each of `count` episodes.
+def split_of_episodes(count: int, val_episodes: int | None = None, seed: int | None = None) -> list[str]:
+    """`train` or `val` for each of `count` episodes; `UserError` if no training episode would be left.
 
-    `val_episodes` are for validation. None takes a fifth, at least one, but none of a single episode. They are the
-    last ones, or drawn with `seed`. `UserError` if no training episode would be left.
+    `val_episodes` (None: a fifth, at least one, but none of a single episode) are the last ones, or drawn with `seed`.
     """
     wanted = (max(1, count // 5) if count > 1 else 0) if val_episodes is None else val_episodes
     if not 0 <= wanted < count:
         raise UserError(f"{wanted} validation episodes of {count} leave nothing to train on; ask for 0 to {count - 1}")
     if seed is not None and not 0 <= seed < 2**64:
         raise UserError(f"the split's seed is {seed}; it must be from 0 to 2**64 - 1")
-    order = np.arange(count)
-    if seed is not None:
-        order = np.argsort(np.random.Philox(key=seed).random_raw(count), kind="stable")
+    order = np.arange(count) if seed is None else keyed_order(count, seed, 0)
     splits = np.full(count, "train", dtype=object)
     splits[order[count - wanted :]] = "val"
     return splits.tolist()
 
 
 def episodes_of(split: str, splits: Sequence[str], where: Path | str) -> list[int]:
-    """Numbers of the episodes in `split` (`train`, `val` or `all`); `splits` has the split of each episode.
-
-    `UserError` that starts with `where` if there are none.
-    """
+    """Numbers of the episodes in `split` (`train`, `val` or `all`); `UserError` that starts with `where` for none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     numbers = [number for number, own in enumerate(splits) if split in (own, "all")]
     if not numbers:
-        raise UserError(
-            f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack it with another split"
-        )
+        raise UserError(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack another split")
     return numbers
 
 

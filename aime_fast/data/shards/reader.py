@@ -44,20 +44,19 @@ class ShardReader:
 
     def __init__(self, folder: Path, manifest: Manifest, shard: ShardEntry) -> None:
         self.path = folder / shard.file
+        index_path = self.path.with_suffix(".idx")
         self._manifest, self._codec = manifest, CODECS[manifest.codec]
         try:
             with check_file(self.path, shard.bytes).open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            index = check_file(self.path.with_suffix(".idx")).read_bytes()
+            index = check_file(index_path).read_bytes()
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: cannot be read ({error}); copy or pack it again") from error
         self.data = np.frombuffer(self._map, np.uint8)
         """The whole file, uint8 [bytes], mapped and not copied."""
         head, *self._lines = index.decode("utf-8", "replace").splitlines() or [""]
         if not index.endswith(b"\n") or head != f"v1.2 {shard.samples}" or len(self._lines) != shard.samples:
-            raise UserError(
-                f"{self.path.with_suffix('.idx')}: not an index of {shard.samples} chunks; copy or pack the data again"
-            )
+            raise UserError(f"{index_path}: not an index of {shard.samples} chunks; copy or pack it again")
 
     def check_length(self) -> None:
         """Raise `UserError` if the file was cut after it was mapped. Touching the missing part ends the process."""
@@ -74,21 +73,21 @@ class ShardReader:
 
     def places(self, episode: EpisodeEntry, number: int) -> dict[str, tuple[int, int]]:
         """(offset, size) of each member of a chunk, by ending. Its line of the index must name exactly these."""
-        where, stem = chunk_place(self.path, episode, number), chunk_name(episode.id, number * CHUNK_LENGTH)
+        where, stem = chunk_place(self.path, episode, number), chunk_name(episode.id, number)
         columns = self._lines[episode.first_sample + number].split(" ")
         endings = member_endings(self._codec)
         if columns[::4] != list(endings) or columns[3::4] != [f"{stem}.{ending}" for ending in endings]:
             names = [name for name in columns[3::4] if name.startswith("/") or ".." in name.split("/")]
             reason = f"name {names[0]!r} leads out of the folder" if names else "members are missing or misnamed"
-            raise UserError(f"{where}: in the index, {reason}; copy or pack the data again")
+            raise UserError(f"{where}: in the index, {reason}; copy or pack it again")
         try:
             numbers = zip(map(int, columns[1::4]), map(int, columns[2::4]), strict=True)
             places = dict(zip(endings, numbers, strict=True))
         except ValueError:
-            raise UserError(f"{where}: the index holds no numbers; copy or pack the data again") from None
+            raise UserError(f"{where}: the index holds no numbers; copy or pack it again") from None
         for offset, size in places.values():
             if offset < BLOCK or offset % BLOCK or size < 0 or offset + size > len(self.data):
-                raise UserError(f"{where}: the index points outside the shard; copy or pack the data again")
+                raise UserError(f"{where}: the index points outside the shard; copy or pack it again")
         return places
 
 
@@ -113,20 +112,18 @@ def chunk_of_members(
         checksums = {ending: int(meta["crc32"][ending]) for ending in member_endings(codec) if ending != "meta"}
         described = {key: meta[key] for key in expected}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        raise UserError(f"{where}: the meta member is damaged; copy or pack the data again") from None
+        raise UserError(f"{where}: the meta member is damaged; copy or pack it again") from None
     if described != expected:
-        raise UserError(f"{where}: the chunk says it is {described}; copy or pack the data again")
+        raise UserError(f"{where}: the chunk says it is {described}; copy or pack it again")
     sizes = {ending: len(part) for ending, part in parts.items()} | {codec.extension: pixels[1]}
     wanted = {"act": 4 * frames * width, "rew": 4 * frames, "flags": frames}
     if codec.name == "raw":
         wanted[codec.extension] = int(np.prod(shape))
     for ending, size in wanted.items():
         if sizes[ending] != size:
-            raise UserError(
-                f"{where}: {ending} has {sizes[ending]} bytes, expected {size}; copy or pack the data again"
-            )
+            raise UserError(f"{where}: {ending} has {sizes[ending]} bytes, expected {size}; copy or pack it again")
         if ending in parts and zlib.crc32(parts[ending]) != checksums[ending]:
-            raise UserError(f"{where}: {ending} is damaged (wrong crc32); copy or pack the data again")
+            raise UserError(f"{where}: {ending} is damaged (wrong crc32); copy or pack it again")
     actions = np.frombuffer(parts["act"], "<f4").reshape(frames, width)
     rewards = np.frombuffer(parts["rew"], "<f4")
     flags = np.frombuffer(parts["flags"], np.uint8) & (TERMINATED | TRUNCATED)

@@ -10,21 +10,25 @@ import hashlib
 import json
 import tarfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from aime_fast.data.episode import Episode
 from aime_fast.data.shards.codecs import Codec
-from aime_fast.data.shards.manifest import CHUNK_LENGTH, EpisodeEntry, ShardEntry
+from aime_fast.data.shards.manifest import CHUNK_LENGTH, EpisodeEntry, ShardEntry, action_moments
 
 BLOCK = tarfile.BLOCKSIZE
 TERMINATED, TRUNCATED = 1, 2
 
+WrittenShard = tuple[ShardEntry, list[EpisodeEntry], list[np.ndarray]]
+"""A shard, the entries of its episodes, and the `action_moments` of each."""
 
-def chunk_name(episode: int, start: int) -> str:
-    """Stem of the members of the chunk of `episode` that starts at frame `start`."""
-    return f"{episode:06d}_{start:06d}"
+
+def chunk_name(episode: int, number: int) -> str:
+    """Stem of the members of chunk `number` of `episode`."""
+    return f"{episode:06d}_{number * CHUNK_LENGTH:06d}"
 
 
 def member_endings(codec: Codec) -> tuple[str, ...]:
@@ -32,8 +36,9 @@ def member_endings(codec: Codec) -> tuple[str, ...]:
     return (codec.extension, "act", "rew", "flags", "meta")
 
 
-def chunk_members(episode: Episode, number: int, start: int, codec: Codec) -> dict[str, bytes]:
-    """The members, by ending, of the chunk that starts at frame `start` of episode `number`."""
+def chunk_members(episode: Episode, place: int, number: int, codec: Codec) -> dict[str, bytes]:
+    """The members, by ending, of chunk `number` of `episode`, which has number `place`."""
+    start = number * CHUNK_LENGTH
     window = slice(start, start + CHUNK_LENGTH)
     flags = episode.terminated[window] * TERMINATED + episode.truncated[window] * TRUNCATED
     members = {
@@ -43,61 +48,41 @@ def chunk_members(episode: Episode, number: int, start: int, codec: Codec) -> di
         "flags": flags.astype(np.uint8).tobytes(),
     }
     checksums = {ending: zlib.crc32(data) for ending, data in members.items()}
-    meta = {"episode": number, "start": start, "length": len(flags), "crc32": checksums}
+    meta = {"episode": place, "start": start, "length": len(flags), "crc32": checksums}
     members["meta"] = json.dumps(meta, separators=(",", ":")).encode()
     return members
 
 
-class ShardWriter:
-    """Writes episodes in order into one shard. The files depend on the episodes alone, not on machine or time."""
+def write_shard(folder: Path, number: int, codec: Codec, episodes: Iterable[tuple[int, Episode, str]]) -> WrittenShard:
+    """Write episodes, each with its number and split, into shard `number`. The bytes depend on nothing else."""
+    path, digest = folder / f"shard-{number:06d}.tar", hashlib.sha256()
+    entries, moments, index = [], [], list[str]()
+    with path.open("xb") as file:
 
-    entry: ShardEntry
-    """The finished shard; set at the end of the `with` block."""
+        def put(data: bytes) -> int:
+            """Append `data`, padded to blocks, and return its first byte."""
+            offset = file.tell()
+            for part in (data, bytes(-len(data) % BLOCK)):
+                file.write(part)
+                digest.update(part)
+            return offset
 
-    def __init__(self, folder: Path, codec: Codec, number: int) -> None:
-        self._path, self._number, self._codec = folder / f"shard-{number:06d}.tar", number, codec
-        self._file = self._path.open("xb")
-        self._hash = hashlib.sha256()
-        self._index: list[str] = []
-
-    def add(self, episode: Episode, number: int, split: str) -> EpisodeEntry:
-        """Write episode `number` and return its entry for the manifest."""
-        entry = EpisodeEntry(number, len(episode), self._number, len(self._index), split)
-        for start in range(0, len(episode), CHUNK_LENGTH):
-            members = chunk_members(episode, number, start, self._codec)
-            name = chunk_name(number, start)
-            self._index.append(" ".join(self._write(f"{name}.{ending}", data) for ending, data in members.items()))
-        return entry
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the shard; after an error only close the file."""
-        with self._file:
-            if kind is None:
-                self._finish()
-
-    def _finish(self) -> None:
-        """End the file as `tar` does (two empty blocks, padded to a record) and write the index."""
-        self._put(bytes(2 * BLOCK))
-        self._put(bytes(-self._file.tell() % tarfile.RECORDSIZE))
-        size = self._file.tell()
-        index = "".join(f"{line}\n" for line in [f"v1.2 {len(self._index)}", *self._index]).encode()
-        self._path.with_suffix(".idx").write_bytes(index)
-        checksums = self._hash.hexdigest(), hashlib.sha256(index).hexdigest()
-        self.entry = ShardEntry(self._path.name, len(self._index), size, *checksums)
-
-    def _write(self, name: str, data: bytes) -> str:
-        """Append one member and return its index entry: ending, offset of the data, size, name."""
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        self._put(header.tobuf(tarfile.USTAR_FORMAT))
-        offset = self._file.tell()
-        self._put(data)
-        self._put(bytes(-len(data) % BLOCK))
-        return f"{name.partition('.')[2]} {offset} {len(data)} {name}"
-
-    def _put(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
+        for place, episode, split in episodes:
+            entries.append(EpisodeEntry(place, len(episode), number, len(index), split))
+            moments.append(action_moments(episode.actions))
+            for chunk in range(entries[-1].chunks):
+                columns = []
+                for ending, data in chunk_members(episode, place, chunk, codec).items():
+                    header = tarfile.TarInfo(f"{chunk_name(place, chunk)}.{ending}")
+                    header.size = len(data)
+                    put(header.tobuf(tarfile.USTAR_FORMAT))
+                    columns.append(f"{ending} {put(data)} {len(data)} {header.name}")
+                index.append(" ".join(columns))
+        # The end as `tar` writes it: two empty blocks, padded to a record.
+        put(bytes(2 * BLOCK))
+        put(bytes(-file.tell() % tarfile.RECORDSIZE))
+        size = file.tell()
+    lines = "".join(f"{line}\n" for line in [f"v1.2 {len(index)}", *index]).encode()
+    path.with_suffix(".idx").write_bytes(lines)
+    shard = ShardEntry(path.name, len(index), size, digest.hexdigest(), hashlib.sha256(lines).hexdigest())
+    return shard, entries, moments

@@ -42,9 +42,8 @@ def open_source(
 ) -> Source:
     """Open a recording: a file, a folder of files of one kind, or a folder in a layout of its own.
 
-    `format` is a name in `OF_FOLDERS` or `OF_FILES`; None lets the content decide. `camera` names the pictures if a
-    recording has several. Frames are resized to `size` x `size`; None means 64, and for shards their own size.
-    `UserError` for a missing path, an unknown format, or a size that is not a multiple of 16.
+    `format` is a name in `OF_FOLDERS` or `OF_FILES`; None lets the content decide. `camera` names the pictures if there
+    are several. Frames are resized to `size` x `size` (None: 64, or the shards' own). `UserError` for a wrong choice.
     """
     path = Path(path)
     # Unlike Path's methods, these return False for a name too long. A named pipe or a device might never end.

@@ -97,9 +97,7 @@ def _load_torch(path: Path, change: int) -> Arrays:
     except Exception as error:
         # The text of an UnpicklingError advises to turn the protection off, so only its kind is shown.
         reason = str(error) if isinstance(error, OSError) else type(error).__name__
-        raise UserError(
-            f"{path}: damaged, or not a torch file of plain tensors ({reason}); save a dict of tensors"
-        ) from error
+        raise UserError(f"{path}: damaged, or not a torch file of plain tensors ({reason}); save a dict") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,51 +37,46 @@ Arrays = tuple[Mapping[str, Any], str | None]
 Opener = Callable[[Path], AbstractContextManager[Arrays]]
 
 
-@dataclass(frozen=True)
-class _File:
+class _Place(NamedTuple):
+    """The rows of an episode."""
+
     path: Path
-    ends: np.ndarray
-    """int64 [episodes], the frame after the last of each."""
+    number: int
+    """Of the episode in its file."""
+    rows: slice
     arriving: bool
     """Whether actions and rewards led to the frame of their row."""
 
 
 def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
-    """The episodes of all files, in order. `pictures.camera` names the column of pictures if it has another name.
-
-    `UserError` if a file cannot be opened, a column is missing, or lengths differ.
-    """
-    files: list[_File] = []
+    """The episodes of all files, in order. `UserError` if a file is damaged, a column is missing, or lengths differ."""
+    places: list[_Place] = []
     environments: set[str | None] = set()
     notes: list[str] = []
     for path in paths:
         with opener(path) as (arrays, environment):
             columns = find_columns(arrays, str(path), pictures.camera)
-            ends = episode_ends(columns, arrays.get("episode_ends"), str(path))
-            files.append(_File(path, ends, any(name in arrays for name in ARRIVING)))
+            ends = episode_ends(columns, arrays.get("episode_ends"), str(path)).tolist()
+            spans, arriving = map(slice, [0, *ends[:-1]], ends), any(name in arrays for name in ARRIVING)
+            places += [_Place(path, number, rows, arriving) for number, rows in enumerate(spans)]
             environments.add(environment)
             shape = columns["observations"].shape
             notes += size_notes(shape[1:], pictures.size) if len(shape) == 4 else ()
     if len(environments) > 1:
         raise UserError(f"{where}: its files name several tasks ({_listed(environments)}); pack the tasks apart")
-    if any(file.arriving for file in files):
+    if any(place.arriving for place in places):
         notes.insert(0, ARRIVING_NOTE)
-    lengths = [length - file.arriving for file in files for length in np.diff(file.ends, prepend=0).tolist()]
-    read = partial(_read, opener, files, pictures)
+    lengths = [place.rows.stop - place.rows.start - place.arriving for place in places]
+    read = partial(_read, opener, places, pictures)
     return Source(format, str(where), environments.pop(), lengths, pictures.size, read, tuple(dict.fromkeys(notes)))
 
 
-def _read(opener: Opener, files: list[_File], pictures: Pictures, number: int) -> Episode:
-    for file in files:
-        if number < len(file.ends):
-            break
-        number -= len(file.ends)
-    first, end = ([0, *file.ends])[number : number + 2]
-    name = f"{file.path}, episode {number}"
-    with opener(file.path) as (arrays, _):
-        columns = find_columns(arrays, str(file.path), pictures.camera)
-        part = {column: np.asarray(values[first:end]) for column, values in columns.items()}
-    return _arrived(part, name, pictures.size) if file.arriving else _acted(part, name, pictures.size)
+def _read(opener: Opener, places: list[_Place], pictures: Pictures, number: int) -> Episode:
+    place = places[number]
+    with opener(place.path) as (arrays, _):
+        columns = find_columns(arrays, str(place.path), pictures.camera)
+        part = {column: np.asarray(values[place.rows]) for column, values in columns.items()}
+    return (_arrived if place.arriving else _acted)(part, f"{place.path}, episode {place.number}", pictures.size)
 
 
 def _acted(part: dict[str, np.ndarray], name: str, size: int) -> Episode:
@@ -118,11 +112,10 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
         keys = (camera,) if camera and column == "observations" else keys
         present = [key for key in keys if key in arrays]
         if not present:
-            raise UserError(
-                f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add the column"
-            )
+            raise UserError(f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add it")
         # One of the names may hold a state vector, and another the pictures.
-        found[column] = arrays[next((key for key in present if _is_picture(arrays[key])), present[0])]
+        pictures = (key for key in present if arrays[key].ndim == 4 and arrays[key].dtype == np.uint8)
+        found[column] = arrays[next(pictures, present[0])]
     if found["observations"].ndim < 3:
         raise UserError(
             f"{where}: its observations are {found['observations'].dtype} {list(found['observations'].shape)}, "
@@ -135,15 +128,10 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
     return found
 
 
-def _is_picture(array: Any) -> bool:
-    return array.ndim == 4 and array.dtype == np.uint8
-
-
 def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np.ndarray:
     """Frame after the last of each episode, int64: `ends` if the recording has them, otherwise by its marks.
 
-    An episode ends after each frame that is done, terminal or timed out, and before each first one. Without such
-    columns all frames are one episode. `UserError` for ends that do not rise to the number of frames.
+    These are frames that are done, terminal, timed out or first. `UserError` for ends that do not rise to the last one.
     """
     frames = len(columns["observations"])
     for column, values in columns.items():
@@ -166,9 +154,7 @@ def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np
         ends = np.unique(np.concatenate([*marked, starts[starts > 0], [frames]]))
     ends = np.asarray(ends[:])
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
-        raise UserError(
-            f"{where}: episode_ends is {ends.dtype} of shape {list(ends.shape)}; expected a row of integers"
-        )
+        raise UserError(f"{where}: episode_ends is {ends.dtype} {list(ends.shape)}; expected a row of integers")
     ends = ends.astype(np.int64)
     if ends[-1] != frames or (np.diff(ends, prepend=0) <= 0).any():
         raise UserError(f"{where}: episode_ends must rise from above 0 to {frames}, the number of frames")

@@ -1,14 +1,11 @@
 """Pictures and transitions of recordings, converted to the fields of an `Episode`."""
 
 import functools
-import io
-import warnings
 
 import numpy as np
-from PIL import Image
 
 from aime_fast.data.episode import Episode
-from aime_fast.data.shards.codecs import BOMBS
+from aime_fast.data.shards.codecs import open_picture
 from aime_fast.errors import UserError
 
 ARRIVING_NOTE = (
@@ -64,10 +61,7 @@ def size_notes(shape: tuple[int, ...], size: int) -> tuple[str, ...]:
 def episode_of(
     name: str, images: np.ndarray, size: int, actions: np.ndarray, rewards: np.ndarray, terminated: bool
 ) -> Episode:
-    """An episode whose last action ended it (`terminated`), or was the last one recorded.
-
-    All arrays have one row for each action: the picture observed, the action taken then, and its reward.
-    """
+    """An episode of one row for each action: the picture observed, the action taken then, and its reward."""
     if len(actions) == 0:
         raise UserError(f"{name}: no action was taken in it; leave the episode out")
     ends = np.zeros(len(actions), bool)
@@ -91,13 +85,8 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 
 def decode_picture(data: bytes) -> np.ndarray:
     """A PNG or JPEG file as uint8 [H,W,3]; `ValueError` if it is damaged or another kind of file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
-                return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, *BOMBS) as error:
-        raise ValueError(f"not a whole PNG or JPEG picture: {error}") from error
+    with open_picture(data, "PNG", "JPEG") as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def choose_camera(names: list[str], camera: str | None, where: str) -> str:

@@ -17,10 +17,9 @@ FORMAT = "LeRobot v3"
 
 
 def open_lerobot(folder: Path, pictures: Pictures) -> Source:
-    """Open a data set's folder; `pictures.camera` (`observation.images.top`) chooses among several.
+    """Open a data set's folder; `UserError` for another version, damage, or a missing library.
 
-    `action[t]` is taken after frame t. Without `next.reward`, rewards are zero. `next.done` does not say why an
-    episode ended, so every episode counts as truncated. `UserError` for another version, damage, or a missing library.
+    Without `next.reward`, rewards are zero. `next.done` does not say why an episode ended: all count as truncated.
     """
     require("pyarrow", "lerobot", folder)
     info = _information(folder)
@@ -137,7 +136,5 @@ class _Episodes:
             numbers = {name: row[prefix + name] for name in ("chunk_index", "file_index")}
             path = Path(self.info[template].format(**numbers, video_key=self.camera))
         if path.is_absolute() or ".." in path.parts:
-            raise UserError(
-                f"{self.folder}: its info.json names {path}, which leads out of the folder; do not trust it"
-            )
+            raise UserError(f"{self.folder}: info.json names {path}, which leads out of the folder; do not trust it")
         return self.folder / path

@@ -16,10 +16,9 @@ from aime_fast.errors import UserError
 
 
 def open_minari(folder: Path, pictures: Pictures) -> Source:
-    """Open a data set's folder. An episode has one observation more than actions; the last one is left out.
+    """Open a data set's folder, where observations are pictures, or a dict with some; `UserError` if there are none.
 
-    Observations are pictures, or a dict with some; `pictures.camera` chooses among several. `UserError` if the
-    library cannot read the folder, or there are no pictures.
+    An episode has one observation more than actions; the last one is left out.
     """
     require("minari", "minari", folder)
     with _storage(folder) as storage:

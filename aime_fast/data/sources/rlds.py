@@ -21,7 +21,6 @@ MOST_BYTES = 3 * 4096**2
 
 REWARD_NOTE = "no first step has a reward and last steps do: reward[t] was earned on the way to frame t, and is shifted"
 
-
 Place = tuple[Path, int, str]
 """The file of a record, its first byte, and its name for error messages."""
 

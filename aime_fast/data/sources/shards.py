@@ -13,10 +13,7 @@ from aime_fast.data.sources.source import Pictures, Source
 
 
 def open_shard_folder(folder: Path, pictures: Pictures) -> Source:
-    """Open a folder that `pack` wrote, in its own image size unless another one is asked for.
-
-    Its notes remain, and a lossy codec adds one.
-    """
+    """Open a folder that `pack` wrote, in its own image size unless another one is asked for."""
     episodes = _Episodes(folder, pictures.asked_size)
     manifest = episodes.manifest
     notes = [*manifest.notes, *([f"frames were stored as {manifest.codec}, which is lossy"] if manifest.lossy else [])]

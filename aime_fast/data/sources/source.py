@@ -61,16 +61,13 @@ class Source:
     def checked(self, number: int, action_dim: int | None) -> Episode:
         """The episode of a number; `UserError` unless it has the listed length, S, and this action size (None: any)."""
         episode, length = self.episode(number), self.lengths[number]
+        name = episode.name
         if action_dim not in (None, episode.action_dim):
-            raise UserError(
-                f"{episode.name}: actions of {episode.action_dim} numbers after {action_dim}; pack the tasks apart"
-            )
+            raise UserError(f"{name}: actions of {episode.action_dim} numbers after {action_dim}; pack the tasks apart")
         if len(episode) != length:
-            raise UserError(
-                f"{episode.name}: {len(episode)} frames where the recording lists {length}; fix the recording"
-            )
+            raise UserError(f"{name}: {len(episode)} frames where the recording lists {length}; fix the recording")
         if episode.image_size != self.image_size:
-            raise UserError(f"{episode.name}: frames of {episode.image_size} pixels, expected {self.image_size}")
+            raise UserError(f"{name}: frames of {episode.image_size} pixels, expected {self.image_size}")
         return episode
 
     def read(self) -> Iterator[Episode]:

@@ -16,10 +16,7 @@ HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The records of a file (plain, gzip or zlib), each with its first byte in the uncompressed data.
-
-    A compressed file is held in memory. `UserError` if the file is cut, or a record's masked crc32c is wrong.
-    """
+    """The records of a file, each with its first byte in the uncompressed data; `UserError` for damage."""
     with _opened(path) as stream:
         place = 0
         while header := stream.read(HEADER.size):
@@ -60,7 +57,7 @@ def _masked_crc32c(data: bytes) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The uncompressed data of a file; damage becomes `UserError`."""
+    """The uncompressed data of a file (plain, gzip or zlib); damage becomes `UserError`."""
     with readable(path, "TFRecord"), path.open("rb") as file:
         start = file.read(HEADER.size)
         file.seek(0)

@@ -11,8 +11,7 @@ Piece = tuple[StreamedChunk, int, int]
 class Block:
     """Windows in reading order: decoded into `frames`, or with their chunks as stored.
 
-    All frames are one array, which a later block takes over. Chunks that are held one by one are freed in another
-    order than they were allocated, and the C library then keeps the memory between them, more with each epoch.
+    A later block takes over the array of frames: arrays freed out of order would leave gaps that the C library keeps.
     """
 
     def __init__(self, order: np.ndarray, length: int, action_dim: int, frames: np.ndarray | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from aime_fast.data.windows import keyed_order
 from aime_fast.errors import UserError
 
-_SHARDS, _OFFSETS, _BLOCKS = (1 << 62, 2 << 62, 3 << 62)
+_SHARDS, _OFFSETS, _BLOCKS = 1 << 62, 2 << 62, 3 << 62
 """Ranges of keys, so that no two permutations use the same random words."""
 
 

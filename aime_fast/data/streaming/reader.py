@@ -14,14 +14,7 @@ from aime_fast.data.files import check_file
 from aime_fast.data.libraries import load_dali, load_webdataset
 from aime_fast.data.shards.chunks import blank_chunk, check_stored, decode_stored, skip_or_raise
 from aime_fast.data.shards.codecs import CODECS
-from aime_fast.data.shards.manifest import (
-    CHUNK_LENGTH,
-    MANIFEST_NAME,
-    EpisodeEntry,
-    Manifest,
-    load_manifest,
-    parse_manifest,
-)
+from aime_fast.data.shards.manifest import MANIFEST_NAME, EpisodeEntry, Manifest, load_manifest, parse_manifest
 from aime_fast.data.shards.reader import Chunk, ShardReader, chunk_of_members, chunk_place
 from aime_fast.data.shards.writer import chunk_name, member_endings
 from aime_fast.errors import UserError
@@ -60,9 +53,7 @@ class Shards:
         self.place = str(place)
         self.piped = self.place.startswith(PIPE)
         if self.piped and "{}" not in self.place:
-            raise UserError(
-                f"{self.place}: write {{}} where the command takes the name of a file, as in 'pipe:cat folder/{{}}'"
-            )
+            raise UserError(f"{self.place}: write {{}} where the command takes the name, as in 'pipe:cat folder/{{}}'")
         self.manifest: Manifest = self._piped_manifest() if self.piped else load_manifest(Path(place))
         self.codec = CODECS[self.manifest.codec]
         self.skips = skips
@@ -86,11 +77,7 @@ class Shards:
         return self.place.replace("{}", name) if self.piped else os.path.join(self.place, name)
 
     def chunks(self, read: ReadMembers, shards: list[int]) -> Iterator[StreamedChunk]:
-        """Every chunk of the shards in order, checked.
-
-        `UserError` if a shard ends early or holds other chunks than the manifest says, and for a damaged chunk where
-        these are not skipped.
-        """
+        """Every chunk of the shards in order, checked against the manifest; `UserError` for damage, unless skipped."""
         members = read(shards)
         for shard in shards:
             where = self.locate(self.manifest.shards[shard].file)
@@ -99,10 +86,10 @@ class Shards:
 
     def _chunk(self, members: Members | None, where: str, entry: EpisodeEntry, number: int) -> StreamedChunk:
         if members is None:
-            raise UserError(f"{where}: the shard ends before it; copy or pack the data again")
+            raise UserError(f"{where}: the shard ends before it; copy or pack it again")
         stem, parts = members
-        if stem != chunk_name(entry.id, number * CHUNK_LENGTH) or set(parts) != set(member_endings(self.codec)):
-            raise UserError(f"{where}: found {stem} with {', '.join(parts)} there; copy or pack the data again")
+        if stem != chunk_name(entry.id, number) or set(parts) != set(member_endings(self.codec)):
+            raise UserError(f"{where}: found {stem} with {', '.join(parts)} there; copy or pack it again")
         stored = parts.pop(self.codec.extension)
         try:
             chunk = chunk_of_members(parts, (0, len(stored)), self.manifest, entry, number, where)
@@ -124,6 +111,16 @@ class Shards:
                 self._found(streamed, error)
         return np.zeros(shape, np.uint8) if streamed.decoded is None else streamed.decoded
 
+    def stored(self, streamed: StreamedChunk) -> np.ndarray:
+        """The stored pixels, uint8 [bytes], not copied."""
+        return np.frombuffer(streamed.stored, np.uint8)
+
+    def finds_damage(self, streamed: StreamedChunk) -> bool:
+        """Decode a chunk; whether it proves to be damaged only now."""
+        known = streamed.damaged
+        self.frames(streamed)
+        return streamed.damaged and not known
+
     def _found(self, streamed: StreamedChunk, error: UserError) -> None:
         """Mark a damaged chunk, and log it the first time; raise where these are not skipped."""
         key = (streamed.entry.id, streamed.number)
@@ -133,11 +130,8 @@ class Shards:
         streamed.damaged = True
 
     def read_with_webdataset(self, shards: list[int]) -> Iterator[Members]:
-        """`ReadMembers` by the WebDataset library: local files and the output of commands.
-
-        It uses single stages of the library. The ready-made pipeline would also split shards over nodes and workers
-        and shuffle them, but the order of the stream has done so already.
-        """
+        """`ReadMembers` by the WebDataset library: local files and the output of commands."""
+        # Single stages of it: its ready-made pipeline would also split and shuffle, which the order has done already.
         wds = load_webdataset()
         for shard in shards:
             url, left = self.locate(self.manifest.shards[shard].file), self.manifest.shards[shard].samples
@@ -192,7 +186,7 @@ class Shards:
                 outputs = [output.as_cpu() for output in pipeline.run()]
                 for row, (entry, number) in enumerate(chunks[first : first + MEMBER_BATCH]):
                     parts = [np.asarray(output.at(row)).tobytes() for output in outputs]
-                    yield chunk_name(entry.id, number * CHUNK_LENGTH), dict(zip(endings, parts, strict=True))
+                    yield chunk_name(entry.id, number), dict(zip(endings, parts, strict=True))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.place}: DALI cannot read a shard ({reason}); copy or pack it again") from error

@@ -11,8 +11,7 @@ from made_recordings import LENGTHS, columns, write_hdf5
 from test_pack import files
 
 from aime_fast.data.packing.inspection import inspect
-from aime_fast.data.packing.jobs import shard_spans
-from aime_fast.data.packing.pack import pack
+from aime_fast.data.packing.pack import pack, shard_spans
 from aime_fast.errors import UserError
 
 
