@@ -33,24 +33,19 @@ def regrid(values, FROM: tl.constexpr, TO: tl.constexpr, SHIFT: tl.constexpr, LA
 
 
 @triton.jit
-def row_range(rows, WIDE: tl.constexpr, LANES: tl.constexpr):
-    """Where the program's rows of a [rows, WIDE] array are, as one flat range, and the mask of those that exist."""
-    at = tl.program_id(0).to(tl.int64) * (ROWS * WIDE) + tl.arange(0, LANES)
-    return at, (tl.arange(0, LANES) < ROWS * WIDE) & (at < rows.to(tl.int64) * WIDE)
-
-
-@triton.jit
 def load_rows(pointer, rows, WIDE: tl.constexpr, LANES: tl.constexpr):
     """The program's rows of a [rows, WIDE] array as one flat range."""
-    at, inside = row_range(rows, WIDE, LANES)
-    return tl.load(pointer + at, mask=inside, other=0.0)
+    start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
+    inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
+    return tl.load(pointer + start + lane, mask=inside, other=0.0)
 
 
 @triton.jit
 def store_rows(pointer, values, rows, WIDE: tl.constexpr, LANES: tl.constexpr):
     """The inverse of `load_rows`."""
-    at, inside = row_range(rows, WIDE, LANES)
-    tl.store(pointer + at, values, mask=inside)
+    start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
+    inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
+    tl.store(pointer + start + lane, values, mask=inside)
 
 
 @triton.jit
