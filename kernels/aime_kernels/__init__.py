@@ -4,8 +4,7 @@ from aime_kernels.dpgmm.density import gaussian_log_density
 from aime_kernels.dpgmm.divergence import gamma_kl
 from aime_kernels.dpgmm.op import expected_kumaraswamy_beta_kl, kumaraswamy_log_weights, mixture_log_density
 from aime_kernels.dpgmm.sticks import kumaraswamy_log_sticks, stick_breaking_log_weights
-from aime_kernels.frames.op import normalise_frames
-from aime_kernels.frames.reference import gather_windows
+from aime_kernels.frames.op import gather_windows, normalise_frames
 from aime_kernels.logistic_mixture.op import logistic_mixture_loss
 from aime_kernels.logistic_mixture.parameters import logistic_mixture_mean
 from aime_kernels.rgb.op import rgb_combine, rgb_gram

@@ -89,9 +89,11 @@ def float_obstacle(*tensors: Tensor) -> str | None:
     return None
 
 
-def padded_size(*sizes: int) -> int:
-    """Elements of a tile whose sides are rounded up to powers of two."""
-    total = 1
-    for size in sizes:
-        total *= 1 << max(size - 1, 0).bit_length()
-    return total
+def shapes(*tensors: Tensor) -> str:
+    """The shapes, for a message."""
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+
+
+def padded_size(rows: int, columns: int) -> int:
+    """Elements of a tile whose sides, at least 1, are rounded up to powers of two."""
+    return 1 << ((rows - 1).bit_length() + (columns - 1).bit_length())

@@ -1,10 +1,8 @@
 """How a kernel is launched: with a fixed choice, on the device of its data."""
 
-import contextlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 
 class Launch(NamedTuple):
@@ -22,15 +20,11 @@ class Launch(NamedTuple):
         fusion = self.fusion_from is not None and capability >= self.fusion_from
         return {"num_warps": self.warps, "enable_fp_fusion": fusion}
 
-
-def capability_of(device: torch.device) -> int:
-    """Such as 90 for an H100; on a CPU, which means the interpreter, 80."""
-    if device.type != "cuda":
-        return 80
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
-def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Triton launches on the current device: make it the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    def start(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        """Launch a kernel on the device of its first argument, a tensor. An empty grid launches nothing."""
+        data = arguments[0]
+        # A tensor on a CPU is for the interpreter.
+        major, minor = torch.cuda.get_device_capability(data.device) if data.is_cuda else (8, 0)
+        if 0 not in grid:
+            with torch.cuda.device_of(data):
+                kernel[grid](*arguments, **constants, **self.options(10 * major + minor))

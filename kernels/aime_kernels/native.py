@@ -4,7 +4,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -19,33 +18,21 @@ _SECONDS = 120
 """A build takes two or three seconds; a compiler that needs this long hangs."""
 
 
-class NativeUnavailable(Exception):
-    """This machine cannot build or load native code; the message says why."""
-
-
 def compiler() -> str | None:
     """The C++ compiler: the one that `CXX` names, else g++ or clang++; None where there is none."""
     given = os.environ.get("CXX")
     return next(filter(None, map(shutil.which, [given] if given else ["g++", "clang++"])), None)
 
 
-def library(source: Path) -> ctypes.CDLL:
+@functools.cache
+def library(source: Path) -> ctypes.CDLL | str:
     """The shared library of a C++ file, built now unless this user has built it for this kind of CPU.
 
-    Raises `NativeUnavailable`: no compiler, a failed build, or a CPU without AVX2, where torch's operators are faster.
-    A process tries once.
+    The reason why there is none: no compiler, a failed build, or a CPU without AVX2, where torch's operators are
+    faster. A process tries once.
     """
-    found = attempt(source)
-    if isinstance(found, str):
-        raise NativeUnavailable(found)
-    return found
-
-
-@functools.cache
-def attempt(source: Path) -> ctypes.CDLL | str:
-    """The library, or the reason why there is none."""
     level, found = _LEVELS.get(torch.backends.cpu.get_cpu_capability()), compiler()
-    if level is None or platform.machine().lower() not in ("x86_64", "amd64"):
+    if level is None:
         return "the CPU has no AVX2"
     if found is None:
         return "no C++ compiler; install g++"
@@ -53,12 +40,10 @@ def attempt(source: Path) -> ctypes.CDLL | str:
     key = hashlib.sha256(b"\0".join([source.read_bytes(), *map(str.encode, command)])).hexdigest()
     target = _folder() / f"{source.parent.name}-{key[:16]}.so"
     try:
-        if not target.exists():
-            _build([*command, str(source)], target)
+        if not target.exists() and (fault := _build([*command, str(source)], target)):
+            return fault
         # A library built with g++ uses the OpenMP runtime that torch has loaded: both are named libgomp.so.1.
         return ctypes.CDLL(str(target))
-    except NativeUnavailable as error:
-        return str(error)
     except OSError as error:
         return f"{target} cannot be loaded ({error}); delete it"
 
@@ -74,14 +59,15 @@ def _folder() -> Path:
         return Path(tempfile.mkdtemp(prefix="aime_kernels-"))
 
 
-def _build(command: list[str], target: Path) -> None:
-    """Compile to `target` in one atomic step, because other processes may build the same file."""
+def _build(command: list[str], target: Path) -> str | None:
+    """Compile to `target` in one step, as other processes may build the same file. Why it failed, or None."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
         try:
             run = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, timeout=_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise NativeUnavailable(f"{command[0]} does not run ({error})") from error
+            return f"{command[0]} does not run ({error})"
         if run.returncode:
-            raise NativeUnavailable(f"{command[0]} fails: {(run.stderr.strip() or 'no message').splitlines()[0]}")
+            return f"{command[0]} fails: {(run.stderr.strip() or 'no message').splitlines()[0]}"
         os.replace(made, target)
+        return None

@@ -15,42 +15,58 @@ from torch._library.custom_ops import CustomOpDef
 Outputs = Tensor | tuple[Tensor, ...]
 
 
-def kernel_operator(schema: str, outputs: Callable[..., Outputs], module: str, kernel: str) -> CustomOpDef:
-    """An operator that allocates its outputs and lets a kernel fill them.
+def kernel_operator(name: str, module: str, signature: str, outputs: Callable[..., Outputs]) -> CustomOpDef:
+    """An operator that allocates its outputs and lets the kernel `<name>_kernel` of a module fill them.
 
-    schema: name, arguments and results in torch's schema language. outputs: allocates the results for given arguments,
-    real or fake. module: has the kernel, and `launch(kernel, tensors)`, which gets arguments and results in order.
+    module: also has `launch(kernel, tensors)`, which gets inputs and outputs in order. signature: names of tensors,
+    "x y -> z". outputs: allocates the results for given inputs, real or fake.
     """
-    name = schema.partition("(")[0]
+    inputs, results = (part.split() for part in signature.split("->"))
+    schema = f"({', '.join(f'Tensor {argument}' for argument in inputs)}) -> ({', '.join(['Tensor'] * len(results))})"
 
-    def run(*inputs: Tensor) -> Outputs:
+    def run(*given: Tensor) -> Outputs:
         triton_module = importlib.import_module(module)
-        results = outputs(*inputs)
-        written = (results,) if isinstance(results, Tensor) else results
-        triton_module.launch(getattr(triton_module, kernel), [*inputs, *written])
-        return results
+        made = outputs(*given)
+        written = (made,) if isinstance(made, Tensor) else made
+        triton_module.launch(getattr(triton_module, f"{name}_kernel"), [*given, *written])
+        return made
 
-    operator = torch.library.custom_op(f"aime_kernels::{name}", run, mutates_args=(), schema=schema[len(name) :])
+    operator = torch.library.custom_op(f"aime_kernels::{name}", run, mutates_args=(), schema=schema)
     operator.register_fake(outputs)
     return operator
 
 
-def differentiate(forward: CustomOpDef, backward: CustomOpDef, saved: Callable[[Any, Any], tuple[Tensor, ...]]) -> None:
-    """Make `backward` the gradient of `forward`.
+def differentiable_operator(
+    name: str,
+    module: str,
+    forward: str,
+    outputs: Callable[..., Outputs],
+    backward: str,
+    gradients: Callable[..., tuple[Tensor, ...]],
+) -> tuple[CustomOpDef, CustomOpDef]:
+    """The operators `<name>_fwd` and `<name>_bwd`, the second being the gradient of the first.
 
-    saved: picks from the inputs and outputs what backward needs; it gets these and the gradients of all outputs, and
-    returns those of the first inputs. The rest have none.
+    forward, outputs: as for `kernel_operator`. backward: which inputs and outputs the second gets, followed by the
+    gradient of every output, and the inputs whose gradients it returns: the first ones. The rest have none.
+    gradients: allocates them.
     """
+    arguments, results = (part.split() for part in forward.split("->"))
+    saved, wanted = backward.split("->")
+    operator = kernel_operator(f"{name}_fwd", module, forward, outputs)
+    received = " ".join(f"grad_{result}" for result in results)
+    pull = kernel_operator(f"{name}_bwd", module, f"{saved} {received} -> {wanted}", gradients)
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*saved(inputs, output))
-        ctx.inputs = len(inputs)
+    def keep(ctx: Any, inputs: tuple[Tensor, ...], output: Outputs) -> None:
+        made = (output,) if isinstance(output, Tensor) else output
+        known = dict(zip([*arguments, *results], [*inputs, *made], strict=True))
+        ctx.save_for_backward(*(known[tensor] for tensor in saved.split()))
 
-    def pull_back(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found = backward(*ctx.saved_tensors, *gradients)
-        return (*found, *[None] * (ctx.inputs - len(found)))
+    def pull_back(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        found = pull(*ctx.saved_tensors, *upstream)
+        return (*found, *[None] * (len(arguments) - len(found)))
 
-    forward.register_autograd(pull_back, setup_context=setup)
+    operator.register_autograd(pull_back, setup_context=keep)
+    return operator, pull
 
 
 def empty_like(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -48,23 +48,21 @@ def rgb_combine(rows, dtype=torch.float32):
 
 def sticks(which, names, count, **constants):
     kernel = getattr(triton_sticks, f"{which}_kernel")
-    width = 1 << count.bit_length()
-    constants = {"J": count, "ROWS": block, "WIDTH": width, "TINY": 1e-32, **constants}
+    constants = {"J": count, "TINY": 1e-32, **constants}
     signature = {**pointers(names), "rows": "i32"}
     # Three programs of 4 warps.
     return Specimen(f"{which} {count} sticks", kernel, signature, constants, triton_sticks.LAUNCH, registers=160)
 
 
 def mixture(which, names, components, dim):
-    k_pad, d_pad = triton_density.padded(components, dim)
-    constants = {"K": components, "D": dim, "K_PAD": k_pad, "D_PAD": d_pad}
+    constants = {"K": components, "D": dim}
     kernel = getattr(triton_density, f"mixture_{which}_kernel")
     signature = {**pointers(names), "samples": "i32"}
     return Specimen(f"mixture_{which} K={components} D={dim}", kernel, signature, constants, triton_density.LAUNCH)
 
 
 def slot_attention(which, names, count, positions, dim):
-    constants = {"SLOTS": count, "P": positions, "D": dim, "P_PAD": positions, "D_PAD": dim, "SCALE": dim**-0.5}
+    constants = {"SLOTS": count, "P": positions, "D": dim, "SCALE": dim**-0.5}
     strides = dict.fromkeys(["key_batch", "key_row", "value_batch", "value_row"], "i32")
     kernel = getattr(slots, f"slot_attention_{which}_kernel")
     name = f"slot_attention_{which} S={count} P={positions} d={dim}"
@@ -101,13 +99,12 @@ _ALL = [
         sticks("stick_weights_bwd", "log_a log_b uniform grad_log_pi grad_log_a grad_log_b", count, EPS=_EPS)
         for count in (14, 31)
     ),
-    *(sticks("stick_kl_fwd", "log_a log_b mean mean_log kl", count, NODES=24) for count in (14, 31)),
+    *(sticks("stick_kl_fwd", "log_a log_b mean mean_log kl", count) for count in (14, 31)),
     *(
         sticks(
             "stick_kl_bwd",
             "log_a log_b mean grad_kl grad_log_a grad_log_b grad_mean grad_mean_log",
             count,
-            NODES=24,
         )
         for count in (14, 31)
     ),

@@ -1,6 +1,7 @@
 """C++ for CPUs: built once, completely or not at all, and equal to the float64 oracle for every number of pixels."""
 
 import ctypes
+import re
 import threading
 
 import pytest
@@ -17,9 +18,9 @@ SUM = 'extern "C" int sum(int a, int b) { return a + b; }\n'
 def fresh(tmp_path, monkeypatch):
     """An empty cache folder and no memory of earlier builds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.attempt.cache_clear()
+    native.library.cache_clear()
     yield tmp_path
-    native.attempt.cache_clear()
+    native.library.cache_clear()
 
 
 @pytest.fixture
@@ -133,14 +134,14 @@ def test_a_library_is_built_once(buildable, fresh, source, monkeypatch):
     (kept,) = (fresh / "aime_kernels" / "native").iterdir()
     assert kept.name.startswith("adder-") and kept.suffix == ".so"
     monkeypatch.setattr(native, "_build", lambda *_: pytest.fail("built again"))
-    native.attempt.cache_clear()
+    native.library.cache_clear()
     assert native.library(source).sum(2, 3) == 5
 
 
 def test_another_source_is_another_library(buildable, fresh, source):
     native.library(source)
     source.write_text(SUM.replace("a + b", "a * b"))
-    native.attempt.cache_clear()
+    native.library.cache_clear()
     assert native.library(source).sum(2, 3) == 6
 
 
@@ -148,15 +149,12 @@ def test_builds_at_once_leave_one_whole_library(buildable, source, tmp_path):
     target, faults = tmp_path / "sum.so", []
 
     def build():
-        try:
-            native._build([native.compiler(), "-shared", "-fPIC", str(source)], target)
-        except native.NativeUnavailable as error:
-            faults.append(error)
+        faults.append(native._build([native.compiler(), "-shared", "-fPIC", str(source)], target))
 
     workers = [threading.Thread(target=build) for _ in range(4)]
     [worker.start() for worker in workers]
     [worker.join() for worker in workers]
-    assert not faults and ctypes.CDLL(str(target)).sum(2, 3) == 5
+    assert faults == [None] * 4 and ctypes.CDLL(str(target)).sum(2, 3) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adder", "sum.so"]
 
 
@@ -164,7 +162,7 @@ def test_without_a_compiler_torch_operators_run_and_the_reason_is_reported(fresh
     given = inputs(2, 2, 3, 3)
     expected = terms(*given)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    native.attempt.cache_clear()
+    native.library.cache_clear()
     reason = mixture.native_obstacle(given[1])
     assert reason in ("no C++ compiler; install g++", "the CPU has no AVX2")
     for ours, theirs in zip(terms(*given), expected, strict=True):
@@ -173,8 +171,7 @@ def test_without_a_compiler_torch_operators_run_and_the_reason_is_reported(fresh
 
 def test_a_failing_compiler_is_quoted(buildable, fresh, source):
     source.write_text("this is no C++\n")
-    with pytest.raises(native.NativeUnavailable, match=r"fails: .*sum\.cpp.*error"):
-        native.library(source)
+    assert re.search(r"fails: .*sum\.cpp.*error", native.library(source))
     assert not any((fresh / "aime_kernels" / "native").iterdir())
 
 
@@ -184,8 +181,7 @@ def test_a_compiler_that_fails_is_asked_once(buildable, fresh, source, monkeypat
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
     for _ in range(3):
-        with pytest.raises(native.NativeUnavailable, match="fails: no message"):
-            native.library(source)
+        assert native.library(source).endswith("fails: no message")
     assert (fresh / "asked").read_text() == "asked\n"
 
 

@@ -32,13 +32,9 @@ def expected_kumaraswamy_beta_kl(
         KL = log(ab) - (1 - 1/a) (gamma + digamma(b) + 1/b) - (1 - 1/b) - E[log alpha] + (E[alpha] - 1) M
     """
     inverse_a, inverse_b = torch.exp(-log_a), torch.exp(-log_b)
-    entropy_part = log_a + log_b - (1.0 - inverse_a) * (_EULER_GAMMA + torch.digamma(log_b.exp()) + inverse_b)
-    return (
-        entropy_part
-        - (1.0 - inverse_b)
-        - expected_log_alpha
-        + (expected_alpha - 1.0) * minus_expected_log_remainder(log_a, log_b)
-    )
+    entropy = log_a + log_b - (1.0 - inverse_a) * (_EULER_GAMMA + torch.digamma(log_b.exp()) + inverse_b)
+    remainder = minus_expected_log_remainder(log_a, log_b)
+    return entropy - (1.0 - inverse_b) - expected_log_alpha + (expected_alpha - 1.0) * remainder
 
 
 def minus_expected_log_remainder(log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -61,14 +57,11 @@ def _quadrature(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     return [torch.tensor(row, dtype=dtype, device=device) for row in QUADRATURE]
 
 
-def _exponential_quadrature(low: float, high: float, count: int) -> tuple[list[float], list[float]]:
-    """Nodes s and weights w with sum w f(s) ~ E[f(log X)], X ~ Exp(1); the range is tuned for a, b in [0.02, 100]."""
-    step = (high - low) / (count - 1)
-    grid = [low + i * step for i in range(count)]
-    nodes = [y - math.exp(-y) for y in grid]
-    weights = [step * (1.0 + math.exp(-y)) * math.exp(s - math.exp(s)) for y, s in zip(grid, nodes, strict=True)]
-    return nodes, weights
-
-
 SPAN, NODES = (-2.1, 3.0), 24
-QUADRATURE = _exponential_quadrature(*SPAN, NODES)
+"""The range of y is tuned for a, b in [0.02, 100]."""
+_STEP = (SPAN[1] - SPAN[0]) / (NODES - 1)
+_GRID = [SPAN[0] + i * _STEP for i in range(NODES)]
+_POINTS = [y - math.exp(-y) for y in _GRID]
+_WEIGHTS = [_STEP * (1.0 + math.exp(-y)) * math.exp(s - math.exp(s)) for y, s in zip(_GRID, _POINTS, strict=True)]
+QUADRATURE = _POINTS, _WEIGHTS
+"""Nodes s and weights w with sum w f(s) ~ E[f(log X)], X ~ Exp(1)."""

@@ -1,14 +1,14 @@
 """Mixture log-density and responsibilities, forward and backward; one program handles the S samples of one row.
 
-The K x D means and log-variances are read once and stay in registers during the loop over samples. The backward pass
-accumulates their gradients in registers. Neither pass makes a tensor [N, S, K, D].
+The K x D means and log-variances, and in the backward pass their gradients, stay in registers during the loop over
+samples.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.launch import Launch
 
 # The backward pass spills a few registers with fused multiply-adds on sm_80, and without them on sm_86.
 LAUNCH = Launch(1, 4, 86)
@@ -26,12 +26,10 @@ def mixture_fwd_kernel(
     samples,
     K: tl.constexpr,
     D: tl.constexpr,
-    K_PAD: tl.constexpr,
-    D_PAD: tl.constexpr,
 ):
     """log sum_k pi_k N(z; mean_k, var_k), and the log-responsibility of each component."""
     row = tl.program_id(0).to(tl.int64)
-    k, d = tl.arange(0, K_PAD), tl.arange(0, D_PAD)
+    k, d = tl.arange(0, triton.next_power_of_2(K)), tl.arange(0, triton.next_power_of_2(D))
     tile = row * (K * D) + k[:, None] * D + d[None, :]
     inside = (k[:, None] < K) & (d[None, :] < D)
     mean = tl.load(means + tile, mask=inside, other=0.0)
@@ -65,12 +63,10 @@ def mixture_bwd_kernel(
     samples,
     K: tl.constexpr,
     D: tl.constexpr,
-    K_PAD: tl.constexpr,
-    D_PAD: tl.constexpr,
 ):
     """With g the gradient of the joint log-density, pull = g (z - mean) / var is d mean, and -pull is d z."""
     row = tl.program_id(0).to(tl.int64)
-    k, d = tl.arange(0, K_PAD), tl.arange(0, D_PAD)
+    k, d = tl.arange(0, triton.next_power_of_2(K)), tl.arange(0, triton.next_power_of_2(D))
     tile = row * (K * D) + k[:, None] * D + d[None, :]
     inside = (k[:, None] < K) & (d[None, :] < D)
     mean = tl.load(means + tile, mask=inside, other=0.0)
@@ -93,24 +89,9 @@ def mixture_bwd_kernel(
     tl.store(grad_log_vars + tile, 0.5 * (by_log_var - by_weight[:, None]), mask=inside)
 
 
-def padded(components: int, dim: int) -> tuple[int, int]:
-    """The tile [K_PAD, D_PAD]."""
-    return triton.next_power_of_2(components), triton.next_power_of_2(dim)
-
-
 def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
     """tensors: the kernel's arguments, z first; means are its first [N, K, D]."""
     z, means = tensors[0], next(tensor for tensor in tensors[1:] if tensor.dim() == 3)
     rows, components, dim = means.shape
-    k_pad, d_pad = padded(components, dim)
-    if rows:
-        with on_device_of(means):
-            kernel[(rows,)](
-                *(tensor.contiguous() for tensor in tensors),
-                z.shape[1],
-                K=components,
-                D=dim,
-                K_PAD=k_pad,
-                D_PAD=d_pad,
-                **LAUNCH.options(capability_of(means.device)),
-            )
+    given = (tensor.contiguous() for tensor in tensors)
+    LAUNCH.start(kernel, (rows,), *given, z.shape[1], K=components, D=dim)

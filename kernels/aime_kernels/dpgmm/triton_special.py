@@ -63,11 +63,8 @@ def digamma_1p(x):
         steps += 1.0 / (x + i)
     inverse = 1.0 / (x + 8.0)
     square = inverse * inverse
-    series = 1.0 / 132.0 - square * (691.0 / 32760.0)
-    series = 1.0 / 240.0 - square * series
-    series = 1.0 / 252.0 - square * series
-    series = 1.0 / 120.0 - square * series
-    series = 1.0 / 12.0 - square * series
+    series = 1.0 / 240.0 - square * (1.0 / 132.0 - square * (691.0 / 32760.0))
+    series = 1.0 / 12.0 - square * (1.0 / 120.0 - square * (1.0 / 252.0 - square * series))
     return tl.log(x + 8.0) - 0.5 * inverse - square * series - steps
 
 
@@ -80,9 +77,6 @@ def trigamma_1p(x):
         steps += term * term
     inverse = 1.0 / (x + 8.0)
     square = inverse * inverse
-    series = 5.0 / 66.0 - square * (691.0 / 2730.0)
-    series = 1.0 / 30.0 - square * series
-    series = 1.0 / 42.0 - square * series
-    series = 1.0 / 30.0 - square * series
-    series = 1.0 / 6.0 - square * series
+    series = 1.0 / 30.0 - square * (5.0 / 66.0 - square * (691.0 / 2730.0))
+    series = 1.0 / 6.0 - square * (1.0 / 30.0 - square * (1.0 / 42.0 - square * series))
     return inverse + 0.5 * square + inverse * square * series + steps

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from aime_kernels.dpgmm.divergence import NODES, SPAN
 from aime_kernels.dpgmm.triton_special import digamma_1p, log1p, log_minus_remainder, remainder, trigamma_1p
-from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.launch import Launch
 
 # Fused multiply-adds would undo the compensated forms.
 LAUNCH = Launch(32, 4, None)
+ROWS = tl.constexpr(LAUNCH.block)
 EULER_GAMMA = tl.constexpr(0.5772156649015329)
+COUNT = tl.constexpr(NODES)
 FIRST_NODE = tl.constexpr(SPAN[0])
 NODE_STEP = tl.constexpr((SPAN[1] - SPAN[0]) / (NODES - 1))
 
@@ -31,7 +33,7 @@ def regrid(values, FROM: tl.constexpr, TO: tl.constexpr, SHIFT: tl.constexpr, LA
 
 
 @triton.jit
-def load_rows(pointer, rows, WIDE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+def load_rows(pointer, rows, WIDE: tl.constexpr, LANES: tl.constexpr):
     """The program's rows of a [rows, WIDE] array as one flat range."""
     start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
     inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
@@ -39,7 +41,7 @@ def load_rows(pointer, rows, WIDE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.c
 
 
 @triton.jit
-def store_rows(pointer, values, rows, WIDE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+def store_rows(pointer, values, rows, WIDE: tl.constexpr, LANES: tl.constexpr):
     """The inverse of `load_rows`."""
     start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
     inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
@@ -69,22 +71,21 @@ def stick_weights_fwd_kernel(
     log_pi,  # [rows, J + 1]
     rows,
     J: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,  # power of two above J
     EPS: tl.constexpr,
     TINY: tl.constexpr,
 ):
     """log pi_k = log v_k + sum_{j<k} log(1 - v_j)."""
+    WIDTH: tl.constexpr = triton.next_power_of_2(J + 1)
     LANES: tl.constexpr = ROWS * WIDTH
-    a = load_rows(log_a, rows, J, ROWS, LANES)
-    s = log_exponential(load_rows(uniform, rows, J, ROWS, LANES), EPS) - load_rows(log_b, rows, J, ROWS, LANES)
+    a = load_rows(log_a, rows, J, LANES)
+    s = log_exponential(load_rows(uniform, rows, J, LANES), EPS) - load_rows(log_b, rows, J, LANES)
     value, _ = remainder(s)
     inner, _ = log_minus_remainder(s, TINY)
     rest, _ = remainder(inner - a)
     # Shifted by one before the scan: a prefix must not contain its own stick.
     before = tl.cumsum(tl.reshape(regrid(rest, J, WIDTH, -1, LANES), [ROWS, WIDTH]), 1)
     weights = regrid(value * tl.exp(-a), J, WIDTH, 0, LANES) + tl.reshape(before, [LANES])
-    store_rows(log_pi, regrid(weights, WIDTH, J + 1, 0, LANES), rows, J + 1, ROWS, LANES)
+    store_rows(log_pi, regrid(weights, WIDTH, J + 1, 0, LANES), rows, J + 1, LANES)
 
 
 @triton.jit
@@ -97,27 +98,26 @@ def stick_weights_bwd_kernel(
     grad_log_b,  # [rows, J]
     rows,
     J: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
     EPS: tl.constexpr,
     TINY: tl.constexpr,
 ):
     """log v_j contributes to weight j, log(1 - v_j) to every later one."""
+    WIDTH: tl.constexpr = triton.next_power_of_2(J + 1)
     LANES: tl.constexpr = ROWS * WIDTH
-    grad = load_rows(grad_log_pi, rows, J + 1, ROWS, LANES)
+    grad = load_rows(grad_log_pi, rows, J + 1, LANES)
     grid = tl.reshape(regrid(grad, J + 1, WIDTH, 0, LANES), [ROWS, WIDTH])
     later = tl.reshape(tl.cumsum(grid, 1, reverse=True), [LANES])
     by_value = regrid(grad, J + 1, J, 0, LANES)
     by_rest = regrid(later, WIDTH, J, 1, LANES)
-    a = load_rows(log_a, rows, J, ROWS, LANES)
-    s = log_exponential(load_rows(uniform, rows, J, ROWS, LANES), EPS) - load_rows(log_b, rows, J, ROWS, LANES)
+    a = load_rows(log_a, rows, J, LANES)
+    s = log_exponential(load_rows(uniform, rows, J, LANES), EPS) - load_rows(log_b, rows, J, LANES)
     value, slope = remainder(s)
     inner, inner_slope = log_minus_remainder(s, TINY)
     _, rest_slope = remainder(inner - a)
     by_value *= tl.exp(-a)
     by_rest *= rest_slope
-    store_rows(grad_log_a, -(by_value * value + by_rest), rows, J, ROWS, LANES)
-    store_rows(grad_log_b, -(by_value * slope + by_rest * inner_slope), rows, J, ROWS, LANES)
+    store_rows(grad_log_a, -(by_value * value + by_rest), rows, J, LANES)
+    store_rows(grad_log_b, -(by_value * slope + by_rest * inner_slope), rows, J, LANES)
 
 
 @triton.jit
@@ -129,25 +129,23 @@ def stick_kl_fwd_kernel(
     kl,  # [rows, J]
     rows,
     J: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    NODES: tl.constexpr,
     TINY: tl.constexpr,
 ):
     """KL(Kumaraswamy(a, b) || Beta(1, alpha)) averaged over alpha, with digamma(b) + 1/b = digamma(1 + b)."""
+    WIDTH: tl.constexpr = triton.next_power_of_2(J + 1)
     LANES: tl.constexpr = ROWS * WIDTH
-    a, b = load_rows(log_a, rows, J, ROWS, LANES), load_rows(log_b, rows, J, ROWS, LANES)
+    a, b = load_rows(log_a, rows, J, LANES), load_rows(log_b, rows, J, LANES)
     m = tl.zeros_like(a)
-    for i in range(NODES):
+    for i in range(COUNT):
         node, weight = node_and_weight(i, a)
         inner, _ = log_minus_remainder(node - b, TINY)
         rest, _ = remainder(inner - a)
         m -= weight * rest
     row = tl.arange(0, LANES) // J % ROWS
-    expected = tl.gather(load_rows(mean, rows, 1, ROWS, ROWS), row, 0)
-    expected_log = tl.gather(load_rows(mean_log, rows, 1, ROWS, ROWS), row, 0)
+    expected = tl.gather(load_rows(mean, rows, 1, ROWS), row, 0)
+    expected_log = tl.gather(load_rows(mean_log, rows, 1, ROWS), row, 0)
     entropy = a + b - (1.0 - tl.exp(-a)) * (EULER_GAMMA + digamma_1p(tl.exp(b))) - (1.0 - tl.exp(-b))
-    store_rows(kl, entropy - expected_log + (expected - 1.0) * m, rows, J, ROWS, LANES)
+    store_rows(kl, entropy - expected_log + (expected - 1.0) * m, rows, J, LANES)
 
 
 @triton.jit
@@ -162,50 +160,44 @@ def stick_kl_bwd_kernel(
     grad_mean_log,  # [rows]
     rows,
     J: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    NODES: tl.constexpr,
     TINY: tl.constexpr,
 ):
     """One quadrature for M and its two derivatives."""
+    WIDTH: tl.constexpr = triton.next_power_of_2(J + 1)
     LANES: tl.constexpr = ROWS * WIDTH
-    a, b = load_rows(log_a, rows, J, ROWS, LANES), load_rows(log_b, rows, J, ROWS, LANES)
-    grad = load_rows(grad_kl, rows, J, ROWS, LANES)
+    a, b = load_rows(log_a, rows, J, LANES), load_rows(log_b, rows, J, LANES)
+    grad = load_rows(grad_kl, rows, J, LANES)
     m, m_by_a, m_by_b = tl.zeros_like(a), tl.zeros_like(a), tl.zeros_like(a)
-    for i in range(NODES):
+    for i in range(COUNT):
         node, weight = node_and_weight(i, a)
         inner, inner_slope = log_minus_remainder(node - b, TINY)
         rest, rest_slope = remainder(inner - a)
         m -= weight * rest
         m_by_a += weight * rest_slope
         m_by_b += weight * rest_slope * inner_slope
-    more = tl.gather(load_rows(mean, rows, 1, ROWS, ROWS), tl.arange(0, LANES) // J % ROWS, 0) - 1.0
+    more = tl.gather(load_rows(mean, rows, 1, ROWS), tl.arange(0, LANES) // J % ROWS, 0) - 1.0
     inverse_a, inverse_b, plain_b = tl.exp(-a), tl.exp(-b), tl.exp(b)
     by_a = 1.0 - inverse_a * (EULER_GAMMA + digamma_1p(plain_b)) + more * m_by_a
     by_b = 1.0 - (1.0 - inverse_a) * plain_b * trigamma_1p(plain_b) - inverse_b + more * m_by_b
-    store_rows(grad_log_a, grad * by_a, rows, J, ROWS, LANES)
-    store_rows(grad_log_b, grad * by_b, rows, J, ROWS, LANES)
+    store_rows(grad_log_a, grad * by_a, rows, J, LANES)
+    store_rows(grad_log_b, grad * by_b, rows, J, LANES)
     # Sums over rows: outside its J columns the grid is zero.
     for_mean = tl.sum(tl.reshape(regrid(grad * m, J, WIDTH, 0, LANES), [ROWS, WIDTH]), 1)
     for_log = tl.sum(tl.reshape(regrid(grad, J, WIDTH, 0, LANES), [ROWS, WIDTH]), 1)
-    store_rows(grad_mean, for_mean, rows, 1, ROWS, ROWS)
-    store_rows(grad_mean_log, -for_log, rows, 1, ROWS, ROWS)
+    store_rows(grad_mean, for_mean, rows, 1, ROWS)
+    store_rows(grad_mean_log, -for_log, rows, 1, ROWS)
 
 
 def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
     """tensors: the kernel's arguments, the first of them [rows, J]."""
     rows, sticks = tensors[0].shape
     numbers = torch.finfo(tensors[0].dtype)
-    constants = {"EPS": numbers.eps, "NODES": NODES}
-    if rows:
-        with on_device_of(tensors[0]):
-            kernel[(triton.cdiv(rows, LAUNCH.block),)](
-                *(tensor.contiguous() for tensor in tensors),
-                rows,
-                J=sticks,
-                ROWS=LAUNCH.block,
-                WIDTH=triton.next_power_of_2(sticks + 1),
-                TINY=1e6 * numbers.tiny,
-                **{name: value for name, value in constants.items() if name in kernel.arg_names},
-                **LAUNCH.options(capability_of(tensors[0].device)),
-            )
+    constants = {"EPS": numbers.eps, "TINY": 1e6 * numbers.tiny}
+    LAUNCH.start(
+        kernel,
+        (triton.cdiv(rows, LAUNCH.block),),
+        *(tensor.contiguous() for tensor in tensors),
+        rows,
+        J=sticks,
+        **{name: value for name, value in constants.items() if name in kernel.arg_names},
+    )

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.launch import Launch
 
 # A fused multiply-add would round once, and level 255 would not be exactly 1.
 LAUNCH = Launch(1024, 4, None)
@@ -34,12 +34,6 @@ def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
     """tensors: frames [F, H, W, 3] and the contiguous result [F, 3, H, W]."""
     frames, out = tensors
     count, _, height, width = out.shape
-    if out.numel():
-        with on_device_of(out):
-            kernel[(count, triton.cdiv(height * width, LAUNCH.block))](
-                frames.contiguous(),
-                out,
-                height * width,
-                BLOCK=LAUNCH.block,
-                **LAUNCH.options(capability_of(out.device)),
-            )
+    pixels = height * width
+    grid = (count, triton.cdiv(pixels, LAUNCH.block))
+    LAUNCH.start(kernel, grid, frames.contiguous(), out, pixels, BLOCK=LAUNCH.block)

@@ -1,18 +1,17 @@
-"""The log-likelihood of `reference.py` written for a compiler: elementwise, value and gradient together.
+"""The log-likelihood of `reference.py` for a compiler to fuse: elementwise, value and gradient together.
 
-Nothing is in place and tracing unrolls the loop over components, so that a compiler can fuse the elementwise work
-(torch 2.13 makes ten to twenty loops on a CPU). Run eagerly it would be slow and need much memory.
+Nothing is in place, and tracing unrolls the loop over components. Run eagerly it is slow and needs much memory.
 """
 
 import torch
 from torch import Tensor
 
-from aime_kernels.logistic_mixture.parameters import FAR, HALF_BIN, NEUTRAL_SCALE, SCALE_CEILING, SMALLEST_SCALE
+from aime_kernels.logistic_mixture.parameters import FAR, HALF_BIN, MID_SCALE, MIN_SCALE, SCALE_CAP, offset_of_mean
 
 
 def fused_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """x, centre [N, 3, P], blocks [N, M, 10, P] of one dtype -> log p [N] and mean [N, 3, P]; no gradient."""
-    return value_and_gradient(x, x - centre, blocks)[0], _offset_of_mean(blocks) + centre
+    return value_and_gradient(x, x - centre, blocks)[0], offset_of_mean(blocks) + centre
 
 
 def fused_gradients(
@@ -20,7 +19,7 @@ def fused_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `reference_gradients`, but blocks keep their values."""
     log_prob, gradient = value_and_gradient(x, x - centre, blocks)
-    difference = _offset_of_mean(blocks) + centre - x
+    difference = offset_of_mean(blocks) + centre - x
     weights = blocks[:, :, :1].softmax(1)
     pull = weights * (2.0 * of_error * difference)[:, None]
     share = (pull * blocks[:, :, 1:4]).sum(2, keepdim=True)
@@ -30,13 +29,11 @@ def fused_gradients(
     return log_prob, difference.square().sum((1, 2)), gradient, gradient[:, :, 1:4].sum(1)
 
 
-def _offset_of_mean(blocks: Tensor) -> Tensor:
-    return (blocks[:, :, :1].softmax(1) * blocks[:, :, 1:4]).sum(1)
-
-
 def value_and_gradient(x: Tensor, offsets: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """log p [N] of x [N, 3, P], and d log p / d blocks [N, M, 10, P]; arguments as in `reference.py`."""
-    bins = [_bin(value) for value in x.unbind(1)]
+    outer = x.abs() > 1.0 - HALF_BIN
+    flip = torch.where(outer, -x.sign(), 1.0)
+    bins = list(zip(outer.unbind(1), flip.unbind(1), strict=True))
     log_probs, gradients = zip(*(_component(offsets.unbind(1), bins, block) for block in blocks.unbind(1)), strict=True)
     logits = [block[:, 0] for block in blocks.unbind(1)]
     total_weight, joint = _log_sum_exp(logits), [log + logit for log, logit in zip(log_probs, logits, strict=True)]
@@ -58,16 +55,13 @@ def _log_sum_exp(terms: list[Tensor]) -> Tensor:
     return best + torch.log(total)
 
 
-def _bin(value: Tensor) -> tuple[Tensor, Tensor]:
-    """For each value: whether it is in an outer bin, and 1 (inner) or -sign (outer)."""
-    outer = value.abs() > 1.0 - HALF_BIN
-    return outer, torch.where(outer, -value.sign(), 1.0)
-
-
 def _component(
     offsets: tuple[Tensor, ...], bins: list[tuple[Tensor, Tensor]], block: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """log p(x | component) [N, P] of its parameters `block` [N, 10, P], and the gradients of parameters 1 to 9."""
+    """log p(x | component) [N, P] of its parameters `block` [N, 10, P], and the gradients of parameters 1 to 9.
+
+    bins: for each channel whether a value is in an outer bin, and 1 (inner) or -sign (outer).
+    """
     parameters = block.unbind(1)
     red, green, blue = (offset - location for offset, location in zip(offsets, parameters[1:4], strict=True))
     c0, c1, c2 = (2.0 / (1.0 + torch.exp(-2.0 * raw)) - 1.0 for raw in parameters[7:])  # tanh in a third of its time
@@ -89,8 +83,8 @@ def _channel(distance: Tensor, raw: Tensor, bin_: tuple[Tensor, Tensor]) -> tupl
     log p is returned as two terms: a ratio whose logarithm is taken later, and a summand.
     """
     outer, flip = bin_
-    growth = 1.0 / (torch.exp(-raw) + SCALE_CEILING)
-    inverse = 1.0 / (SMALLEST_SCALE + NEUTRAL_SCALE * growth)
+    growth = 1.0 / (torch.exp(-raw) + SCALE_CAP)
+    inverse = 1.0 / (MIN_SCALE + MID_SCALE * growth)
     h = inverse * HALF_BIN
     y = distance * inverse * flip + torch.where(outer, h, 0.0)
     sinh = 2.0 * torch.sinh(h)  # a compiler would evaluate e^h - 1 literally and lose digits of a small h
@@ -102,5 +96,5 @@ def _channel(distance: Tensor, raw: Tensor, bin_: tuple[Tensor, Tensor]) -> tupl
     log = -torch.where(outer, 0.5 * (size - y), size)
     by_width = torch.where(outer, 0.0, h * (cosh / sinh - sinh * q * density))
     slope = -torch.copysign(torch.where(outer, 0.5, 1.0 + q) * density * (1.0 - q), y) + torch.where(outer, 0.5, 0.0)
-    by_raw = -growth * (1.0 - SCALE_CEILING * growth) * inverse * NEUTRAL_SCALE * (y * slope + by_width)
+    by_raw = -growth * (1.0 - SCALE_CAP * growth) * inverse * MID_SCALE * (y * slope + by_width)
     return ratio, log, -slope * flip * inverse, by_raw

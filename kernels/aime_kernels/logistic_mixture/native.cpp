@@ -23,12 +23,12 @@ typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef std::int32_t Bits __attribute__((vector_size(4 * LANES)));
 
 constexpr float HALF_BIN = 1.0f / 255.0f;
-constexpr float SMALLEST_SCALE = 9.1188196555e-4f;  // e^-7
-constexpr float NEUTRAL_SCALE = 0.13533528324f;     // e^-2
-constexpr float SCALE_CEILING = 6.7379469991e-3f;   // e^-5
-constexpr float FAR = 40.0f;                         // e^-40 is negligible beside 1
-constexpr float NARROWEST = 40.0f;                   // a raw log-scale below -40 gives the smallest scale
-constexpr float WIDEST = -80.0f;                     // and one above 80 the largest
+constexpr float MIN_SCALE = 9.1188196555e-4f;  // e^-7
+constexpr float MID_SCALE = 0.13533528324f;    // e^-2
+constexpr float SCALE_CAP = 6.7379469991e-3f;  // e^-5
+constexpr float FAR = 40.0f;                   // e^-40 is negligible beside 1
+constexpr float NARROWEST = 40.0f;             // a raw log-scale below -40 gives the smallest scale
+constexpr float WIDEST = -80.0f;               // and one above 80 the largest
 constexpr float SATURATED = 10.0f;                   // tanh 10 is 1
 constexpr float NEGLIGIBLE = -60.0f;                 // nats below the best component; gradients stay normal
 
@@ -115,8 +115,8 @@ struct Channel {
 // and with e = e^-h, both 1/sinh h and the density are multiples of 1 / ((1 - e^2) (e + q (1 + e^2) + q^2 e)).
 inline Channel channel(Vector distance, Vector raw, const Bin& bin) {
     const Vector narrow = exponential(at_most(NARROWEST, at_least(WIDEST, -raw)));
-    const Vector sum = narrow + SCALE_CEILING;
-    const Vector part = 1.0f / (sum * (SMALLEST_SCALE * sum + NEUTRAL_SCALE));
+    const Vector sum = narrow + SCALE_CAP;
+    const Vector part = 1.0f / (sum * (MIN_SCALE * sum + MID_SCALE));
     const Vector inverse = sum * sum * part;
     const Vector h = inverse * HALF_BIN, square = h * h, none = {};
     const Vector y = distance * inverse * bin.flip + (bin.outer ? h : none);
@@ -134,7 +134,7 @@ inline Channel channel(Vector distance, Vector raw, const Bin& bin) {
         bin.outer ? density : sinh * density,
         bin.outer ? 0.5f * (y - size) : -size,
         fall * bin.flip * inverse,
-        NEUTRAL_SCALE * narrow * part * (y * fall - by_width),
+        MID_SCALE * narrow * part * (y * fall - by_width),
     };
 }
 

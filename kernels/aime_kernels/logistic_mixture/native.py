@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aime_kernels.dispatch import route
-from aime_kernels.native import attempt, library
+from aime_kernels.native import library
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -25,7 +25,7 @@ def native_obstacle(parameters: Tensor) -> str | None:
 @torch.compiler.assume_constant_result
 def build_obstacle() -> str | None:
     """The reason why this machine has no C++ form, or None. Builds it if it never was built."""
-    found = attempt(_SOURCE)
+    found = library(_SOURCE)
     return found if isinstance(found, str) else None
 
 
@@ -70,6 +70,8 @@ def _(x: Tensor, centre: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _call(name: str, inputs: Any, blocks: Tensor, rest: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
     """Call a function of the library: pointers to read, N, M, P, threads, other arguments, and pointers to write."""
+    if (reason := build_obstacle()) is not None:
+        raise RuntimeError(reason)
     frames, mixtures, _, pixels = blocks.shape
     sizes = [ctypes.c_long(size) for size in (frames, mixtures, pixels)]
     threads = ctypes.c_int(torch.get_num_threads())

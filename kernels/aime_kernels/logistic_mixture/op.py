@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aime_kernels.dispatch import shapes
 from aime_kernels.logistic_mixture.fused import fused_gradients, fused_terms
 from aime_kernels.logistic_mixture.native import native_gradients, native_obstacle, native_terms
 from aime_kernels.logistic_mixture.parameters import CHANNELS_PER_COMPONENT
@@ -18,32 +19,26 @@ def logistic_mixture_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of mixture parameters that a linear map makes: sum_n of_nats_n * -log p(x_n) + of_error * |mean_n - x_n|^2.
 
-    The parameters are by far the largest tensor of a training step, and exist only during this call. Their gradient is
-    computed in the same pass and overwrites them; backward only scales three small tensors. The density is that of
-    Salimans et al. 2017 (arXiv:1701.05517); `parameters.py` has the layout.
+    The parameters exist only during this call. Their gradient is computed in the same pass and overwrites them.
+    The density is that of Salimans et al. 2017 (arXiv:1701.05517); `parameters.py` has the layout.
 
     Args:
-        pixels: x [N, q, 3, P] on the 256 levels of [-1, 1], q images of P pixels per frame, any P; not differentiated.
-        features: [N, P, F], float32, float64 or less (autocast); differentiable once, as are `weight` and `centre`.
-            Everything after the map is computed in their dtype, at least in float32.
+        pixels: x [N, q, 3, P] on the 256 levels of [-1, 1], q images of P pixels per frame; not differentiated.
+        features: [N, P, F], any floating dtype, computed in at least float32; differentiable once, like the next two.
         weight: [q * 10 M, F]; parameters [N, q, 10 M, P] are its products with every pixel's features.
         centre: [N, q, 3, P]; locations are offsets from it.
         of_nats: [N], the weight of a nat in each frame; not differentiated.
         of_error: the weight of the squared error.
 
-    Returns:
-        The loss, 0-d; -log p in nats [N] and the squared error of the mean [N], both without a gradient.
-
-    Raises:
-        ValueError: shapes do not fit, or tensors are on several devices.
+    Returns the loss, 0-d; -log p in nats [N] and the squared error of the mean [N], both without a gradient.
+    Raises ValueError when shapes do not fit or tensors are on several devices.
     """
     given = (pixels, features, weight, centre, of_nats)
     frames, images, _, size = pixels.shape
     divides = weight.shape[0] % (CHANNELS_PER_COMPONENT * images) == 0
     fits = features.shape == (frames, size, weight.shape[1]) and centre.shape == pixels.shape
     if not divides or not fits or of_nats.shape != (frames,):
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
-        raise ValueError(f"pixels, features, weight, centre and of_nats do not fit: {shapes}")
+        raise ValueError(f"pixels, features, weight, centre and of_nats do not fit: {shapes(*given)}")
     if len({tensor.device for tensor in given}) > 1:
         devices = ", ".join(str(tensor.device) for tensor in given)
         raise ValueError(f"pixels, features, weight, centre and of_nats are on several devices: {devices}")

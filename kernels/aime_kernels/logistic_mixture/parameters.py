@@ -18,29 +18,31 @@ import math
 from torch import Tensor
 
 CHANNELS_PER_COMPONENT = 10
-SMALLEST_SCALE = math.exp(-7.0)
-NEUTRAL_SCALE = math.exp(-2.0)
+MIN_SCALE = math.exp(-7.0)
+MID_SCALE = math.exp(-2.0)
 """Nearly the scale at a raw log-scale of 0: a new network starts at a width that is neither saturated nor flat."""
-SCALE_CEILING = math.exp(-5.0)
-"""NEUTRAL_SCALE / SCALE_CEILING = e^3, the largest scale."""
+SCALE_CAP = math.exp(-5.0)
+"""MID_SCALE / SCALE_CAP = e^3, the largest scale."""
 HALF_BIN = 1.0 / 255.0
 """Half the distance between two of the 256 levels in [-1, 1]."""
 FAR = 40.0
 """e^-40 is negligible beside 1, even in float64; below e^-87 float32 is denormal and exp takes 30 times longer."""
 
 
-def components(parameters: Tensor) -> Tensor:
-    """View [N, 10 M, H, W] as [N, M, 10, H W]. Raises ValueError when the channels are not a multiple of 10."""
-    if parameters.dim() != 4 or not parameters.shape[1] or parameters.shape[1] % CHANNELS_PER_COMPONENT:
-        raise ValueError(f"mixture parameters must be [N, 10 M, H, W], not {tuple(parameters.shape)}")
-    return parameters.flatten(2).unflatten(1, (-1, CHANNELS_PER_COMPONENT))
+def offset_of_mean(blocks: Tensor) -> Tensor:
+    """The expectation [N, 3, P] of blocks [N, M, 10, P], as an offset from the centre."""
+    logits, locations, _ = blocks.split([1, 3, 6], dim=2)  # its gradient is one concatenation
+    return (logits.softmax(1) * locations).sum(1)
 
 
 def logistic_mixture_mean(parameters: Tensor, centre: Tensor | None = None) -> Tensor:
     """Expected frames [N, 3, H, W] of parameters [N, 10 M, H, W] around `centre` [N, 3, H, W] (zero); differentiable.
 
     The exact expectation of the coupled mixture before values beyond -1 and 1 are clamped: it may leave [-1, 1].
+    Raises ValueError when the channels are not a multiple of 10.
     """
-    logits, locations, _ = components(parameters).split([1, 3, 6], dim=2)  # its gradient is one concatenation
-    expected = (logits.softmax(1) * locations).sum(1).unflatten(2, parameters.shape[2:])
+    if parameters.dim() != 4 or not parameters.shape[1] or parameters.shape[1] % CHANNELS_PER_COMPONENT:
+        raise ValueError(f"mixture parameters must be [N, 10 M, H, W], not {tuple(parameters.shape)}")
+    blocks = parameters.flatten(2).unflatten(1, (-1, CHANNELS_PER_COMPONENT))
+    expected = offset_of_mean(blocks).unflatten(2, parameters.shape[2:])
     return expected if centre is None else expected + centre

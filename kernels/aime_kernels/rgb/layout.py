@@ -16,17 +16,6 @@ def device_of(tensors: Iterable[Tensor | None]) -> torch.device:
     return next((tensor.device for tensor in tensors if tensor is not None), torch.device("cpu"))
 
 
-def is_dense(tensor: Tensor) -> bool:
-    """True when the tensor's elements fill one block of memory, each element once, in any order of its axes."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
-
-
 def flat_alike(tensors: Vector) -> list[Tensor | None]:
     """View tensors of one shape as 1-d tensors whose elements correspond; None stays None.
 
@@ -39,7 +28,9 @@ def flat_alike(tensors: Vector) -> list[Tensor | None]:
     # Strides of axes of size 1 (or of empty tensors) mean nothing, hence the test for contiguity first.
     if all(tensor.is_contiguous() for tensor in present):
         return [None if tensor is None else tensor.view(-1) for tensor in tensors]
-    if len({tensor.stride() for tensor in present}) == 1 and is_dense(present[0]):
+    # Only a tensor whose elements fill one block of memory, each once, passes its strides on to a new tensor.
+    first = present[0]
+    if len({tensor.stride() for tensor in present} | {torch.empty_like(first, device="meta").stride()}) == 1:
         return [None if tensor is None else tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors]
     return [None if tensor is None else tensor.contiguous().view(-1) for tensor in tensors]
 
@@ -56,7 +47,8 @@ def chunks(positions: Sequence[Vector], size: int) -> Iterator[Chunk]:
         numel = next(flat.numel() for flat in flats if flat is not None)
         parts = -(-numel // size)
         cuts = [numel * (part + 1) // parts - numel * part // parts for part in range(parts)]
-        ranges = [flats] if parts == 1 else zip(*(_split(flat, cuts) for flat in flats), strict=True)
+        pieces = ([None] * parts if flat is None else flat.split(cuts) for flat in flats)
+        ranges = [flats] if parts == 1 else zip(*pieces, strict=True)
         for length, column in zip(cuts, ranges if parts else (), strict=True):
             if sum(lengths) + length > size:
                 yield lengths, [list(parts) for parts in zip(*columns, strict=True)]
@@ -65,10 +57,6 @@ def chunks(positions: Sequence[Vector], size: int) -> Iterator[Chunk]:
             columns.append(column)
     if lengths:
         yield lengths, [list(parts) for parts in zip(*columns, strict=True)]
-
-
-def _split(flat: Tensor | None, lengths: list[int]) -> Vector:
-    return [None] * len(lengths) if flat is None else flat.split(lengths)
 
 
 def gather(pieces: Vector, lengths: Sequence[int], out: Tensor) -> Tensor:

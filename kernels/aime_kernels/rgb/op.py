@@ -23,8 +23,9 @@ def rgb_gram(vectors: Sequence[Vector]) -> Tensor:
     """
     if len({len(vector) for vector in vectors}) > 1:
         raise ValueError(f"vectors have different numbers of tensors: {[len(vector) for vector in vectors]}")
-    device = device_of(tensor for vector in vectors for tensor in vector)
-    return call("rgb_gram", device, reference.gram, _gram_by_kernel, _gram_obstacle, vectors)
+    columns = [column for column in zip(*vectors, strict=True) if any(tensor is not None for tensor in column)]
+    device = device_of(tensor for column in columns for tensor in column)
+    return call("rgb_gram", device, reference.gram, _gram_by_kernel, _gram_obstacle, columns, len(vectors))
 
 
 @torch.no_grad()
@@ -49,22 +50,21 @@ def rgb_combine(
         call("rgb_combine", device, reference.combine, _combine_by_kernel, _combine_obstacle, *inputs)
 
 
-def _gram_by_kernel(vectors: Sequence[Vector]) -> Tensor:
-    return gram_operator([tensor for vector in vectors for tensor in vector], len(vectors))
+def _gram_by_kernel(columns: Sequence[Vector], count: int) -> Tensor:
+    return gram_operator([tensor for column in columns for tensor in column], count)
 
 
-def _gram_obstacle(vectors: Sequence[Vector]) -> str | None:
-    return obstacle(vectors[:-1], vectors[-1:], device_of(tensor for vector in vectors for tensor in vector))
+def _gram_obstacle(columns: Sequence[Vector], count: int) -> str | None:
+    return obstacle(columns, count - 1, device_of(tensor for column in columns for tensor in column))
 
 
 @torch.library.custom_op("aime_kernels::rgb_gram", mutates_args=())
 def gram_operator(vectors: Sequence[Tensor | None], count: int) -> Tensor:
-    """`vectors`: the lists one after the other, K entries each, `count` of them."""
+    """`vectors`: the tensors at one position of `count` vectors, then those at the next."""
     from aime_kernels.rgb.triton_gram import rgb_gram_triton
 
-    length, device = len(vectors) // count, device_of(vectors)
-    columns = [vectors[k::length] for k in range(length)]
-    positions = [flat_alike(column) for column in columns if any(tensor is not None for tensor in column)]
+    device = device_of(vectors)
+    positions = [flat_alike(vectors[k : k + count]) for k in range(0, len(vectors), count)]
     gram = torch.zeros(count, count, dtype=torch.float64, device=device)
     for work in works(positions, device):
         gram += rgb_gram_triton(work)
@@ -77,16 +77,15 @@ def _(vectors: Sequence[Tensor | None], count: int) -> Tensor:
 
 
 def _combine_by_kernel(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> None:
-    *gradients, old, new = zip(*columns, strict=True)
-    combine_operator([tensor for gradient in gradients for tensor in gradient], old, new, coefficients, finite)
+    *_, old, new = zip(*columns, strict=True)
+    combine_operator([tensor for column in columns for tensor in column[:-2]], old, new, coefficients, finite)
 
 
 def _combine_obstacle(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> str | None:
-    *gradients, old, new = zip(*columns, strict=True)
-    device = device_of(old)
+    device = device_of(columns[0][-2:])
     if coefficients.device != device or finite.device != device:
         return f"coefficients or finite are not on {device}"
-    return obstacle(gradients, [old, new], device)
+    return obstacle(columns, len(columns[0]) - 2, device)
 
 
 @torch.library.custom_op("aime_kernels::rgb_combine", mutates_args=("direction", "update"))
@@ -97,11 +96,11 @@ def combine_operator(
     coefficients: Tensor,
     finite: Tensor,
 ) -> None:
-    """`gradients`: n lists of the direction's length, one after the other."""
+    """`gradients`: the n tensors at the first position, then those at the next."""
     from aime_kernels.rgb.triton_combine import rgb_combine_triton
 
-    length = len(direction)
-    columns = [[*gradients[k::length], direction[k], update[k]] for k in range(length)]
+    n = len(gradients) // len(direction)
+    columns = [[*gradients[n * k : n * (k + 1)], *pair] for k, pair in enumerate(zip(direction, update, strict=True))]
     positions = [flat_alike(column) for column in columns]
     for work in works(positions, direction[0].device):
         rgb_combine_triton(work, coefficients, finite)

@@ -12,10 +12,8 @@ _BLOCK = 4096
 """Elements of one small product. The blocks of a chunk are a batch, over which the threads divide."""
 
 
-def gram(vectors: Sequence[Vector]) -> Tensor:
-    """`aime_kernels.rgb_gram` with every product and sum in float64."""
-    m = len(vectors)
-    columns = [column for column in zip(*vectors, strict=True) if any(tensor is not None for tensor in column)]
+def gram(columns: Sequence[Vector], m: int) -> Tensor:
+    """`aime_kernels.rgb_gram` of m vectors with every product and sum in float64. columns: the positions not zero."""
     if not columns:
         return torch.zeros(m, m, dtype=torch.float64)
     if torch.compiler.is_compiling():
@@ -80,9 +78,10 @@ def combine(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> 
         _combine(inputs, old, scalars, new, total)
         # A select, not a factor of zero: zero times NaN is NaN, and asking the host would stall the device.
         for result, instead, targets in ((total, zero, pieces[-1]), (new, old, pieces[-2])):
-            place = _place(targets, result)
-            torch.where(finite, result, instead, out=place)
-            if place is result:
+            only = targets[0]
+            in_place = len(targets) == 1 and only is not None and only.dtype == result.dtype
+            torch.where(finite, result, instead, out=only if in_place else result)
+            if not in_place:
                 torch._foreach_copy_([target for target in targets if target is not None], result.split(lengths))
     copy_back(columns, positions)
 
@@ -99,24 +98,12 @@ def _products(columns: Sequence[Vector], m: int) -> Tensor:
     return torch.stack([gram[i, j] for i in range(m) for j in range(m)]).view(m, m)
 
 
-def _place(targets: Vector, result: Tensor) -> Tensor:
-    """Where a result is written: the only target if it has this dtype, else the result's own buffer."""
-    only = targets[0]
-    return only if len(targets) == 1 and only is not None and only.dtype == result.dtype else result
-
-
 def _in_one_loop(columns: Sequence[Vector], coefficients: Tensor, finite: Tensor) -> None:
     """The same for a compiler, which fuses it into one loop over the elements."""
     for *terms, old, target in columns:
         assert old is not None and target is not None
-        of_update, of_direction = coefficients.to(old.dtype).unbind()
-        present = [(i, term) for i, term in enumerate(terms) if term is not None]
-        new = old * of_direction[-1]
-        for i, term in present:
-            new = new + term * of_direction[i]
-        total = new * of_update[-1]
-        for i, term in present:
-            total = total + term * of_update[i]
+        new, total = torch.empty_like(old), torch.empty_like(old)
+        _combine(terms, old, [list(line) for line in coefficients.to(old.dtype)], new, total)
         old.copy_(torch.where(finite, new, old))
         target.copy_(torch.where(finite, total, 0.0))
 

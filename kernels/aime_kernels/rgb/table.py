@@ -38,9 +38,12 @@ def works(positions: Sequence[Vector], device: torch.device) -> Iterator[Work]:
     """
     groups: dict[tuple[tuple[torch.dtype, ...], bool], list[tuple[tuple[int, ...], int]]] = {}
     for flats in positions:
-        known = next(flat for flat in flats if flat is not None)
-        size, dtypes = known.numel(), tuple(known.dtype if flat is None else flat.dtype for flat in flats)
-        head = min(_misaligned(flats, narrowest(dtypes), size), size)
+        present = [flat for flat in flats if flat is not None]
+        size, dtypes = present[0].numel(), tuple((present[0] if flat is None else flat).dtype for flat in flats)
+        # Elements before the first one that is aligned in all tensors; all of them where there is none.
+        heads = range(min(_WIDE_BYTES // narrowest(dtypes), size))
+        fits = (head for head in heads if all((t.data_ptr() + head * t.itemsize) % _WIDE_BYTES == 0 for t in present))
+        head = next(fits, size)
         for start, end, aligned in ((0, head, False), (head, size, True)):
             if start < end:
                 begins = (0 if flat is None else flat.data_ptr() + start * flat.itemsize for flat in flats)
@@ -50,30 +53,21 @@ def works(positions: Sequence[Vector], device: torch.device) -> Iterator[Work]:
         yield Work(_table(addresses, device), _tiles(sizes, TILE_BYTES // narrowest(dtypes), device), dtypes, aligned)
 
 
-def _misaligned(flats: Vector, width: int, size: int) -> int:
-    """Elements before the first one that is aligned in all tensors; `size` where there is none."""
-    present = [flat for flat in flats if flat is not None]
-    heads = range(_WIDE_BYTES // width)
-    fits = (head for head in heads if all((t.data_ptr() + head * t.itemsize) % _WIDE_BYTES == 0 for t in present))
-    return next(fits, size)
-
-
 def narrowest(dtypes: Sequence[torch.dtype]) -> int:
     """Bytes of an element of the narrowest dtype."""
     return min(dtype.itemsize for dtype in dtypes)
 
 
-def obstacle(gradients: Sequence[Vector], others: Sequence[Vector], device: torch.device) -> str | None:
-    """The reason why the kernels cannot take these vectors, or None. At one position the gradients share a dtype."""
-    if len(gradients) + len(others) > _MAX_VECTORS:
-        return f"{len(gradients) + len(others)} vectors, built for {_MAX_VECTORS}"
-    for tensors in zip(*gradients, strict=True):
-        if len({tensor.dtype for tensor in tensors if tensor is not None}) > 1:
+def obstacle(columns: Sequence[Vector], gradients: int, device: torch.device) -> str | None:
+    """The reason why the kernels cannot take these positions, or None. The first tensors of each share a dtype."""
+    for column in columns:
+        if len(column) > _MAX_VECTORS:
+            return f"{len(column)} vectors, built for {_MAX_VECTORS}"
+        if len({tensor.dtype for tensor in column[:gradients] if tensor is not None}) > 1:
             return "the gradients differ in dtype at one position"
-    present = [tensor for vector in (*gradients, *others) for tensor in vector if tensor is not None]
-    wrong = next((t for t in present if t.device != device or t.dtype not in _FLOATS), None)
-    if wrong is not None:
-        return f"a tensor of {wrong.dtype} on {wrong.device} among those on {device}"
+        for tensor in column:
+            if tensor is not None and (tensor.device != device or tensor.dtype not in _FLOATS):
+                return f"a tensor of {tensor.dtype} on {tensor.device} among those on {device}"
     return None
 
 

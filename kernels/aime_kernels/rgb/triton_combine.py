@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.launch import Launch
 from aime_kernels.rgb.table import Work
 from aime_kernels.rgb.triton_gram import load_piece, piece_types, steps, triton_dtype
 
@@ -91,17 +91,16 @@ def rgb_combine_fwd_kernel(
 def rgb_combine_triton(work: Work, coefficients: Tensor, finite: Tensor) -> None:
     """Combine the tiles of one `Work`, whose vectors are the gradients, the direction and the update."""
     gradients = len(work.dtypes) - 2
-    types = piece_types(work.dtypes, gradients, work.aligned)
     wide = torch.float64 if torch.float64 in work.dtypes else torch.float32
-    with on_device_of(finite):
-        rgb_combine_fwd_kernel[(work.tiles.shape[0],)](
-            work.addresses,
-            work.tiles,
-            coefficients.to(wide).contiguous(),
-            finite,
-            GRADIENTS=gradients,
-            UPDATE_DTYPE=triton_dtype(work.dtypes[-1]),
-            **steps(LAUNCH.block, work.dtypes),
-            **types,
-            **LAUNCH.options(capability_of(finite.device)),
-        )
+    LAUNCH.start(
+        rgb_combine_fwd_kernel,
+        (work.tiles.shape[0],),
+        work.addresses,
+        work.tiles,
+        coefficients.to(wide).contiguous(),
+        finite,
+        GRADIENTS=gradients,
+        UPDATE_DTYPE=triton_dtype(work.dtypes[-1]),
+        **steps(LAUNCH.block, work.dtypes),
+        **piece_types(work.dtypes, gradients, work.aligned),
+    )

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.launch import Launch
 from aime_kernels.rgb.table import TILE_BYTES, Work, narrowest
 
 # A block is 4096 bytes of the narrowest vector: 16 bytes for each thread.
@@ -127,18 +127,17 @@ def rgb_gram_fwd_kernel(
 def rgb_gram_triton(work: Work) -> Tensor:
     """Gram matrix float64 [V, V] of the tiles of one `Work`; the order of summation follows from the sizes alone."""
     vectors, tiles = work.addresses.shape[1], work.tiles.shape[0]
-    device = work.addresses.device
-    partials = torch.empty(tiles, vectors, vectors, dtype=torch.float64, device=device)
-    with on_device_of(partials):
-        rgb_gram_fwd_kernel[(tiles,)](
-            work.addresses,
-            work.tiles,
-            partials,
-            VECTORS=vectors,
-            **steps(LAUNCH.block // narrowest(work.dtypes), work.dtypes),
-            **piece_types(work.dtypes, -1, work.aligned),
-            **LAUNCH.options(capability_of(device)),
-        )
+    partials = torch.empty(tiles, vectors, vectors, dtype=torch.float64, device=work.addresses.device)
+    LAUNCH.start(
+        rgb_gram_fwd_kernel,
+        (tiles,),
+        work.addresses,
+        work.tiles,
+        partials,
+        VECTORS=vectors,
+        **steps(LAUNCH.block // narrowest(work.dtypes), work.dtypes),
+        **piece_types(work.dtypes, -1, work.aligned),
+    )
     return partials.sum(0)
 
 

@@ -1,13 +1,12 @@
-"""`slot_attention`: the public function, and the operators around its kernels."""
+"""One round of slot attention (Locatello et al. 2020, arXiv:2006.15055, algorithm 1 without the GRU)."""
 
+import torch
 from torch import Tensor
 
-from aime_kernels.dispatch import call, float_obstacle, padded_size
-from aime_kernels.slot_attention import reference
-from aime_kernels.torch_operator import differentiate, empty_like, kernel_operator
+from aime_kernels.dispatch import call, float_obstacle, padded_size, shapes
+from aime_kernels.torch_operator import differentiable_operator, empty_like
 
 _MAX_SLOTS, _MAX_TILE = 8, 4096
-_TRITON = "aime_kernels.slot_attention.triton_kernel"
 
 
 def slot_attention(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,15 +20,22 @@ def slot_attention(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor,
     The normalisation over positions is a softmax of the log-assignments. This is the same ratio without an epsilon:
     a slot that loses everywhere still gets a finite map.
     """
-    plain = reference.slot_attention
-    return call("slot_attention", slots.device, plain, slot_attention_operator, _obstacle, slots, keys, values)
+    return call("slot_attention", slots.device, reference, slot_attention_operator, _obstacle, slots, keys, values)
+
+
+def reference(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`slot_attention` in tensor algebra."""
+    logits = torch.bmm(slots * slots.shape[-1] ** -0.5, keys.transpose(1, 2))
+    log_assignments = logits.log_softmax(dim=1)
+    maps = log_assignments.softmax(dim=2)
+    return torch.bmm(maps, values), log_assignments.exp(), maps
 
 
 def _obstacle(slots: Tensor, keys: Tensor, values: Tensor) -> str | None:
     if (reason := float_obstacle(slots, keys, values)) is not None:
         return reason
     if slots.dim() != 3 or keys.dim() != 3 or keys.shape != values.shape or slots.shape[::2] != keys.shape[::2]:
-        return f"shapes {tuple(slots.shape)}, {tuple(keys.shape)} and {tuple(values.shape)} do not fit"
+        return f"shapes {shapes(slots, keys, values)} do not fit"
     _, count, dim = slots.shape
     positions = keys.shape[1]
     if not 1 <= count <= _MAX_SLOTS or not positions or not dim or padded_size(positions, dim) > _MAX_TILE:
@@ -45,17 +51,11 @@ def _outputs(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
     return slots.new_empty(slots.shape), slots.new_empty(shape), slots.new_empty(shape)
 
 
-slot_attention_operator = kernel_operator(
-    "slot_attention(Tensor slots, Tensor keys, Tensor values) -> (Tensor, Tensor, Tensor)",
+slot_attention_operator, slot_attention_backward = differentiable_operator(
+    "slot_attention",
+    "aime_kernels.slot_attention.triton_kernel",
+    "slots keys values -> updates assignments maps",
     _outputs,
-    _TRITON,
-    "slot_attention_fwd_kernel",
-)
-slot_attention_backward = kernel_operator(
-    "slot_attention_backward(Tensor slots, Tensor keys, Tensor values, Tensor assignments, Tensor maps, "
-    "Tensor grad_updates, Tensor grad_assignments, Tensor grad_maps) -> (Tensor, Tensor, Tensor)",
+    "slots keys values assignments maps -> slots keys values",
     lambda *inputs: empty_like(*inputs[:3]),
-    _TRITON,
-    "slot_attention_bwd_kernel",
 )
-differentiate(slot_attention_operator, slot_attention_backward, lambda inputs, output: (*inputs, *output[1:]))

@@ -1,14 +1,14 @@
 """Slot attention, one frame per program: keys and values are read once, every map is written once.
 
-There is no tensor-core product. Five slots would fill a third of its smallest tile, TF32 would cost three digits, and
-loading a frame's 16 KiB of keys and values takes longer than their products.
+There is no tensor-core product: five slots would fill a third of its smallest tile, and TF32 would cost three digits.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from aime_kernels.launch import Launch, capability_of, on_device_of
+from aime_kernels.dispatch import padded_size
+from aime_kernels.launch import Launch
 
 # For the largest tile; see `for_tile`.
 LAUNCH = Launch(1, 8, 80)
@@ -31,13 +31,11 @@ def slot_attention_fwd_kernel(
     SLOTS: tl.constexpr,
     P: tl.constexpr,
     D: tl.constexpr,
-    P_PAD: tl.constexpr,
-    D_PAD: tl.constexpr,
     SCALE: tl.constexpr,
 ):
     """Softmax over slots, then over positions, then the mean value of each slot."""
     n = tl.program_id(0).to(tl.int64)
-    p, d = tl.arange(0, P_PAD), tl.arange(0, D_PAD)
+    p, d = tl.arange(0, triton.next_power_of_2(P)), tl.arange(0, triton.next_power_of_2(D))
     inside, row = (p[:, None] < P) & (d[None, :] < D), p[:, None].to(tl.int64)
     key = tl.load(keys + n * key_batch + row * key_row + d[None, :], mask=inside, other=0.0)
     value = tl.load(values + n * value_batch + row * value_row + d[None, :], mask=inside, other=0.0)
@@ -64,9 +62,9 @@ def slot_attention_fwd_kernel(
 
 
 @triton.jit
-def load_maps(pointer, n, SLOTS: tl.constexpr, P: tl.constexpr, P_PAD: tl.constexpr, LEVELS: tl.constexpr):
-    """The maps [SLOTS, P] of frame n as one tile [P_PAD, 2**LEVELS], in 16-byte loads: one map alone is too short."""
-    s, p = tl.arange(0, 2**LEVELS)[None, :], tl.arange(0, P_PAD)[:, None]
+def load_maps(pointer, n, SLOTS: tl.constexpr, P: tl.constexpr, LEVELS: tl.constexpr):
+    """The maps [SLOTS, P] of frame n as one tile, both sides padded, in 16-byte loads: one map alone is too short."""
+    s, p = tl.arange(0, 2**LEVELS)[None, :], tl.arange(0, triton.next_power_of_2(P))[:, None]
     return tl.load(pointer + n * (SLOTS * P) + s * P + p, mask=(s < SLOTS) & (p < P), other=0.0)
 
 
@@ -107,8 +105,6 @@ def slot_attention_bwd_kernel(
     SLOTS: tl.constexpr,
     P: tl.constexpr,
     D: tl.constexpr,
-    P_PAD: tl.constexpr,
-    D_PAD: tl.constexpr,
     SCALE: tl.constexpr,
     LEVELS: tl.constexpr,  # 2**LEVELS >= SLOTS
 ):
@@ -118,12 +114,12 @@ def slot_attention_bwd_kernel(
     registers.
     """
     n = tl.program_id(0).to(tl.int64)
-    p, d = tl.arange(0, P_PAD), tl.arange(0, D_PAD)
+    p, d = tl.arange(0, triton.next_power_of_2(P)), tl.arange(0, triton.next_power_of_2(D))
     inside, row = (p[:, None] < P) & (d[None, :] < D), p[:, None].to(tl.int64)
     flat = n * (P * D) + p[:, None] * D + d[None, :]
     value = tl.load(values + n * value_batch + row * value_row + d[None, :], mask=inside, other=0.0)
-    place = columns(load_maps(maps, n, SLOTS, P, P_PAD, LEVELS), LEVELS)
-    by_map = columns(load_maps(grad_maps, n, SLOTS, P, P_PAD, LEVELS), LEVELS)
+    place = columns(load_maps(maps, n, SLOTS, P, LEVELS), LEVELS)
+    by_map = columns(load_maps(grad_maps, n, SLOTS, P, LEVELS), LEVELS)
     by_value, through = tl.zeros_like(value), ()
     for s in tl.static_range(SLOTS):
         pull = tl.load(grad_updates + (n * SLOTS + s) * D + d, mask=d < D, other=0.0)
@@ -131,8 +127,8 @@ def slot_attention_bwd_kernel(
         by_place = by_map[s] + tl.sum(value * pull[None, :], 1)
         through = through + (place[s] * (by_place - tl.sum(place[s] * by_place, 0)),)
     tl.store(grad_values + flat, by_value, mask=inside)
-    shares = load_maps(assignments, n, SLOTS, P, P_PAD, LEVELS)
-    direct = columns(shares * load_maps(grad_assignments, n, SLOTS, P, P_PAD, LEVELS), LEVELS)
+    shares = load_maps(assignments, n, SLOTS, P, LEVELS)
+    direct = columns(shares * load_maps(grad_assignments, n, SLOTS, P, LEVELS), LEVELS)
     by_log, total = (), tl.zeros_like(through[0])
     for s in tl.static_range(SLOTS):
         by_log = by_log + (through[s] + direct[s],)
@@ -160,24 +156,19 @@ def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:
     keys, values = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (keys, values))
     frames, count, dim = slots.shape
     positions = keys.shape[1]
-    p_pad, d_pad = triton.next_power_of_2(positions), triton.next_power_of_2(dim)
     backward = kernel is slot_attention_bwd_kernel
-    chosen = for_tile(BACKWARD_LAUNCH if backward else LAUNCH, p_pad * d_pad)
-    if frames:
-        with on_device_of(slots):
-            kernel[(frames,)](
-                slots.contiguous(),
-                keys,
-                values,
-                *(tensor.contiguous() for tensor in rest),
-                *keys.stride()[:2],
-                *values.stride()[:2],
-                SLOTS=count,
-                P=positions,
-                D=dim,
-                P_PAD=p_pad,
-                D_PAD=d_pad,
-                SCALE=dim**-0.5,
-                **({"LEVELS": (count - 1).bit_length()} if backward else {}),
-                **chosen.options(capability_of(slots.device)),
-            )
+    for_tile(BACKWARD_LAUNCH if backward else LAUNCH, padded_size(positions, dim)).start(
+        kernel,
+        (frames,),
+        slots.contiguous(),
+        keys,
+        values,
+        *(tensor.contiguous() for tensor in rest),
+        *keys.stride()[:2],
+        *values.stride()[:2],
+        SLOTS=count,
+        P=positions,
+        D=dim,
+        SCALE=dim**-0.5,
+        **({"LEVELS": (count - 1).bit_length()} if backward else {}),
+    )

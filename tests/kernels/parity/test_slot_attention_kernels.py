@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from aime_kernels import slot_attention
-from aime_kernels.slot_attention import reference
-from aime_kernels.slot_attention.op import slot_attention_backward, slot_attention_operator
+from aime_kernels.slot_attention.op import reference, slot_attention_backward, slot_attention_operator
 
 
 def draw(n, s, p, d, device, dtype=torch.float32):
@@ -23,7 +22,7 @@ def with_gradients(function, inputs):
 @pytest.mark.parametrize("shape", [(3, 5, 64, 64), (1, 1, 1, 1), (2, 3, 7, 5), (2, 8, 256, 16), (2, 5, 16, 8)])
 def test_outputs_and_gradients(shape, device):
     inputs = draw(*shape, device)
-    exact = with_gradients(reference.slot_attention, [x.double() for x in inputs])
+    exact = with_gradients(reference, [x.double() for x in inputs])
     for found, expected in zip(with_gradients(slot_attention, inputs), exact, strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=2e-6 * (1 + expected.abs().max().item()))
@@ -76,9 +75,7 @@ def test_no_frames_give_nothing(device):
 def test_gradients_of_the_kernels_in_double_precision(device):
     inputs = [x.requires_grad_() for x in draw(2, 2, 3, 3, device, torch.float64)]
     assert torch.autograd.gradcheck(slot_attention, inputs, fast_mode=True)
-    for one, other in zip(
-        with_gradients(slot_attention, inputs), with_gradients(reference.slot_attention, inputs), strict=True
-    ):
+    for one, other in zip(with_gradients(slot_attention, inputs), with_gradients(reference, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
@@ -95,7 +92,7 @@ def test_what_the_kernels_are_not_built_for_is_refused(device, monkeypatch):
         slot_attention(slots, keys.to("meta"), values)
     monkeypatch.setenv("AIME_KERNELS", "auto")
     many = draw(1, 9, 4, 4, device)
-    assert all(torch.equal(a, b) for a, b in zip(slot_attention(*many), reference.slot_attention(*many), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(slot_attention(*many), reference(*many), strict=True))
 
 
 def test_operators_and_a_graph_around_them(device):
