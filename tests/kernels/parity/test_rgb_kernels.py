@@ -225,7 +225,7 @@ def test_tiles_beyond_32_bits(device, tmp_path):
 
 def test_operators_and_a_graph_around_them(device, true):
     rows, direction, coefficients = problem(2, device, torch.float32, torch.float32, [(3, 5), (7,)])
-    flat, update = [t for row in rows for t in row], [torch.zeros_like(t) for t in direction]
+    flat, update = [t for column in zip(*rows, strict=True) for t in column], [torch.zeros_like(t) for t in direction]
     torch.library.opcheck(gram_operator, (flat, 2))
     torch.library.opcheck(combine_operator, (flat, direction, update, coefficients, true))
 
