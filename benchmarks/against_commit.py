@@ -21,6 +21,8 @@ from statistics import median, quantiles
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 4
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_TOP_PAD_": str(256 << 20)}
+"""What `aime-fast train` tells glibc at its start, for both processes."""
 
 WORKER = """
 import sys, tempfile, time
@@ -41,7 +43,8 @@ with tempfile.TemporaryDirectory() as folder:
 @contextmanager
 def stepper(checkout, words):
     """A process that trains with the code in `checkout`; yields a call that takes one step and returns its seconds."""
-    environment = {**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'kernels'}"}
+    paths = f"{checkout}{os.pathsep}{checkout / 'kernels'}"
+    environment = {**os.environ, **KEEP_FREED_MEMORY, "PYTHONPATH": paths}
     command = [sys.executable, "-c", WORKER, *words]
     process = subprocess.Popen(
         command, cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
