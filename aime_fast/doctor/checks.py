@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -22,12 +22,12 @@ MARK = "finding "
 class Check:
     """One question to the machine.
 
-    `probe` is `module:function`; it returns a `Result` without a name. `fix` is what to do if it raises, crashes or
-    takes longer than `seconds`. `environment` is added to the environment variables of its process.
+    `probe` is a function of a module that returns a `Result` without a name. `fix` is what to do if it raises, crashes
+    or takes longer than `seconds`. `environment` is added to the environment variables of its process.
     """
 
     name: str
-    probe: str
+    probe: Callable[[], "Result"]
     fix: str
     required: bool = False
     """Training cannot work without it."""
@@ -68,12 +68,11 @@ def run_check(check: Check) -> Result:
     return Result(**{**json.loads(found), "name": check.name})
 
 
-def answer(probe: str) -> None:
-    """Run `module:function`, print its `Result` as one line, and end this process at once.
+def answer(module: str, function: str) -> None:
+    """Run a probe, print its `Result` as one line, and end this process at once.
 
     It ends abruptly because graphics and device libraries may crash at exit, after the check has passed.
     """
-    module, _, function = probe.partition(":")
     with contextlib.redirect_stdout(sys.stderr):
         result = getattr(importlib.import_module(module), function)()
     sys.stdout.write(f"\n{MARK}{json.dumps(asdict(result))}\n")
@@ -83,7 +82,8 @@ def answer(probe: str) -> None:
 
 def _ask(check: Check) -> tuple[str | None, str]:
     """The answer of a probe as JSON, or None and the problem."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import answer; answer({check.probe!r})"
+    name = check.probe.__module__, check.probe.__name__
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import answer; answer(*{name!r})"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,

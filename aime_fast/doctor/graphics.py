@@ -14,10 +14,6 @@ PACKAGES = {
     "GLFW": "apt-get install libglfw3 libgl1-mesa-dri, and set DISPLAY to a screen",
 }
 """How to install each back-end on Debian and Ubuntu, in the order in which they are tried."""
-GRAPHICS = tuple(
-    Check(name, f"{__name__}:render", fix, seconds=60.0, environment={"MUJOCO_GL": name.lower()})
-    for name, fix in PACKAGES.items()
-)
 SCENE = "<mujoco><worldbody><light pos='0 0 3'/><geom size='1' rgba='1 0 0 1'/></worldbody></mujoco>"
 
 
@@ -45,6 +41,11 @@ def render() -> Result:
     return ok(f"renders, mujoco {mujoco.__version__}")
 
 
+GRAPHICS = tuple(
+    Check(name, render, fix, seconds=60.0, environment={"MUJOCO_GL": name.lower()}) for name, fix in PACKAGES.items()
+)
+
+
 def soften(results: Sequence[Result]) -> list[Result]:
     """If one back-end works, mark the problems of the others as not needed."""
     working = [result.name for result in results if result.name in PACKAGES and result.status == "ok"]
@@ -66,7 +67,7 @@ def choose_graphics() -> tuple[str | None, list[Result]]:
     if wanted:
         fixes = {name.lower(): fix for name, fix in PACKAGES.items()}
         fix = fixes.get(wanted.lower(), f"set it to {', '.join(fixes)}, or to nothing")
-        checks = (Check(f"MUJOCO_GL={wanted}", f"{__name__}:render", fix, seconds=60.0),)
+        checks = (Check(f"MUJOCO_GL={wanted}", render, fix, seconds=60.0),)
     results = []
     for check in checks:
         results.append(run_check(check))

@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+from aime_fast.doctor import probes
 from aime_fast.doctor.checks import Check, Result, run_check
 from aime_fast.doctor.graphics import GRAPHICS, soften
 
-PROBES = "aime_fast.doctor.probes"
 AT_ONCE = 3
 """Probes that run in parallel; each import of torch needs most of a core."""
 PLAIN = "set AIME_KERNELS=reference: plain PyTorch everywhere"
 CHECKS = (
     *GRAPHICS,
-    Check("torch", f"{PROBES}:torch", "pip install 'torch>=2.13,<2.15'", required=True),
-    Check("CUDA", f"{PROBES}:cuda", "reinstall the NVIDIA driver; nvidia-smi must list the card"),
-    Check("triton", f"{PROBES}:triton", "pip install 'triton>=3.6'; not needed on a CPU"),
-    Check("kernels", f"{PROBES}:kernels", PLAIN),
-    Check("C++", f"{PROBES}:native", PLAIN),
+    Check("torch", probes.torch, "pip install 'torch>=2.13,<2.15'", required=True),
+    Check("CUDA", probes.cuda, "reinstall the NVIDIA driver; nvidia-smi must list the card"),
+    Check("triton", probes.triton, "pip install 'triton>=3.6'; not needed on a CPU"),
+    Check("kernels", probes.kernels, PLAIN),
+    Check("C++", probes.native, PLAIN),
     Check(
         "DeepSpeed",
-        f"{PROBES}:deepspeed",
+        probes.deepspeed,
         "pip install 'deepspeed==0.19.8'; not needed for python aime_fast/train.py without --ds_config",
         required=True,
     ),
-    Check("DeepSpeed builds", f"{PROBES}:extension_locks", "check the folder that TORCH_EXTENSIONS_DIR names"),
-    Check("DALI", f"{PROBES}:dali", "pip install 'nvidia-dali-cuda130>=2.3,<3'; not needed for --backend memory"),
-    Check("runs folder", f"{PROBES}:runs_folder", "start in a folder on a disk that responds", required=True),
-    Check("/dev/shm", f"{PROBES}:shared_memory", "mount it: mount -t tmpfs tmpfs /dev/shm"),
-    Check("memory", f"{PROBES}:memory", "pip install psutil", required=True),
+    Check("DeepSpeed builds", probes.extension_locks, "check the folder that TORCH_EXTENSIONS_DIR names"),
+    Check("DALI", probes.dali, "pip install 'nvidia-dali-cuda130>=2.3,<3'; not needed for --backend memory"),
+    Check("runs folder", probes.runs_folder, "start in a folder on a disk that responds", required=True),
+    Check("/dev/shm", probes.shared_memory, "mount it: mount -t tmpfs tmpfs /dev/shm"),
+    Check("memory", probes.memory, "pip install psutil", required=True),
 )
 
 

@@ -24,7 +24,7 @@ def make_tasks(names: Sequence[str] = DEFAULT) -> list[Task]:
         raise UserError(f"no task to train; choose --tasks from {', '.join(TASKS)}")
     for position, name in enumerate(names):
         if name not in TASKS:
-            raise unknown_name("task", name, TASKS)
+            raise unknown_name("--tasks name", name, TASKS)
         if name in names[:position]:
             raise UserError(f"task {name!r} is named twice in --tasks; name it once")
     return [TASKS[name]() for name in names]

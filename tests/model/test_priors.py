@@ -89,5 +89,5 @@ def test_every_prior_is_trained(name):
 def test_an_unknown_prior_is_refused_with_the_nearest_name_and_the_list(capsys):
     assert exit_on_user_error(lambda: make_prior(replace(CONFIG, prior="none of these"))) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(UserError, match=r"unknown prior 'dpgm'; did you mean 'dpgmm'\? choose from .*dpgmm"):
+    with pytest.raises(UserError, match=r"unknown --model.prior 'dpgm'; did you mean 'dpgmm'\? choose from .*dpgmm"):
         make_prior(replace(CONFIG, prior="dpgm"))

@@ -76,8 +76,8 @@ def test_heads_come_after_all_other_parts():
     ("names", "words"),
     [
         ([""], "no task.*choose --tasks from elbo, perceiver"),
-        (["elbo", "percever"], "unknown task 'percever'; did you mean 'perceiver'.*elbo, perceiver, predictive"),
-        (["dreams"], "unknown task 'dreams'; choose from elbo"),
+        (["elbo", "percever"], "unknown --tasks name 'percever'; did you mean 'perceiver'.*elbo, perceiver"),
+        (["dreams"], "unknown --tasks name 'dreams'; choose from elbo"),
         (["elbo", "elbo"], "'elbo' is named twice"),
     ],
 )

@@ -16,5 +16,5 @@ PRIORS: dict[str, type[Prior]] = {
 def make_prior(config: ModelConfig) -> Prior:
     """The prior that the configuration names; `UserError` for an unknown name."""
     if config.prior not in PRIORS:
-        raise unknown_name("prior", config.prior, PRIORS)
+        raise unknown_name("--model.prior", config.prior, PRIORS)
     return PRIORS[config.prior](config)
