@@ -53,8 +53,8 @@ def measure(preset: str, steps: int, threads: int, ds_config: str | None) -> Non
             trainer.step(trainer.step.fetch(index), 0.5)
             walls.append(time.perf_counter() - began)
             shares.append(standing.seconds / walls[-1])
-        slowest = [max(ranks) for ranks in zip(*trainer.peers.gather(walls[2:]), strict=True)]
-        communication = max(trainer.peers.gather(median(shares[2:])))
+        slowest = [max(ranks) for ranks in zip(*trainer.hosts.gather(walls[2:]), strict=True)]
+        communication = max(trainer.hosts.gather(median(shares[2:])))
         frames = loader.batch_size * loader.sequence_length
         figures = {
             "processes": engine.world_size,

@@ -1,4 +1,4 @@
-"""Kernels on a GPU: forward and backward pass of every route, and the rows of `aime_kernels/routes.py` that follow.
+"""Kernels on a GPU: forward and backward pass of every route, and rows for `kernels/aime_kernels/routes.py`.
 
 Run with `make bench ARGS='-m gpu -s benchmarks/test_bench_kernels.py'`. Each test prints the median milliseconds of the
 eager reference, the compiled reference and the kernel, and the fastest one as a row of the table. `rgb_*` and

@@ -158,9 +158,11 @@ def test_imagine_draws_the_future(capsys, tmp_path, recording, trained):
     assert run(capsys, *arguments, "--context", "3", "--horizon", "6") == (0, f"wrote {picture}\n", "")
     with Image.open(picture) as drawn:
         assert drawn.width > 8 * 64
-    code, _, err = run(capsys, *arguments, "--horizon", "40")
-    assert code == 2
-    assert err.count("\n") == 1
+    for out, words in ((picture, "name a new .png file"), (tmp_path / "a.gif", "name a new .png file")):
+        code, _, err = run(capsys, *arguments[:-1], str(out))
+        assert (code, err.count("\n")) == (2, 1) and words in err
+    code, _, err = run(capsys, *arguments[:-1], str(tmp_path / "other.png"), "--horizon", "40")
+    assert (code, err.count("\n")) == (2, 1) and "frames" in err
 
 
 def test_imagine_sees_the_context_and_the_actions_alone(tmp_path, monkeypatch, recording, trained):

@@ -16,7 +16,7 @@ def add_arguments(parser: PlainParser) -> None:
     add("--policy", default="ou", metavar="NAME", help="ou, random or your module:function [%(default)s]")
     add("--action-repeat", type=count, default=2, metavar="N", help="simulation steps per action [%(default)s]")
     add("--camera", type=int, default=0, metavar="N", help="number of the camera [%(default)s]")
-    add("--size", type=count, default=64, metavar="N", help="frames of NxN pixels, a multiple of 16 [%(default)s]")
+    add("--size", type=count, default=64, metavar="N", help="frames of NxN pixels: 32, 64, 96, 128, ... [%(default)s]")
     add("--seed", type=int, default=0, metavar="N", help="seed of all episodes [%(default)s]")
     add("--val-episodes", type=int, metavar="N", help="hold out the last N episodes [a fifth, at least one]")
     add("--processes", type=count, metavar="N", help="processes that record in parallel [one per core]")

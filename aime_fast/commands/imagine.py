@@ -1,5 +1,7 @@
 """Draw the frames that a run imagines after a few context frames, above the recorded ones."""
 
+from pathlib import Path
+
 from aime_fast.commands.shared import add_run_arguments, open_run
 from aime_fast.config import LoaderConfig
 from aime_fast.errors import PlainParser, UserError
@@ -14,6 +16,8 @@ def add_arguments(parser: PlainParser) -> None:
 
 def run(checkpoint: str, data: str | None, context: int, horizon: int, out: str, seed: int) -> int:
     """Imagine the first held-out window and write the picture."""
+    if Path(out).suffix.lower() != ".png" or Path(out).exists():
+        raise UserError(f"--out {out}: name a new .png file")
     import torch
 
     from aime_fast.reporting.figures import save_rollout_grid

@@ -15,7 +15,7 @@ def add_arguments(parser: PlainParser) -> None:
     add("--codec", choices=["raw", "png", "jpg"], default="raw", help="storage of frames; jpg is lossy [%(default)s]")
     add("--format", metavar="NAME", help="layout of the source [detected from its content]")
     add("--camera", metavar="NAME", help="camera to use if a recording has several")
-    add("--size", type=count, metavar="N", help="resize frames to NxN, a multiple of 16 [64, or that of shards]")
+    add("--size", type=count, metavar="N", help="resize frames to NxN: 32, 64, 96, 128, ... [64, or that of shards]")
     add("--workers", type=count, metavar="N", help="processes that write [one per core]")
     add("--val-episodes", type=int, metavar="N", help="episodes to hold out [a fifth, at least one]")
     add("--seed", type=int, metavar="N", help="draw the held-out episodes with this seed [hold out the last ones]")

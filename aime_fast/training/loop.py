@@ -43,7 +43,9 @@ class Loop:
     def train(self, until: int | None) -> int:
         """Train, and pause after step `until` if it is given; return the signal that ended the run early, or 0."""
         run, config, progress, interval = self.run, self.run.config, self.run.progress, self.interval
-        stop, signal = self._finished() or progress.step == until, 0
+        stop, signal = self._finished() or self._paused(until), 0
+        if stop:
+            self.reporter.note(f"the run is at step {progress.step} already: nothing to do; --steps asks for more")
         while not stop:
             self.watchdog.beat(f"step {progress.step + 1}")
             with interval:
@@ -55,7 +57,7 @@ class Loop:
                 progress.step += 1
                 progress.seconds, signal = decide()
             finished = self._finished()
-            stop = finished or bool(signal) or progress.step == until
+            stop = finished or bool(signal) or self._paused(until)
             validating = finished or self._every(run.backend.steps_per_epoch)
             saving = stop or self._every(config.checkpoint_every)
             if run.compilation and (message := run.compilation.take_message()):
@@ -84,7 +86,12 @@ class Loop:
 
     def _finished(self) -> bool:
         """Whether the steps, the epochs or the time are up."""
-        return self.run.progress.step == self.run.schedules.total_steps or self._time_fraction() >= 1.0
+        total = self.run.schedules.total_steps
+        # A resumed run may be beyond a limit that was lowered.
+        return (total is not None and self.run.progress.step >= total) or self._time_fraction() >= 1.0
+
+    def _paused(self, until: int | None) -> bool:
+        return until is not None and self.run.progress.step >= until
 
     def _time_fraction(self) -> float:
         minutes = self.run.config.minutes

@@ -77,7 +77,7 @@ def test_one_task_keeps_its_direction_through_a_history():
         assert report.angles.tolist() == [0]
 
 
-def test_a_task_that_rests_comes_back_with_its_angle():
+def test_a_task_that_is_inactive_for_a_step_keeps_its_angle():
     rgb = RGB()
     run(rgb)
     before = rgb.state_dict()["angles"][0].clone()

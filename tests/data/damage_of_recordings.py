@@ -110,7 +110,6 @@ def _at(place: tuple[int, ...], value: float) -> Callable[[np.ndarray], np.ndarr
 COLUMN_CHANGES: dict[str, Callable[[dict], dict]] = {
     "no observations": _put(observations=None),
     "no actions": _put(actions=None),
-    "no rewards": _put(rewards=None),
     "nothing": lambda data: {},
     "an observation less": _put(observations=lambda a: a[:-1]),
     "an action less": _put(actions=lambda a: a[:-1]),

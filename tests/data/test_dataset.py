@@ -61,7 +61,7 @@ def test_the_sample_is_there_without_asking():
     assert dataset.environment == "cheetah_run"
 
 
-def test_all_levels_come_back_exactly(tmp_path):
+def test_all_levels_are_exact(tmp_path):
     frames = np.resize(np.arange(256, dtype=np.uint8), (16, 64, 64, 3))
     path = write_hdf5(tmp_path / "levels.h5", {**columns([16]), "observations": frames})
     scaled = DMCVBDataset(path)[0]["observations"]

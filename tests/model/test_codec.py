@@ -54,7 +54,7 @@ def test_nats_of_a_gaussian_are_those_of_its_density():
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
-def test_subimages_are_interleaved_and_come_back(patch):
+def test_subimages_are_interleaved_and_invertible(patch):
     frames = torch.randn(2, 3, 8, 8)
     parts = subimages(frames, patch)
     for i in range(patch):

@@ -109,7 +109,7 @@ def test_where_a_frame_counts_as_imagined_dynamics_get_neither_context_nor_atten
     torch.testing.assert_close(noisy, outputs.latents + CONFIG.latent_noise * draws["latent_noise"])
 
 
-def test_components_lie_alike_around_the_point_that_is_foreseen(model):
+def test_components_have_the_same_offsets_around_the_predicted_point(model):
     means = model(*window(), model.draws(0, B, T)).prior.means
     apart = means - means.mean(2, keepdim=True)
     torch.testing.assert_close(apart, apart[:1, :1].expand_as(apart), rtol=1e-4, atol=1e-5)

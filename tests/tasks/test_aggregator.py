@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from aime_fast.config import LossConfig, preset_config
+from aime_fast.data.batch import Batch
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo
 from aime_fast.tasks.aggregator import LossAggregator
@@ -68,3 +69,20 @@ def test_gram_loss_is_zero_for_equal_features_and_ignores_scale():
 def test_cluster_entropy_lies_between_zero_and_log_k():
     losses, _ = LossAggregator().compute_losses(outputs())
     assert -1e-5 <= losses["cluster_entropy"] <= torch.log(torch.tensor(5.0))
+
+
+def test_tasks_by_name_and_a_batch_as_a_dict():
+    aggregator = LossAggregator(tasks=("perceiver", "reward"))
+    assert [task.name for task in aggregator.tasks] == ["perceiver", "reward"]
+    torch.manual_seed(0)
+    model = DPGMMVariationalRecurrentAutoencoder.from_config(replace(preset_config("debug").model, action_dim=2))
+    model.add_heads(aggregator.tasks)
+    batch = {
+        "observations": torch.zeros(1, 3, 64, 64, 3, dtype=torch.uint8),
+        "actions": torch.zeros(1, 3, 2),
+        "rewards": torch.ones(1, 3),
+        "dones": torch.zeros(1, 3, dtype=torch.bool),
+    }
+    outputs = model(Batch(**batch).frames(), batch["actions"])
+    as_dict, as_batch = (aggregator.compute_losses(outputs, batch=b)[0] for b in (batch, Batch(**batch)))
+    assert as_dict["total_reward"] == as_batch["total_reward"]

@@ -56,15 +56,15 @@ def test_gram_loss(scale):
 
 @pytest.mark.parametrize("sharpness", [0.0, 1e4])
 def test_attention_terms(sharpness):
-    """Flat maps, and maps in one cell that was foreseen in another."""
+    """Flat maps, and maps in one cell that was predicted in another."""
     seen = (sharpness * torch.eye(4).expand(1, 3, 4, 4)).clone().requires_grad_()
-    foreseen = (sharpness * torch.eye(4).roll(1, 0).expand(1, 2, 4, 4)).clone().requires_grad_()
+    predicted = (sharpness * torch.eye(4).roll(1, 0).expand(1, 2, 4, 4)).clone().requires_grad_()
     motion = torch.zeros(1, 2, 2, 4, requires_grad=True)
     outputs = SimpleNamespace(
-        attention=SimpleNamespace(maps=seen.softmax(-1)), prior_log_maps=foreseen.log_softmax(-1), motion=motion
+        attention=SimpleNamespace(maps=seen.softmax(-1)), prior_log_maps=predicted.log_softmax(-1), motion=motion
     )
     terms = [term(outputs) for term in (predictive.attention_kl, predictive.motion_loss, predictive.diversity_loss)]
-    assert_finite_gradients(sum(terms), seen, foreseen, motion)
+    assert_finite_gradients(sum(terms), seen, predicted, motion)
 
 
 @pytest.mark.parametrize("frames", [1, 2])

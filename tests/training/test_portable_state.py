@@ -1,4 +1,4 @@
-"""State stored by parameter name comes back in any other layout: every world size, stage and padding."""
+"""State stored by parameter name is read into any other layout: every world size, stage and padding."""
 
 from types import SimpleNamespace
 

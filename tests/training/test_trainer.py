@@ -133,6 +133,14 @@ def test_a_finished_run_resumes_to_nothing(data, whole):
     assert (again.steps, again.checkpoint, again.best_psnr) == (7, whole.checkpoint, whole.best_psnr)
 
 
+def test_a_run_beyond_a_lowered_limit_stops_at_once(data, tmp_path, capsys):
+    run(data, tmp_path / "run", until=5)
+    summary = run(data, tmp_path / "run", resume="auto", steps=3, override=True)
+    assert summary.steps == 5
+    assert "the run is at step 5 already: nothing to do" in capsys.readouterr().err
+    assert run(data, tmp_path / "run", resume="auto", until=4).steps == 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_the_run(data, whole, tmp_path, monkeypatch, number):
     trainer = DMCVBTrainer(**tiny_options(data, tmp_path / "run"))

@@ -14,7 +14,7 @@ class MGDA(Solver):
     a gradient take no part.
     """
 
-    least_tasks, most_tasks = 2, 10
+    least_tasks, most_tasks = 2, 8
 
     def solve(self, problem: Problem, state: State, losses: Tensor | None) -> Solution:
         """The weights of the face whose point is shortest."""

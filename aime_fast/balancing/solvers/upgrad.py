@@ -17,7 +17,7 @@ class UPGrad(Solver):
     some subset F of tasks, and (Gv)_k = 0 on F; every F is tried. Averages run over tasks with a gradient.
     """
 
-    least_tasks, most_tasks = 2, 10
+    least_tasks, most_tasks = 2, 8
 
     def solve(self, problem: Problem, state: State, losses: Tensor | None) -> Solution:
         """The weights of the subsets that violate the conditions of optimality least."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aime_fast.data.episode import Episode
-from aime_fast.data.sources.frames import ARRIVING_NOTE, as_float32, as_frames, episode_of, size_notes
+from aime_fast.data.sources.frames import ARRIVING_NOTE, NO_REWARDS_NOTE, as_float32, as_frames, episode_of, size_notes
 from aime_fast.data.sources.source import Pictures, Source
 from aime_fast.errors import UserError
 
@@ -53,6 +53,7 @@ def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Pat
     places: list[_Place] = []
     environments: set[str | None] = set()
     notes: list[str] = []
+    has_rewards = True
     for path in paths:
         with opener(path) as (arrays, environment):
             columns = find_columns(arrays, str(path), pictures.camera)
@@ -60,15 +61,19 @@ def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Pat
             spans, arriving = map(slice, [0, *ends[:-1]], ends), any(name in arrays for name in ARRIVING)
             places += [_Place(path, number, rows, arriving) for number, rows in enumerate(spans)]
             environments.add(environment)
+            has_rewards &= "rewards" in columns
             shape = columns["observations"].shape
             notes += size_notes(shape[1:], pictures.size) if len(shape) == 4 else ()
     if len(environments) > 1:
         raise UserError(f"{where}: its files name several tasks ({_listed(environments)}); pack the tasks apart")
     if any(place.arriving for place in places):
         notes.insert(0, ARRIVING_NOTE)
+    if not has_rewards:
+        notes.append(NO_REWARDS_NOTE)
     lengths = [place.rows.stop - place.rows.start - place.arriving for place in places]
     read = partial(_read, opener, places, pictures)
-    return Source(format, str(where), environments.pop(), lengths, pictures.size, read, tuple(dict.fromkeys(notes)))
+    kept = tuple(dict.fromkeys(notes))
+    return Source(format, str(where), environments.pop(), lengths, pictures.size, read, kept, has_rewards=has_rewards)
 
 
 def _read(opener: Opener, places: list[_Place], pictures: Pictures, number: int) -> Episode:
@@ -76,6 +81,7 @@ def _read(opener: Opener, places: list[_Place], pictures: Pictures, number: int)
     with opener(place.path) as (arrays, _):
         columns = find_columns(arrays, str(place.path), pictures.camera)
         part = {column: np.asarray(values[place.rows]) for column, values in columns.items()}
+    part.setdefault("rewards", np.zeros(place.rows.stop - place.rows.start, np.float32))
     return (_arrived if place.arriving else _acted)(part, f"{place.path}, episode {place.number}", pictures.size)
 
 
@@ -106,11 +112,13 @@ def _arrived(part: dict[str, np.ndarray], name: str, size: int) -> Episode:
 
 
 def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = None) -> dict[str, Any]:
-    """The columns of `arrays` under this project's names; `UserError` if frames, actions or rewards are missing."""
+    """The columns of `arrays` under this project's names; `UserError` if frames or actions are missing."""
     found = {}
     for column, keys in KEYS.items():
         keys = (camera,) if camera and column == "observations" else keys
         present = [key for key in keys if key in arrays]
+        if not present and column == "rewards":
+            continue
         if not present:
             raise UserError(f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add it")
         # One of the names may hold a state vector, and another the pictures.

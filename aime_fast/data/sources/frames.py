@@ -8,6 +8,7 @@ from aime_fast.data.episode import Episode
 from aime_fast.data.shards.codecs import open_picture
 from aime_fast.errors import UserError
 
+NO_REWARDS_NOTE = "no rewards were recorded: they are zero"
 ARRIVING_NOTE = (
     "the recording's action[t] and reward[t] led to frame t: shifted by one, so that actions[t] leads to t+1; "
     "the last frame of each episode, after which nothing was done, is left out"

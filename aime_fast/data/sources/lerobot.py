@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.episode import Episode
-from aime_fast.data.sources.frames import as_frames, choose_camera, decode_picture, episode_of, size_notes
+from aime_fast.data.sources.frames import (
+    NO_REWARDS_NOTE,
+    as_frames,
+    choose_camera,
+    decode_picture,
+    episode_of,
+    size_notes,
+)
 from aime_fast.data.sources.source import Pictures, Source, readable, require
 from aime_fast.errors import UserError
 
@@ -32,7 +39,7 @@ def open_lerobot(folder: Path, pictures: Pictures) -> Source:
         codec = images[camera].get("info", {}).get("video.codec", "an unnamed codec")
         notes.append(f"frames were decoded from video ({codec})")
     if not (has_rewards := "next.reward" in features):
-        notes.append("no rewards were recorded: they are zero")
+        notes.append(NO_REWARDS_NOTE)
     rows = _episode_rows(folder)
     lengths = [int(row["length"]) for row in rows]
     read = _Episodes(folder, info, rows, camera, pictures.size)

@@ -1,4 +1,4 @@
-"""The streaming back-ends: what they give out, from where, and that a step can be come back to."""
+"""The streaming back-ends: which windows they yield, in which order, and that any step can be read again."""
 
 import itertools
 import shutil
@@ -88,7 +88,7 @@ def test_all_streams_are_one_order(shards):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_can_be_come_back_to(shards, kind):
+def test_any_step_can_be_read_again(shards, kind):
     """Seed, step, rank and number of processes decide a batch: resumed is uninterrupted."""
     for rank, world_size in ((0, 1), (1, 2)):
         straight = opened(kind, shards["raw"])

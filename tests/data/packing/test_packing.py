@@ -80,7 +80,7 @@ def test_a_killed_pack_leaves_no_worker_and_is_cleared_by_the_next(recording, tm
     assert sorted(os.listdir(tmp_path)) == ["out", "recording.h5"]
     assert "all whole" in inspect(out, deep=True)
 
-    # Killed between its two renames: what had been set aside comes back before anything else happens.
+    # Killed between its two renames: what had been set aside is restored before anything else happens.
     out.rename(left.with_name(f"{left.name}-old"))
     with pytest.raises(UserError, match="exists already"):
         pack(recording, out)

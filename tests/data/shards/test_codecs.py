@@ -34,7 +34,7 @@ def sample_frames():
 
 @pytest.mark.parametrize("name", sorted(CODECS))
 @pytest.mark.parametrize("frames", [1, 3, 7, 16])
-def test_a_chunk_of_any_length_comes_back(name, frames, sample_frames):
+def test_a_chunk_of_any_length_is_decoded(name, frames, sample_frames):
     codec = CODECS[name]
     for chunk in (noise(frames), sample_frames[0, :frames]):
         data = codec.encode(chunk)
@@ -45,7 +45,7 @@ def test_a_chunk_of_any_length_comes_back(name, frames, sample_frames):
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
-def test_codecs_refuse_what_is_not_the_strip(name):
+def test_codecs_refuse_what_is_not_the_chunk(name):
     codec = CODECS[name]
     data = codec.encode(noise(3))
     for wrong, frames in ((data, 2), (data[: len(data) // 2], 3), (b"", 3), (b"x" * 50, 3)):

@@ -108,7 +108,7 @@ def png_header(width, height, depth=8, colour=2):
         ("png", "obs.png", lambda d: b"GIF89a" + d[6:], "pixels are damaged"),
     ],
 )
-def test_a_forged_strip(whole, tmp_path, codec, ending, change, words):
+def test_a_forged_chunk(whole, tmp_path, codec, ending, change, words):
     folder = shutil.copytree(whole[codec], tmp_path / "shards")
     forge(folder, ending, change(member(folder, ending)))
     for message in (refusal(read_everything, folder), refusal(inspect, folder, deep=True)):

@@ -66,7 +66,7 @@ def test_a_manifest_nested_beyond_reading(tmp_path):
         ("png", "obs.png", png_header(64, 2**31 - 1), "pixels are damaged"),
     ],
 )
-def test_training_refuses_a_forged_strip(whole, tmp_path, codec, ending, change, words):
+def test_training_refuses_a_forged_chunk(whole, tmp_path, codec, ending, change, words):
     folder = shutil.copytree(whole[codec], tmp_path / "shards")
     forge(folder, ending, change(member(folder, ending)))
     message = refusal(read_everything, folder)

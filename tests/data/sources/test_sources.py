@@ -73,7 +73,6 @@ def test_double_precision_becomes_single(tmp_path, data):
     [
         (lambda d: without(d, "actions"), "no actions (actions or action)"),
         (lambda d: without(d, "observations"), "no observations"),
-        (lambda d: without(d, "rewards"), "it holds actions, dones, episode_ends, observations."),
         (lambda d: {**d, "rewards": d["rewards"][:-1]}, "8 rewards for 9 frames"),
         (lambda d: {**d, "dones": d["dones"][:, None]}, "one truth value or number a frame"),
         (lambda d: {**d, "episode_ends": np.array([5, 5, 9])}, "must rise"),

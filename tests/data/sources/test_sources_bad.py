@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import written_layouts as layouts
 
+from aime_fast.commands.main import main
 from aime_fast.data.packing.pack import pack
 from aime_fast.data.sources import open_source
 from aime_fast.errors import UserError
@@ -134,7 +135,6 @@ def test_a_flipped_bit_is_found_or_harmless(tmp_path, episodes, layout):
         (dict(image=np.zeros((7, 17), np.float32)), "no pictures; record uint8 [N,H,W,3]"),
         (dict(image=np.zeros((0, 64, 64, 3), np.uint8)), "7 actions for 0 frames"),
         (dict(image=None), "no observations"),
-        (dict(reward=None), "no rewards (rewards or reward); it holds action, discount"),
         (dict(is_last=np.zeros((7, 2), bool)), "expected one truth value or number a frame"),
     ],
 )
@@ -144,6 +144,21 @@ def test_wrong_columns(tmp_path, episodes, change, words):
     data = {name: array for name, array in (dict(np.load(path)) | change).items() if array is not None}
     np.savez(path, **data)
     assert path.name in refusal(tmp_path, words)
+
+
+def test_columns_without_rewards_are_read_and_the_reward_task_is_refused(tmp_path, episodes, capsys):
+    folder = tmp_path / "recording"
+    folder.mkdir()
+    layouts.dreamer_folder(folder, episodes)
+    for path in folder.iterdir():
+        np.savez(path, **{name: array for name, array in dict(np.load(path)).items() if name != "reward"})
+    found = open_source(folder)
+    assert not found.has_rewards and found.notes[-1] == "no rewards were recorded: they are zero"
+    assert not any(episode.rewards.any() for episode in found.read())
+    out, flags = tmp_path / "run", ["--preset", "debug", "--steps", "1", "--loader.sequence_length", "2"]
+    code = main(["train", *flags, "--data", str(folder), "--out", str(out), "--tasks", "elbo,reward"])
+    assert code == 2 and not out.exists()
+    assert "has no rewards, which task 'reward' needs" in capsys.readouterr().err
 
 
 def test_episodes_with_nothing_in_them(tmp_path, episodes):

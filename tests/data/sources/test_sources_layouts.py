@@ -44,7 +44,7 @@ def assert_holds(found, episodes):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
-def test_a_layout_comes_back(tmp_path, episodes, layout, capsys):
+def test_a_layout_is_read(tmp_path, episodes, layout, capsys):
     (tmp_path / "source").mkdir()
     path = layout(tmp_path / "source", episodes)
     found = open_source(path)
