@@ -122,7 +122,10 @@ class Layout:
         self._segments = segments(self.cuts(), group_of, groups)
 
     def cuts(self) -> list[Cut]:
-        """How each tensor of a vector consists of parameters, so that state can be stored by parameter name."""
+        """How each tensor of a vector consists of parameters, for groups and for state stored by parameter name.
+
+        The plain layout of `RGB` knows no parameters: it has one group and is not stored by name.
+        """
         raise NotImplementedError
 
     def _parts(self, vectors: list[Vector]) -> list[list[Vector]]:
