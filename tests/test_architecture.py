@@ -20,6 +20,7 @@ FLOORS = (
     "aime_fast.config",
     "aime_fast.kernel_mode",
     "aime_fast.reporting",
+    "aime_fast.profiling",
     "aime_fast.doctor",
     "aime_fast.data",  # episode, windows, batch: what the rooms of data share
     "aime_fast.data.shards",

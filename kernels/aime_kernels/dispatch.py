@@ -9,7 +9,8 @@ On a CPU a Triton kernel runs in Triton's interpreter only, for tests: AIME_KERN
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeVar, cast, get_args
 
 import torch
@@ -19,6 +20,7 @@ from aime_kernels.routes import ROUTES, Route
 
 Mode = Literal["reference", "triton", "auto"]
 Result = TypeVar("Result")
+_assumed: str | None = None
 
 
 def kernel_mode() -> Mode:
@@ -37,7 +39,19 @@ def route(op: str, device: torch.device) -> Route:
         interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
         if interpreted or device.type == "cuda":
             return "triton"
-    return row.cuda if device.type == "cuda" else row.cpu if device.type == "cpu" else "reference"
+    kind = _assumed or device.type
+    return row.cuda if kind == "cuda" else row.cpu if kind == "cpu" else "reference"
+
+
+@contextmanager
+def assumed_device(kind: str) -> Iterator[None]:
+    """Take the routes of another type of device: what a step would launch there can be counted here."""
+    global _assumed
+    before, _assumed = _assumed, kind
+    try:
+        yield
+    finally:
+        _assumed = before
 
 
 def call(

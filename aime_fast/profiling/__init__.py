@@ -1,0 +1,1 @@
+"""What a step costs: launches now; times and memory by phase."""
