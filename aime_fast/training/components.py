@@ -69,7 +69,7 @@ class Components:
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()
-        self.step: TrainingStep | CapturedStep = CapturedStep(step) if config.cuda_graph else step
+        self.step: TrainingStep | CapturedStep = CapturedStep(step) if config.cuda_graph == "on" else step
 
         self.progress = Progress()
         self.state = RunState(config, self.engine, self.balancer, self.progress)

@@ -19,7 +19,7 @@ def data(tmp_path_factory):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_cpu_has_no_graphs(data, tmp_path):
     with pytest.raises(UserError, match="--cuda-graph needs a GPU"):
-        DMCVBTrainer(**tiny_options(data, tmp_path / "run", cuda_graph=True))
+        DMCVBTrainer(**tiny_options(data, tmp_path / "run", cuda_graph="on"))
     assert not (tmp_path / "run").exists()
 
 
@@ -67,7 +67,7 @@ def test_inputs_that_the_graph_was_not_made_for_are_refused(other):
 def test_replayed_steps_equal_the_steps_as_written(data, tmp_path, choice):
     """Losses and weights over steps before and after the capture; SGD, so that rounding stays rounding."""
     ends, losses = [], []
-    for graph in (False, True):
+    for graph in ("off", "on"):
         trainer = DMCVBTrainer(
             **tiny_options(
                 data,
@@ -91,4 +91,4 @@ def test_replayed_steps_equal_the_steps_as_written(data, tmp_path, choice):
 @pytest.mark.gpu
 def test_a_step_with_deepspeed_is_not_captured(data, tmp_path):
     with pytest.raises(UserError, match="without DeepSpeed"):
-        DMCVBTrainer(**tiny_options(data, tmp_path / "run", cuda_graph=True, ds_config="zero2"))
+        DMCVBTrainer(**tiny_options(data, tmp_path / "run", cuda_graph="on", ds_config="zero2"))
