@@ -117,7 +117,7 @@ def test_every_option_takes_its_own_value(name):
         (["--balancing.groups=modules"], "one of all, shared, module, not 'modules', did you mean module?"),
         (["--logging.tensorboard", "3"], "--logging.tensorboard must be true or false, not '3'"),
         (["--override", "3"], "--override must be true or false, not '3'"),
-        (["--steps"], "--steps: expected one argument"),
+        (["--steps"], "--steps needs a value: an integer of at least 1"),
         (["--preset"], "--preset: expected one argument"),
         (["--config"], "--config: expected one argument"),
         (["paper"], "unrecognized arguments: paper"),
