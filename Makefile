@@ -10,8 +10,8 @@ CARD   := $(shell command -v nvidia-smi 2>/dev/null)
 TORCH := torch$(if $(CARD),===,==)2.13.0
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# A worker on each core, at most eight; a file is one worker's. ARGS="-n 0 tests/test_x.py" runs in one process.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+# Parallel workers (tests/conftest.py says how many); a file is one worker's. ARGS="-n 0 tests/test_x.py" has none.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: help train test test-kernels bench check clean
 
@@ -38,7 +38,7 @@ train: $(READY)
 
 test: $(READY)
 	$(PYTEST) $(ARGS)
-	$(if $(ARGS),,$(if $(CARD),$(BIN)/python -m pytest -m 'gpu and not slow'))
+	$(if $(ARGS),,$(if $(CARD),$(PYTEST) -m 'gpu and not slow'))
 
 test-kernels: $(READY)
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels/parity -m 'slow or not slow' $(ARGS)

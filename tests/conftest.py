@@ -10,13 +10,8 @@ import re
 import signal
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# For the processes that tests start: this checkout, installed or not. pytest's own path is in pyproject.toml.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
 
 import measuring
 import numpy as np
@@ -24,6 +19,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
@@ -36,11 +32,21 @@ def wants_card(expression):
 
 
 def pytest_configure(config):
-    """Hide the card before anything counts the cards; processes that tests start inherit it."""
+    """Before anything counts the cards. Processes that tests start inherit the environment."""
     if not wants_card(config.option.markexpr):
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    # This checkout, installed or not; the path of this process is in pyproject.toml.
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = dict.fromkeys([str(ROOT), str(ROOT / "kernels"), *filter(None, inherited)])
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
     # A job in the background begins with SIGINT ignored; what is tested here is what a user's Ctrl-C does.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """What `-n auto` means: a worker on each core, at most eight; one process for the tests of a card."""
+    return 0 if wants_card(config.option.markexpr) else min(8, len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(items):
