@@ -99,6 +99,8 @@ class Check:
         row = {"stage": job.stage, "job": job.name, "status": status, "why": why, "seconds": round(seconds, 1)}
         self.records.append(row | ({"last_lines": list(last_lines)} if last_lines else {}))
         took = f" in {seconds:.1f} s" if seconds else ""
+        if why == "budget":
+            return  # often many; the table counts them
         print(f"{' '.join((job.stage, job.name)).strip()}: {status}{took}{': ' + why if why else ''}", flush=True)
 
 

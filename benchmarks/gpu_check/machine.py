@@ -16,6 +16,7 @@ cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
 print(json.dumps([missing, torch.__version__, torch.version.cuda, cards]))
 """
 _LIMIT = 120.0
+"""Seconds: torch is read from a cold disk."""
 
 
 @dataclass(frozen=True)
@@ -52,5 +53,5 @@ def look(environment: Mapping[str, str]) -> Machine:
         return Machine((), "", None, (), f"torch did not start within {_LIMIT:.0f} s")
     except (IndexError, ValueError):
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return Machine((), "", None, (), f"{sys.executable} cannot import torch: {lines[-1]}")
+        return Machine((), "", None, (), f"torch does not start in {sys.executable}: {lines[-1]}")
     return Machine(tuple(missing), torch, cuda, tuple(cards))

@@ -20,6 +20,9 @@ STAGES = {
 PUBLISHED = ((8, 16), (16, 16), (8, 32))
 """Batch sizes and lengths of windows of the published rows, with preset `paper`."""
 
+Sizes = tuple[str, int, int]
+"""Preset, batch size and length of windows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -46,72 +49,70 @@ class Job:
 def plan(device: str) -> list[Job]:
     """All jobs for `cuda`, or small ones for `cpu`."""
     on_card = device == "cuda"
-    train, first = (*CORE, *COMMAND_LINE), first_steps(on_card)
+    steps, command = step_jobs(device), (*CORE, *COMMAND_LINE)
 
-    def stage(
-        name: str, limit: float, needs: Iterable[str], call: str = "", least: float = 15.0, **options: object
-    ) -> Job:
-        call, options = f"gpu_check.stages.{call or name + ':run'}", {"device": device, **options}
-        return Job(stage=name, call=call, options=options, limit=limit, least=least, needs=tuple(needs))
+    def job(stage: str, limit: float, needs: Iterable[str], call: str, least: float = 15.0, **options: object) -> Job:
+        call, options = f"gpu_check.stages.{call}", {"device": device, **options}
+        return Job(stage=stage, call=call, options=options, limit=limit, least=least, needs=tuple(needs))
 
     return [
-        stage("machine", 40, (), "machine:run", least=0),
-        stage("agree", 60, CORE),
-        *first["captured"],
-        *first["as written"],
-        stage("tests", 120, (*CORE, *TESTS), "suite:run", least=30),
-        *first["published"],
-        stage("deepspeed", 60, (*train, *DEEPSPEED), "launched:zero2"),
-        *first["both"],
-        stage("kernels", 90, (*CORE, *TRITON, "pytest")),
-        stage("resident", 30, CORE),
-        stage("train", 110 if on_card else 60, train, "launched:train", least=80 if on_card else 25),
-        *first["rest"],
+        job("machine", 40, (), "machine:run", least=0),
+        job("agree", 60, CORE, "agree:run", steps=20 if on_card else 4),
+        *steps["captured"],
+        *steps["as written"],
+        job("tests", 120, (*CORE, *TESTS), "suite:run", least=30),
+        *steps["published"],
+        job("deepspeed", 60, (*command, *DEEPSPEED), "launched:zero2", steps=10 if on_card else 2),
+        *steps["captured and compiled"],
+        job("kernels", 90, (*CORE, *TRITON, "pytest"), "kernels:run"),
+        job("resident", 30, CORE, "resident:run"),
+        job("train", 110, command, "launched:train", least=80 if on_card else 30, seconds=60 if on_card else 5),
+        *steps["rest"],
     ]
 
 
-def first_steps(on_card: bool) -> dict[str, list[Job]]:
-    """Jobs of `steps`, each once, under the heading where it is worth most."""
+def step_jobs(device: str) -> dict[str, list[Job]]:
+    """The configurations of `steps`, each under the first heading that has it; the headings in the order of worth."""
+    on_card = device == "cuda"
     small, paper = (("small", 8, 16), ("paper", 8, 16)) if on_card else (("debug", 2, 4), ("debug", 4, 8))
     published = [("paper", *sizes) for sizes in PUBLISHED] if on_card else []
     big = [("paper", 64, 16)] if on_card else []
-    sizes = [(preset, batch, length) for preset in ("paper", "small") for batch in (8, 64, 16) for length in (16, 32)]
-    headings: dict[str, Iterable[tuple[tuple[str, int, int], str, str]]] = {
-        "captured": product([small, paper], ["tf32"], ["captured"]),
-        "as written": product([small, paper], ["tf32"], ["as written"]),
-        "published": product([*published, *big], ["tf32"], ["captured"]),
-        "both": product([small, paper], ["tf32"], ["captured and compiled"]),
-        "rest": [
-            *product([paper, *big, small], ["bf16", "fp32"], ["captured"]),
-            *product([small, paper], ["tf32"], ["compiled"]),
-            *product(big, ["tf32", "bf16"], ["captured and compiled"]),
-            *product(sizes if on_card else [], ["tf32", "bf16", "fp32"], ["captured", "as written"]),
-            *product(sizes if on_card else [], ["tf32", "bf16", "fp32"], ["captured and compiled", "compiled"]),
-        ],
+    grid = product(("paper", "small"), (8, 64, 16), (16, 32)) if on_card else ()
+    usual, precisions = ("tf32", ("tf32", "bf16", "fp32")) if on_card else ("fp32", ("bf16",))
+    modes = ("captured", "as written", "captured and compiled", "compiled")
+    headings: dict[str, Iterable[tuple[Sizes, str, str]]] = {
+        "captured": product((small, paper), (usual,), ("captured",)),
+        "as written": product((small, paper), (usual,), ("as written",)),
+        "published": product((*published, *big), (usual,), ("captured",)),
+        "captured and compiled": product((small, paper), (usual,), ("captured and compiled",)),
+        "rest": (
+            *product((paper, *big, small), precisions, ("captured",)),
+            *product((small, *big), precisions[:2], ("compiled", "captured and compiled")),
+            *((sizes, precision, mode) for mode, precision, sizes in product(modes, precisions, list(grid))),
+        ),
     }
     seen: set[str] = set()
-    return {heading: list(_jobs(configurations, on_card, seen)) for heading, configurations in headings.items()}
+    return {heading: list(_steps(configurations, device, seen)) for heading, configurations in headings.items()}
 
 
-def _jobs(
-    configurations: Iterable[tuple[tuple[str, int, int], str, str]], on_card: bool, seen: set[str]
-) -> Iterator[Job]:
-    for (preset, batch, length), precision, mode in configurations:
+def _steps(configurations: Iterable[tuple[Sizes, str, str]], device: str, seen: set[str]) -> Iterator[Job]:
+    for sizes, precision, mode in configurations:
+        preset, batch, length = sizes
         name = f"{preset} B={batch} T={length} {precision} {mode}"
         if name in seen:
             continue
         seen.add(name)
-        target = on_card and preset == "paper" and (batch, length) in PUBLISHED and precision == "tf32"
         options = {"preset": preset, "batch_size": batch, "length": length, "precision": precision, "mode": mode}
+        published = preset == "paper" and (batch, length) in PUBLISHED and (precision, mode) == ("tf32", "captured")
         slow = "compiled" in mode
         yield Job(
             stage="steps",
             name=name,
             call="gpu_check.stages.step:run",
-            options=options,
+            options={"device": device, **options},
             limit=150 if slow else 45,
             least=60 if slow else 15,
             needs=tuple(CORE),
             card="captured" in mode,
-            also=("targets",) if target and mode == "captured" else (),
+            also=("targets",) if published else (),
         )

@@ -7,6 +7,8 @@ from gpu_check.records import Row
 
 _MOST = 25
 """Rows of a stage that are shown: failed tests can be many."""
+_MOST_NAMES = 6
+"""Jobs with one reason that are named."""
 EPISODES, EPISODE_LENGTH, STRIDE = 2000, 500, 16
 """An epoch of the published DMC-VB subset: every window that starts at a multiple of the stride."""
 
@@ -73,10 +75,17 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def _jobs(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    jobs: dict[str, list[Row]] = {}
+    """Rows by job. A job that ran several times, in a continued file, has those of the last time it was started."""
+    tries: dict[str, list[list[Row]]] = {}
     for row in rows:
-        jobs.setdefault(str(row.get("job", "")), []).append(row)
-    return jobs
+        of_job = tries.setdefault(str(row.get("job", "")), [[]])
+        if of_job[-1] and "status" in of_job[-1][-1]:
+            of_job.append([])
+        of_job[-1].append(row)
+    return {
+        job: next((found for found in reversed(of_job) if found[-1].get("status") != "skipped"), of_job[-1])
+        for job, of_job in tries.items()
+    }
 
 
 def _measured(jobs: Mapping[str, Sequence[Row]]) -> list[Row]:
@@ -105,7 +114,8 @@ def _troubles(jobs: Mapping[str, Sequence[Row]]) -> list[str]:
         lines.append(f"  {job + ': ' if job else ''}{end['status']} ({end.get('seconds')} s): {end.get('why')}")
         lines += [f"    | {line}" for line in end.get("last_lines", [])]
     for reason, names in skipped.items():
-        lines.append(f"  {reason}{': ' + '; '.join(names) if any(names) else ''}")
+        several = "; ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} jobs, {names[0]} first"
+        lines.append(f"  {reason}{': ' + several if any(names) else ''}")
     return lines
 
 

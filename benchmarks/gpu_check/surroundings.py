@@ -29,6 +29,7 @@ def surroundings(folder: Path, device: str) -> tuple[dict[str, str], list[str]]:
     if inherited := os.environ.get("PYTHONPATH"):
         paths.append(inherited)
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"} if device == "cpu" else {}
+    # One thread: on a busy machine several wait for one another.
+    on_cpu = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"} if device == "cpu" else {}
     own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)}
-    return {**caches, **os.environ, **own, **hidden}, bad
+    return {**caches, **os.environ, **own, **on_cpu}, bad

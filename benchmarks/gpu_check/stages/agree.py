@@ -5,12 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from gpu_check.worker import Emit
 
-STEPS = 20
 FIRST, LATER = 1e-4, 1e-2
 """Largest differences of a loss in float32, in the first step and in all. Rounding grows from step to step."""
 WAYS: dict[str, dict[str, object]] = {
@@ -23,35 +22,44 @@ WAYS: dict[str, dict[str, object]] = {
 Terms = dict[str, list[float]]
 
 
-def run(emit: Emit, device: str) -> None:
+def run(emit: Emit, device: str, steps: int) -> None:
     """Emit the largest differences of each way from the CPU; raise if float32 disagrees or a way fails."""
     ways = {name: options for name, options in WAYS.items() if device == "cuda" or name in ("fp32", "bf16")}
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f"{name}.json" for name in ("cpu", *ways)}
-        processes = {name: _start(ways.get(name, WAYS["fp32"]), file, name != "cpu") for name, file in files.items()}
-        codes = {name: process.wait() for name, process in processes.items()}
-        if codes["cpu"]:
+        on_cpu = Way("cpu", WAYS["fp32"], steps, folder)
+        others = [Way(name, options, steps, folder) for name, options in ways.items()]
+        truth, wrong = on_cpu.losses(), []
+        if truth is None:
             raise RuntimeError("the steps on the CPU failed; the log has the reason")
-        truth, wrong = json.loads(files["cpu"].read_text()), []
-        for name in ways:
-            if codes[name]:
-                emit({"row": name, "agrees": "failed"})
-                wrong.append(f"{name} failed")
+        for way in others:
+            if (found := way.losses()) is None:
+                emit({"row": way.name, "agrees": "failed"})
+                wrong.append(f"{way.name} failed")
                 continue
-            found = differences(truth, json.loads(files[name].read_text()))
-            first, later = (max(found.items(), key=lambda item: item[1][place]) for place in (0, 1))
-            agrees = first[1][0] <= FIRST and later[1][1] <= LATER
-            figures = {
-                "first_step": first[1][0],
-                "term": first[0],
-                f"{STEPS}_steps": later[1][1],
-                "worst_term": later[0],
-            }
-            emit({"row": name, **figures, "agrees": agrees if "fp32" in name else "-", "terms": found})
-            if "fp32" in name and not agrees:
-                wrong.append(f"{name} differs by {later[1][1]:.2g} in {later[0]}")
+            apart = differences(truth, found)
+            first, worst = (max(apart, key=lambda name: apart[name][place]) for place in (0, 1))
+            figures = {"first_step": apart[first][0], "loss": first, f"{steps}_steps": apart[worst][1], "worst": worst}
+            must = "fp32" in way.name
+            agrees = apart[first][0] <= FIRST and apart[worst][1] <= LATER
+            emit({"row": way.name, **figures, "agrees": agrees if must else "-", "terms": apart})
+            if must and not agrees:
+                wrong.append(f"{way.name} differs by {apart[worst][1]:.2g} in {worst}")
         if wrong:
             raise RuntimeError("; ".join(wrong))
+
+
+class Way:
+    """A process that takes the steps in one way; the CPU's own is not to see a GPU."""
+
+    def __init__(self, name: str, options: Mapping[str, object], steps: int, folder: str) -> None:
+        self.name, self._file = name, Path(folder) / f"{name}.json"
+        hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if name == "cpu" else {}
+        command = [sys.executable, "-m", "gpu_check.stages.agree", json.dumps(options), str(steps), str(self._file)]
+        self._process = subprocess.Popen(command, env={**os.environ, **hidden})
+
+    def losses(self) -> Terms | None:
+        """What it computed; None if it failed."""
+        return None if self._process.wait() else json.loads(self._file.read_text())
 
 
 def differences(one: Terms, other: Terms) -> dict[str, tuple[float, float]]:
@@ -70,32 +78,22 @@ def differences(one: Terms, other: Terms) -> dict[str, tuple[float, float]]:
     return found
 
 
-def losses(options: Mapping[str, object], steps: int = STEPS) -> Terms:
-    """The values of the first steps of `debug` by name."""
+def main(options: str, steps: str, file: str) -> None:
+    """Write the values of the first steps of `debug` by name, under these options of the trainer, JSON, to a file."""
     from aime_fast.training.trainer import DMCVBTrainer
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = DMCVBTrainer(preset="debug", steps=steps, out=f"{folder}/run", compile="off", **options)
+        trainer = DMCVBTrainer(
+            preset="debug", steps=int(steps), out=f"{folder}/run", compile="off", **json.loads(options)
+        )
         rows = []
-        for step in range(steps):
+        for step in range(int(steps)):
             trainer.engine.set_lr(trainer.schedules.lr(step, 0.0))
             result = trainer.step(trainer.step.fetch(step), trainer.schedules.beta(step))
             rows.append({name: float(value) for name, value in result.values.items()})
         trainer.close()
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _start(options: Mapping[str, object], file: Path, on_device: bool) -> subprocess.Popen[bytes]:
-    """A process that writes the losses to `file`; the CPU's own is not to see a GPU."""
-    hidden = {} if on_device else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "gpu_check.stages.agree", json.dumps(options), str(file)]
-    return subprocess.Popen(command, env={**os.environ, **hidden})
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write the losses under these options, JSON, to a file."""
-    Path(arguments[1]).write_text(json.dumps(losses(json.loads(arguments[0]))))
+    Path(file).write_text(json.dumps({name: [row[name] for row in rows] for name in rows[0]}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

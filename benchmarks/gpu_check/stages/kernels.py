@@ -5,11 +5,10 @@ from gpu_check.worker import Emit, Skip
 
 def run(emit: Emit, device: str) -> None:
     """Emit the rows of `benchmarks/test_bench_kernels.py`, one a kernel and shape."""
-    import test_bench_kernels
+    import test_bench_kernels as bench
 
-    if not hasattr(test_bench_kernels, "rows"):
-        raise Skip("benchmarks/test_bench_kernels.py has no function rows")
-    for row in test_bench_kernels.rows():
-        emit(
-            {"row": f"{row['kernel']} {row['shape']}", **{k: v for k, v in row.items() if k not in ("kernel", "shape")}}
-        )
+    if not hasattr(bench, "each_row"):
+        raise Skip("benchmarks/test_bench_kernels.py has no function each_row")
+    on_card = device == "cuda"
+    for row in bench.each_row(device, small=not on_card, compiled=on_card, rounds=50 if on_card else 3):
+        emit({"row": f"{row.pop('kernel')} {row.pop('shape')}", **row})

@@ -14,8 +14,8 @@ from gpu_check import ROOT
 from gpu_check.worker import Emit
 
 
-def zero2(emit: Emit, device: str) -> None:
-    """Ten steps under ZeRO-2 with the variables that a launcher sets for one process."""
+def zero2(emit: Emit, device: str, steps: int) -> None:
+    """Steps under ZeRO-2 with the variables that a launcher sets for one process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -27,7 +27,7 @@ def zero2(emit: Emit, device: str) -> None:
         "--ds_config",
         "zero2",
         "--steps",
-        "10",
+        str(steps),
         "--logging.log_every",
         "1",
         "--compile",
@@ -40,9 +40,9 @@ def zero2(emit: Emit, device: str) -> None:
         emit({"row": f"{preset} {row['split']}", **shown})
 
 
-def train(emit: Emit, device: str) -> None:
-    """A minute of training as written, captured where it can be; PSNR and loss of each validation."""
-    preset, seconds = ("small", 60) if device == "cuda" else ("debug", 10)
+def train(emit: Emit, device: str, seconds: int) -> None:
+    """Training for some seconds as written, captured where it can be; PSNR and loss of each validation."""
+    preset = "small" if device == "cuda" else "debug"
     flags = ["--preset", preset, "--minutes", str(seconds / 60), "--compile", "off"]
     speeds: list[float] = []
     for row in _training(flags, {}):

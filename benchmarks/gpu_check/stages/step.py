@@ -12,6 +12,8 @@ from gpu_check.processes import STARTED
 from gpu_check.worker import Emit
 
 WARM_UP, PROFILED = 8, 3
+SECONDS = 5.0
+"""Time for the steps that are timed one by one: 5 to 30 of them."""
 GB = 1e9
 
 
@@ -75,7 +77,7 @@ def stepping(trainer) -> Iterator[Callable[[], object]]:
 def _times(step: Callable[[], object], wait: Callable[[], None], frames: int) -> dict[str, float]:
     """Milliseconds: of a step alone, of the host in it, and of steps that follow one another without waiting."""
     whole, host = [], []
-    end = time.perf_counter() + 5.0
+    end = time.perf_counter() + SECONDS
     while len(whole) < 5 or (len(whole) < 30 and time.perf_counter() < end):
         started = time.perf_counter()
         step()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+ACTIVITY = ProfilerActivity.CUDA
 _KERNEL, _COPIES = "kernel", ("gpu_memcpy", "gpu_memset")
 """Categories of what occupies the device. Others are ranges around kernels, which would count them twice."""
 
@@ -41,7 +42,7 @@ class Kernels:
 def kernels_of(call: Callable[[], object]) -> Kernels:
     """Run `call` and wait for the device; what ran on it."""
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+    with profile(activities=[ACTIVITY]) as profiled:
         call()
         torch.cuda.synchronize()
     with tempfile.TemporaryDirectory() as folder:
