@@ -4,8 +4,8 @@
     python benchmarks/test_bench_kernels.py [--device cpu] [--small] [--no-compiled]
 
 `rows()` and `each_row()` give the figures as dictionaries: `eager_ms` and `compiled_ms` of the reference, `kernel_ms`,
-`bytes` that must move, and `gb_per_s` of the kernel. Operators with gradients are timed forward and backward. On a GPU a
-call is timed as a captured graph, so that the host costs nothing. Without kernels `kernel_ms` and `gb_per_s` are None.
+`bytes` that must move, and `gb_per_s` of the kernel. Operators with gradients are timed forward and backward. On a GPU
+a call is timed as a captured graph, so that the host costs nothing. Without kernels `kernel_ms` and `gb_per_s` are None.
 """
 
 import argparse

@@ -77,8 +77,9 @@ def load_row(block, i, pixels, inside, COMPUTE: tl.constexpr):
 
 @triton.jit
 def coupling(block, i, pixels, inside, COMPUTE: tl.constexpr):
-    """tanh of a raw coupling."""
-    return 2.0 / (1.0 + tl.exp(-2.0 * load_row(block, i, pixels, inside, COMPUTE))) - 1.0
+    """tanh of a raw coupling; below -40 it is -1."""
+    twice = -2.0 * load_row(block, i, pixels, inside, COMPUTE)
+    return 2.0 / (1.0 + tl.exp(tl.where(twice > 80.0, 80.0, twice))) - 1.0
 
 
 @triton.jit
@@ -178,7 +179,7 @@ def pixel_gradients_kernel(
     BLOCK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """The gradients of -of_nats log p + of_error (mean - x)^2 by a tile's parameters and centre, and the tile's sums."""
+    """The gradients of -of_nats log p + of_error (mean - x)^2 by parameters and centre of a tile, and its sums."""
     n, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     p = tile * BLOCK + tl.arange(0, BLOCK)
     inside, pixels = p < pixels, tl.cast(pixels, tl.int64)

@@ -1,5 +1,6 @@
 """The pixel likelihood's kernels: values and every gradient against float64, hard values, odd sizes, bfloat16."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,7 +32,9 @@ def example(n, mixtures, pixels, spread, device, dtype=torch.float32):
 def exact(x, centre, blocks, of_nats):
     """The reference in float64: log p, error, gradients of blocks and centre; and the mean."""
     doubles = [tensor.double() for tensor in (x, centre, blocks, of_nats)]
-    return *reference_gradients(*doubles[:2], doubles[2].clone(), doubles[3], OF_ERROR), reference_terms(*doubles[:3])[1]
+    return *reference_gradients(*doubles[:2], doubles[2].clone(), doubles[3], OF_ERROR), reference_terms(*doubles[:3])[
+        1
+    ]
 
 
 def found_by_kernels(x, centre, blocks, of_nats):
@@ -65,10 +68,10 @@ def test_double_precision_is_that_of_the_reference(device):
 
 
 def test_gradients_of_the_loss_in_double_precision(device):
-    shapes = (2, 3, 2), (2 * 10 * 2, 2), (2, 2, 3, 3)
+    shapes = (1, 2, 2), (2 * 10, 2), (1, 1, 3, 2)
     features, weight, centre = (0.5 * torch.randn(shape, dtype=torch.float64, device=device) for shape in shapes)
     leaves = [leaf.requires_grad_() for leaf in (features, weight, centre)]
-    pixels, of_nats = levels(2, 2, 3, 3).to(device), torch.rand(2, dtype=torch.float64, device=device)
+    pixels, of_nats = levels(1, 1, 3, 2).to(device), torch.rand(1, dtype=torch.float64, device=device)
     assert torch.autograd.gradcheck(
         lambda *leaves: logistic_mixture_loss(pixels, *leaves, of_nats, OF_ERROR)[0], leaves, fast_mode=True
     )
@@ -82,9 +85,12 @@ def test_hard_parameters_are_finite_and_those_of_the_reference(value, device):
         blocks[:, 0, first : first + 3] = value
         blocks[:, 1, first : first + 3] = -value
         given = [tensor.to(device) for tensor in (x, torch.zeros_like(x), blocks, torch.ones(1))]
-        for found, truth in zip(found_by_kernels(*given), exact(*given), strict=True):
+        truths = exact(*given)
+        # Shares of components are exponentials of differences of their log p.
+        slack = 1e-4 + 4 * EPS * truths[0].abs().max().item()
+        for found, truth in zip(found_by_kernels(*given), truths, strict=True):
             assert found.isfinite().all()
-            torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=2e-5 * truth.abs().max().item() + 1e-6)
+            torch.testing.assert_close(found.double(), truth, rtol=slack, atol=slack * truth.abs().max().item() + 1e-6)
 
 
 def test_scales_from_the_smallest_to_the_largest(device):
@@ -116,7 +122,7 @@ def test_what_is_not_finite_spoils_its_own_frame_and_no_other(device):
     for poison in (float("nan"), float("inf")):
         spoilt = given[2].clone()
         spoilt[1, 1, 1] = poison  # a location of a component
-        with torch.no_grad():
+        with np.errstate(invalid="ignore"):
             log_prob, error, of_blocks, *_ = after = kernel_gradients(given[0], given[1], spoilt, given[3], OF_ERROR)
         for one, other in zip(clean, after, strict=False):
             assert torch.equal(one[[0, 2]], other[[0, 2]])
@@ -168,6 +174,7 @@ def test_float16_is_refused(device):
         )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("default")  # torch's tracer warns of what it does itself
 def test_operators_and_a_graph_around_them(device):
     x, centre, blocks, of_nats = example(2, 2, 5, 1.0, device)
     torch.library.opcheck(pixel_terms, (x, centre, blocks))
@@ -179,8 +186,8 @@ def test_operators_and_a_graph_around_them(device):
         return logistic_mixture_loss(x[:, None], features, weight, around, of_nats, OF_ERROR)[0]
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    for one, other in zip(*((out, *torch.autograd.grad(out, features)) for out in (compiled(features), loss(features))), strict=True):
-        torch.testing.assert_close(one, other)
+    found, expected = ((out, *torch.autograd.grad(out, features)) for out in (compiled(features), loss(features)))
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_bytes_that_move(device, moved_bytes):
