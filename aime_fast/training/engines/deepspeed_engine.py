@@ -60,6 +60,20 @@ class DeepSpeedEngine(Engine[M]):
             self._open.__exit__(None, None, None)
             self._open = None
 
+    @property
+    def capture_obstacle(self) -> str | None:
+        """As in `Engine`; with ZeRO-3 nothing can be captured."""
+        if self._cut is not None:
+            return "ZeRO-3 gathers the parameters into new memory in every step"
+        if os.environ.get("TORCH_NCCL_BLOCKING_WAIT", "0") not in ("", "0"):
+            return "TORCH_NCCL_BLOCKING_WAIT makes the host wait for every reduction; unset it"
+        return super().capture_obstacle
+
+    @property
+    def steps_from_host(self) -> bool:
+        """True with ZeRO-1 and 2: DeepSpeed steps the partitions and gathers the parameters from Python."""
+        return self._deepspeed is not None
+
     def whole(self, changed: bool = False) -> AbstractContextManager[None]:
         """The module's parameters are whole while this is open; see `Engine.whole`."""
         return super().whole(changed) if self._cut is None else self._cut.gathered(changed)
