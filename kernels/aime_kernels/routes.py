@@ -6,8 +6,8 @@ prints these rows with its figures on a GPU. Change a row when the figures say s
 
 from typing import Literal, NamedTuple
 
-Route = Literal["reference", "compiled", "triton", "native"]
-"""Plain PyTorch; the same through `torch.compile`; the Triton kernel; C++."""
+Route = Literal["reference", "triton", "native"]
+"""Plain PyTorch; the Triton kernel; C++."""
 
 
 class Row(NamedTuple):

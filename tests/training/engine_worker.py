@@ -26,6 +26,8 @@ from aime_fast.balancing.solvers.registry import SOLVERS
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.open_engine import open_engine
 
+# torch 2.13 gave it this name and warns of the older one.
+all_gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
 STEPS = 20
 WORLD_STEPS = 5
 SOLVER_STEPS = 4
@@ -84,7 +86,7 @@ def flat_gradient(layout, update):
         joined = torch.zeros(buffer.numel) if flat is None else flat
         if len(joined) < buffer.numel:
             joined = torch.empty(buffer.numel)
-            dist.all_gather_single(joined, flat)
+            all_gather(joined, flat)
         for position, index in enumerate(buffer.indices):
             parts[index] = torch.cat(buffer.pieces(joined, position))
     return torch.cat(parts)

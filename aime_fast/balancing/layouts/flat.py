@@ -17,6 +17,9 @@ from aime_fast.balancing.layouts.layout import Cut, Layout, Piece
 from aime_fast.balancing.layouts.partitions import FlatGroup, Partition
 from aime_fast.balancing.vectors import Vector
 
+# torch 2.13 gave it this name and warns of the older one.
+_reduce_scatter = dist.reduce_scatter_single if hasattr(dist, "reduce_scatter_single") else dist.reduce_scatter_tensor
+
 
 class FlatLayout(Layout):
     """A vector is one flat float32 tensor a buffer, whole on every rank or this rank's contiguous shard.
@@ -124,7 +127,7 @@ class FlatLayout(Layout):
         if self.shards == 1:
             return flat, dist.all_reduce(flat, async_op=True)
         shard = self._empty(flat.numel() // self.world_size, vector)
-        return shard, dist.reduce_scatter_single(shard, flat, async_op=True)
+        return shard, _reduce_scatter(shard, flat, async_op=True)
 
     def _finish(self) -> None:
         if self._under_way is None:
