@@ -24,6 +24,7 @@ from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.run import folder as run_folder
+from aime_fast.training.run.device import memory_ended
 from aime_fast.training.schedules import Schedules
 from aime_fast.training.step import TrainingStep
 
@@ -41,8 +42,13 @@ class Components:
         self._closing = ExitStack()
         try:
             self._open(config)
-        except BaseException:
+        except BaseException as error:
             self.close()  # leave no process group behind
+            if memory_ended(error):
+                raise UserError(
+                    f"out of GPU memory before the first step ({error}); keep frames off the GPU with --backend "
+                    "memory, or take a smaller --preset"
+                ) from error
             raise
 
     def _open(self, config: TrainConfig) -> None:

@@ -143,5 +143,6 @@ class Loop:
 
     def _evaluated(self, windows: Iterable[Batch], beta: float) -> tuple[dict[str, float], Pictures | None]:
         run = self.run
+        self.watchdog.beat("validation")
         with run.engine.whole(), uncompiled():
             return validate(run.model, run.aggregator, windows, beta, run.config.seed, run.hosts)

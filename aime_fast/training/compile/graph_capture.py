@@ -56,6 +56,12 @@ class CapturedStep:
         copy_tensors(inputs, self._static)
         return self._played(self._static)
 
+    @property
+    def description(self) -> str:
+        """How the step runs, for the user."""
+        graphs = "two CUDA graphs around ZeRO's own" if self._step.engine.steps_from_host else "a CUDA graph"
+        return f"step as {graphs} after {WARM_UP} steps"
+
     def take_message(self) -> str | None:
         """Why the steps run as written from now on, once; else None."""
         message, self._message = self._message, None

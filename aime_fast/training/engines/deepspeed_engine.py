@@ -16,6 +16,7 @@ from aime_fast.balancing.layouts.flat import FlatLayout
 from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, WholePartition
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
+from aime_fast.training.engines.card import check_card
 from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engines.engine import Engine, M, make_optimizer, micro_batch_size, trainable
 from aime_fast.training.engines.host_group import time_limit
@@ -120,7 +121,9 @@ def _device(local_rank: int) -> torch.device:
     if local_rank >= count:
         raise UserError(f"process {local_rank} has no GPU: this machine has {count}; use --num_gpus {count}")
     torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    device = torch.device("cuda", local_rank)
+    check_card(device)
+    return device
 
 
 def _join(rank: int, world_size: int, device: torch.device) -> bool:

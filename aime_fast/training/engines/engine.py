@@ -20,7 +20,7 @@ from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
 from aime_fast.model.outputs import SequenceOutputs
-from aime_fast.training.engines.precision import use_precision
+from aime_fast.training.engines.card import check_card, use_precision
 
 M = TypeVar("M", bound=nn.Module, covariant=True)
 ADAM_EPSILON = 1e-12
@@ -219,6 +219,7 @@ class PlainEngine(Engine[M]):
 
     def __init__(self, module: M, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_card(device)
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
         partition = WholePartition(module, optimizer)

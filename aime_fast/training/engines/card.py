@@ -1,11 +1,31 @@
-"""What products and convolutions are computed in on a GPU."""
+"""What a GPU can do, and the precision of its products."""
 
 import warnings
 
 import torch
 
+from aime_fast.errors import UserError
+
 TENSOR_CORES = (8, 0)
 """The compute capability from which on tensor cores take TF32 and bfloat16."""
+
+
+def check_card(device: torch.device) -> None:
+    """Raise `UserError` if this torch has no code for the GPU."""
+    if device.type != "cuda":
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    built = torch.cuda.get_arch_list()
+    numbers = [(kind, int(number.rstrip("af"))) for kind, _, number in (name.partition("_") for name in built)]
+    own = 10 * major + minor
+    # Machine code serves later cards of one generation, PTX all later ones.
+    runs = any(n <= own and (kind == "compute" or n // 10 == major) for kind, n in numbers)
+    if built and not runs:
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and torch "
+            f"{torch.__version__} is built for {', '.join(built)}: install a torch for it, or set "
+            "CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
 
 
 def use_precision(device: torch.device, tf32: bool, bf16: bool) -> str:
@@ -22,7 +42,7 @@ def use_precision(device: torch.device, tf32: bool, bf16: bool) -> str:
     warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
     cores = torch.cuda.get_device_capability(device) >= TENSOR_CORES
     if bf16:
-        return "bf16 products" if cores else "bf16 products (slow: no tensor cores for them)"
+        return "bf16 products" if cores else "bf16 products (no tensor cores for them: fp32 is faster)"
     if tf32:
         return "TF32 products" if cores else "float32 products (no tensor cores for TF32)"
     return "float32 products"
