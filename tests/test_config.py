@@ -118,6 +118,8 @@ def test_every_option_takes_its_own_value(name):
         (["--logging.tensorboard", "3"], "--logging.tensorboard must be true or false, not '3'"),
         (["--override", "3"], "--override must be true or false, not '3'"),
         (["--steps"], "--steps needs a value: an integer of at least 1"),
+        (["--cuda-graph"], "--cuda_graph needs a value: one of auto, on, off"),
+        (["--cuda-graph", "--steps", "3"], "--cuda_graph needs a value: one of auto, on, off"),
         (["--preset"], "--preset: expected one argument"),
         (["--config"], "--config: expected one argument"),
         (["paper"], "unrecognized arguments: paper"),

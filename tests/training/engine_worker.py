@@ -65,9 +65,9 @@ def train(engine, balancer, steps=range(STEPS)):
     norms, gradients, trail, losses = [], [], [], []
     place = engine.layout.place
 
-    def placed():
-        gradients.append(flat_gradient(engine.layout))
-        place()
+    def placed(update):
+        gradients.append(flat_gradient(engine.layout, update))
+        place(update)
 
     engine.layout.place = placed
     for step in steps:
@@ -79,10 +79,10 @@ def train(engine, balancer, steps=range(STEPS)):
     return {name: torch.stack(rows) for name, rows in values.items()}
 
 
-def flat_gradient(layout):
+def flat_gradient(layout, update):
     """What the optimiser is given, in the order of `parameters`: shards of all ranks joined, padding left out."""
     parts = [torch.empty(0)] * len(layout.parameters)
-    for buffer, flat in zip(layout.buffers, layout.update, strict=True):
+    for buffer, flat in zip(layout.buffers, update, strict=True):
         joined = torch.zeros(buffer.numel) if flat is None else flat
         if len(joined) < buffer.numel:
             joined = torch.empty(buffer.numel)

@@ -55,6 +55,7 @@ class FlatLayout(Layout):
         self._device = self.parameters[0].device
         self._vectors: dict[int, Vector] = {}
         self._local: dict[int, Vector] = {}
+        self._memory: dict[tuple[int, int], Tensor] = {}
         self._under_way: tuple[int, Vector, list[dist.Work]] | None = None
 
     def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
@@ -67,21 +68,42 @@ class FlatLayout(Layout):
             for tasks, gradient in zip(self.tasks_reaching, gradients, strict=True):
                 if gradient is not None:
                     tasks.add(task)
-        flats = [self._flatten(buffer, gradients) for buffer in self.buffers]
+        first = task not in self._vectors and task not in self._local
+        keeps = first and self.shards == 1
+        flats = [
+            self._flatten(buffer, gradients, (task, number) if keeps else None)
+            for number, buffer in enumerate(self.buffers)
+        ]
         if task in self._local:
-            flats = _sum(flats, self._local.pop(task))
+            flats = _sum(self._local.pop(task), flats)
         if not (last or self.reduce_each):
             self._local[task] = flats
             return
-        reduced = [(None, None) if flat is None else self._reduce(flat) for flat in flats]
+        reduced = [
+            (None, None) if flat is None else self._reduce(flat, (task, number) if task not in self._vectors else None)
+            for number, flat in enumerate(flats)
+        ]
         self._under_way = task, [shard for shard, _ in reduced], [work for _, work in reduced if work is not None]
         if not self.overlap:
             self._finish()
 
-    def _flatten(self, buffer: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor | None:
+    def _empty(self, numel: int, vector: tuple[int, int] | None) -> Tensor:
+        """Memory for entries of a buffer. That of a vector, by (task, buffer), is the same in every step.
+
+        Tables of addresses on the device stay valid then, and a CUDA graph can be captured: it cannot copy new ones.
+        """
+        if vector is None:
+            return torch.empty(numel, device=self._device)
+        if vector not in self._memory:
+            self._memory[vector] = torch.empty(numel, device=self._device)
+        return self._memory[vector]
+
+    def _flatten(
+        self, buffer: FlatGroup, gradients: Sequence[Tensor | None], vector: tuple[int, int] | None = None
+    ) -> Tensor | None:
         if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
             return None  # with other ranks there is a reduction to take part in
-        flat = torch.empty(buffer.numel, device=self._device)
+        flat = self._empty(buffer.numel, vector)
         parameters, zeros = buffer.views(flat)
         views: list[Tensor] = []
         present: list[Tensor] = []
@@ -99,12 +121,12 @@ class FlatLayout(Layout):
             torch._foreach_copy_(views, present)
         return flat
 
-    def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
+    def _reduce(self, flat: Tensor, vector: tuple[int, int] | None) -> tuple[Tensor, dist.Work | None]:
         if self.world_size == 1:
             return flat, None
         if self.shards == 1:
             return flat, dist.all_reduce(flat, async_op=True)
-        shard = flat.new_empty(flat.numel() // self.world_size)
+        shard = self._empty(flat.numel() // self.world_size, vector)
         return shard, _reduce_scatter(shard, flat, async_op=True)
 
     def _finish(self) -> None:
@@ -131,14 +153,16 @@ class FlatLayout(Layout):
         total = numbers[: grams.numel()].view_as(grams)
         return total, None if losses is None else numbers[grams.numel() :]
 
-    def place(self) -> None:
-        """Give the optimiser its part of the update."""
-        for number, (buffer, flat) in enumerate(zip(self.buffers, self.update, strict=True)):
+    def place(self, update: Vector) -> None:
+        """Give the optimiser its part of an update."""
+        for number, (buffer, flat) in enumerate(zip(self.buffers, update, strict=True)):
             zeros = torch.zeros(buffer.numel // self.shards, device=self._device) if flat is None else flat
             self.partition.place(number, zeros)
 
     def clear(self) -> None:
-        """Free the task gradients, the update and what was placed."""
+        """Forget the task gradients, the update and what was placed, also in the middle of a step."""
+        self._under_way = None
+        self._local.clear()
         self._vectors.clear()
         self.update = []
         self.partition.clear()
