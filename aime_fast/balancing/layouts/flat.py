@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aime_fast.balancing.layouts.layout import Cut, Layout, Piece
-from aime_fast.balancing.layouts.partitions import FlatGroup, Partition
+from aime_fast.balancing.layouts.partitions import Partition
 from aime_fast.balancing.vectors import Vector
 
 
@@ -64,7 +64,7 @@ class FlatLayout(Layout):
             for tasks, gradient in zip(self.tasks_reaching, gradients, strict=True):
                 if gradient is not None:
                     tasks.add(task)
-        flats = [self._flatten(buffer, gradients) for buffer in self.buffers]
+        flats = self._flatten(gradients)
         if task in self._local:
             flats = _sum(flats, self._local.pop(task))
         if not (last or self.reduce_each):
@@ -75,26 +75,37 @@ class FlatLayout(Layout):
         if not self.overlap:
             self._finish()
 
-    def _flatten(self, buffer: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor | None:
-        if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
-            return None  # with other ranks there is a reduction to take part in
-        flat = torch.empty(buffer.numel, device=self._device)
-        parameters, zeros = buffer.views(flat)
+    def _flatten(self, gradients: Sequence[Tensor | None]) -> Vector:
+        """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers."""
+        flats: Vector = []
+        zeros: list[Tensor] = []
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for index, pieces in zip(buffer.indices, parameters, strict=True):
-            gradient = gradients[index]
-            if gradient is None:
-                zeros += pieces
+        for buffer in self.buffers:
+            if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
+                flats.append(None)  # with other ranks there is a reduction to take part in
                 continue
-            entries = gradient.flatten()
-            views += pieces
-            present += [entries] if len(pieces) == 1 else entries.split([len(piece) for piece in pieces])
+            flat = torch.empty(buffer.numel, device=self._device)
+            flats.append(flat)
+            parameters, padding = buffer.views(flat)
+            zeros += padding
+            for index, pieces in zip(buffer.indices, parameters, strict=True):
+                gradient = gradients[index]
+                if gradient is None:
+                    zeros += pieces
+                elif len(pieces) > 1:
+                    views += pieces
+                    present += gradient.flatten().split([len(piece) for piece in pieces])
+                elif gradient.is_contiguous():
+                    views += pieces
+                    present.append(gradient.flatten())
+                else:
+                    pieces[0].view(gradient.shape).copy_(gradient)
         if zeros:
             torch._foreach_zero_(zeros)
         if views:
             torch._foreach_copy_(views, present)
-        return flat
+        return flats
 
     def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
         if self.world_size == 1:
