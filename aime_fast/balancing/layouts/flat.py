@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aime_fast.balancing.layouts.layout import Cut, Layout, Piece
-from aime_fast.balancing.layouts.partitions import FlatGroup, Partition
+from aime_fast.balancing.layouts.partitions import Partition
 from aime_fast.balancing.vectors import Vector
 
 # torch 2.13 gave it this name and warns of the older one.
@@ -69,11 +69,7 @@ class FlatLayout(Layout):
                 if gradient is not None:
                     tasks.add(task)
         first = task not in self._vectors and task not in self._local
-        keeps = first and self.shards == 1
-        flats = [
-            self._flatten(buffer, gradients, (task, number) if keeps else None)
-            for number, buffer in enumerate(self.buffers)
-        ]
+        flats = self._flatten(gradients, task if first and self.shards == 1 else None)
         if task in self._local:
             flats = _sum(self._local.pop(task), flats)
         if not (last or self.reduce_each):
@@ -88,38 +84,51 @@ class FlatLayout(Layout):
             self._finish()
 
     def _empty(self, numel: int, vector: tuple[int, int] | None) -> Tensor:
-        """Memory for entries of a buffer. That of a vector, by (task, buffer), is the same in every step.
+        """Memory for entries of a buffer. On a GPU that of a vector, by (task, buffer), is the same in every step.
 
-        Tables of addresses on the device stay valid then, and a CUDA graph can be captured: it cannot copy new ones.
+        Tables of addresses on the device stay valid then, and a CUDA graph can be captured: it cannot copy new ones. A
+        CPU frees it after the step instead.
         """
-        if vector is None:
+        if vector is None or self._device.type == "cpu":
             return torch.empty(numel, device=self._device)
         if vector not in self._memory:
             self._memory[vector] = torch.empty(numel, device=self._device)
         return self._memory[vector]
 
-    def _flatten(
-        self, buffer: FlatGroup, gradients: Sequence[Tensor | None], vector: tuple[int, int] | None = None
-    ) -> Tensor | None:
-        if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
-            return None  # with other ranks there is a reduction to take part in
-        flat = self._empty(buffer.numel, vector)
-        parameters, zeros = buffer.views(flat)
+    def _flatten(self, gradients: Sequence[Tensor | None], task: int | None) -> Vector:
+        """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers.
+
+        task: whose vector this becomes; None for memory that is used once.
+        """
+        flats: Vector = []
+        zeros: list[Tensor] = []
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for index, pieces in zip(buffer.indices, parameters, strict=True):
-            gradient = gradients[index]
-            if gradient is None:
-                zeros += pieces
+        for number, buffer in enumerate(self.buffers):
+            if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
+                flats.append(None)  # with other ranks there is a reduction to take part in
                 continue
-            entries = gradient.flatten()
-            views += pieces
-            present += [entries] if len(pieces) == 1 else entries.split([len(piece) for piece in pieces])
+            flat = self._empty(buffer.numel, None if task is None else (task, number))
+            flats.append(flat)
+            parameters, padding = buffer.views(flat)
+            zeros += padding
+            for index, pieces in zip(buffer.indices, parameters, strict=True):
+                gradient = gradients[index]
+                if gradient is None:
+                    zeros += pieces
+                elif len(pieces) > 1:
+                    views += pieces
+                    present += gradient.flatten().split([len(piece) for piece in pieces])
+                elif gradient.is_contiguous():
+                    views += pieces
+                    present.append(gradient.flatten())
+                else:
+                    pieces[0].view(gradient.shape).copy_(gradient)
         if zeros:
             torch._foreach_zero_(zeros)
         if views:
             torch._foreach_copy_(views, present)
-        return flat
+        return flats
 
     def _reduce(self, flat: Tensor, vector: tuple[int, int] | None) -> tuple[Tensor, dist.Work | None]:
         if self.world_size == 1:
