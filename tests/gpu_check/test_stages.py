@@ -41,10 +41,14 @@ def test_a_profile_of_the_cpu_has_no_kernels(monkeypatch):
 
 
 def test_differences_are_relative_to_the_largest_value():
-    one = {"elbo": [10.0, -20.0], "zero": [0.0, 0.0], "rgb_cosine_a_b": [1.0, 1.0]}
-    other = {"elbo": [10.0, -19.0], "zero": [0.0, float("nan")], "rgb_cosine_a_b": [0.0, 0.0]}
+    one = {"elbo": [10.0, -20.0], "tiny": [1e-6, 0.0], "zero": [0.0, 0.0], "rgb_cosine_a_b": [1.0, 1.0]}
+    other = {"elbo": [10.0, -19.0], "tiny": [2e-6, 0.0], "zero": [0.0, float("nan")], "rgb_cosine_a_b": [0.0, 0.0]}
     found = agree.differences(one, other)
-    assert found == {"elbo": (0.0, pytest.approx(0.05)), "zero": (0.0, float("inf"))}
+    assert found == {
+        "elbo": (0.0, pytest.approx(0.05)),
+        "tiny": (pytest.approx(1e-4),) * 2,
+        "zero": (0.0, float("inf")),
+    }
 
 
 def test_numbers_without_a_form_in_json_become_text():

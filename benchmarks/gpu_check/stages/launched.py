@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpu_check import ROOT
-from gpu_check.worker import Emit
+from gpu_check.worker import Emit, Failure
 
 
 def zero2(emit: Emit, device: str, steps: int) -> None:
@@ -54,14 +54,14 @@ def train(emit: Emit, device: str, seconds: int) -> None:
 
 
 def _training(flags: list[str], variables: dict[str, str]) -> Iterator[dict]:
-    """Run the command; yield the rows of its log as they appear. RuntimeError if it fails."""
+    """Run the command; yield the rows of its log as they appear. `Failure` if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "aime_fast/train.py", *flags, "--logging.tensorboard", "false", "--out", str(out)]
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables})
         yield from _follow(out / "metrics.jsonl", process)
         if process.returncode:
-            raise RuntimeError(f"train.py ended with code {process.returncode}")
+            raise Failure(f"train.py ended with code {process.returncode}")
 
 
 def _follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[dict]:
