@@ -1,12 +1,14 @@
 """What the stages compute from what they measure, and that they run on a CPU."""
 
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from gpu_check.processes import STARTED
-from gpu_check.stages import agree, machine, resident, step, suite, trace
+from gpu_check.stages import agree, launched, machine, resident, step, suite, trace
 from gpu_check.worker import _plain
 
 
@@ -81,6 +83,27 @@ def test_failures_are_told_at_once_and_counted():
 def test_the_gpu_tests_of_the_project_are_found():
     assert suite.files()[0].endswith("tests/kernels/parity")
     assert any(path.endswith("test_graph_capture.py") for path in suite.files())
+
+
+WRITER = """
+import sys
+file = open(sys.argv[1], "w", buffering=1)
+file.write('{"step": 1}\\n{"st')
+file.flush()
+sys.stdin.read(1)
+file.write('ep": 2}\\n{"step": 3')
+"""
+
+
+def test_a_log_is_followed_while_it_is_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE) as process:
+        rows = launched._follow(path, process)
+        assert next(rows) == {"step": 1}
+        assert process.poll() is None
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        assert list(rows) == [{"step": 2}]
 
 
 def test_rates_are_positive():
