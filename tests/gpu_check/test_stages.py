@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -130,3 +131,27 @@ def test_a_step_is_measured_on_a_cpu(monkeypatch):
     assert found["host_ms"] <= found["ms_max"]
     assert found["frames_per_s"] == pytest.approx(2 / (found["pipelined_ms"] / 1000))
     assert abs(found["total_elbo"]) < 1e3
+
+
+def test_what_a_card_adds_to_a_step(monkeypatch):
+    """Memory and kernels of a card that is made up: two kernels of half a millisecond in each step."""
+    monkeypatch.setenv(STARTED, repr(time.time()))
+    monkeypatch.setattr(step, "SECONDS", 0.1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 10**9)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 2 * 10**9)
+
+    def kernels_of(call):
+        count = 2 * len(call())
+        intervals = [(1000.0 * n, 1000.0 * n + 500.0) for n in range(count)]
+        return trace.Kernels(["gemm"] * count, intervals, Counter(gemm=500.0 * count))
+
+    monkeypatch.setattr(trace, "kernels_of", kernels_of)
+    rows = []
+    step.run(rows.append, "cuda", "debug", 1, 2, "tf32", "as written")
+    found = {key: value for row in rows for key, value in row.items()}
+    assert [found[name] for name in ("allocated_gb", "reserved_gb", "card_gb")] == [1.0, 2.0, 20.0]
+    assert found["kernels"] == 2 and found["busy_ms"] == pytest.approx(1.0)
+    assert found["busy_percent"] == pytest.approx(100 / found["pipelined_ms"])
+    assert found["largest"] == [["gemm", 2.0, 1.0]]
