@@ -34,8 +34,9 @@ def counted_graphs(on_call: Callable[[Kernels, Callable[[], Any]], Any]) -> Iter
     codegen, make, run = Scheduler.codegen, CompiledFxGraph.__init__, CompiledFxGraph.__call__
 
     def count(scheduler: Scheduler) -> None:
-        V.graph.launches = Counter(kernels(scheduler.nodes))
-        found.append(V.graph.launches)
+        graph: Any = V.graph
+        graph.launches = Counter(kernels(scheduler.nodes))
+        found.append(graph.launches)
         codegen(scheduler)
 
     def keep(self: Any, current_callable: Any, graph: Any, *rest: Any, **more: Any) -> None:
@@ -71,8 +72,9 @@ def kernels(nodes: Sequence[Any]) -> Iterator[str]:
     joined: set[str] = set()
     for node in nodes:
         if isinstance(node, ExternKernelSchedulerNode):
-            if not isinstance(node.node, ir.MultiOutput):
-                yield node.node.get_kernel_name() or type(node.node).__name__
+            operator: Any = node.node
+            if not isinstance(operator, ir.MultiOutput):
+                yield operator.get_kernel_name() or type(operator).__name__
         elif not isinstance(node, NopKernelSchedulerNode):
             whole = _concatenation(node)
             if whole not in joined:
