@@ -95,6 +95,14 @@ def frames(shape, device):
     )
 
 
+def codebook(encodings, count, dim, device):
+    given = torch.randn(encodings, dim, device=device), torch.randn(count, dim, device=device)
+    moved = size(*given) + 8 * encodings
+    return Case(
+        "nearest_codes", f"{encodings} to {count} d={dim}", aime_kernels.nearest_codes, lambda form: form(*given), moved
+    )
+
+
 def cases(device: str, small: bool) -> Iterator[Case]:
     """Sizes of a step of `small` with 8 windows of 16 frames, then larger ones; or very small sizes. Lazily."""
     k, d, s = (3, 4, 2) if small else (15, 36, 10)
@@ -107,6 +115,8 @@ def cases(device: str, small: bool) -> Iterator[Case]:
     for name in ("rgb_gram", "rgb_combine"):
         for offset in (0, 1):
             yield vectors(name, 100 if small else 34_000_000, 3, device, offset)
+    for rows_, count, dim in [(3, 5, 4)] if small else [(8192, 256, 64), (8192, 1024, 256)]:
+        yield codebook(rows_, count, dim, device)
     yield frames((1, 2, 4, 6, 3) if small else (8, 16, 64, 64, 3), device)
     for n in [2] if small else [128, 4096]:
         density = [torch.randn(n, s, d), torch.randn(n, k).log_softmax(-1), torch.randn(n, k, d), torch.randn(n, k, d)]
