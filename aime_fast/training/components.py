@@ -92,23 +92,26 @@ class Components:
         """Mark the step for compilation if that is wanted; the first step compiles it."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(
-            [*self.model.modules(), *self.aggregator.tasks, self.balancer, self.balancer.layout], self.engine.device
-        )
+        modules = {name or "model": module for name, module in self.model.named_modules()}
+        tasks = {f"task {task.name}": task for task in self.aggregator.tasks}
+        balancing = {"balancer": self.balancer, "layout": self.balancer.layout}
+        compilation = Compilation({**modules, **tasks, **balancing}, self.engine.device)
         self._closing.callback(compilation.close)
-        self.notes.append(f"compiling the step first: takes minutes, or seconds if {cache_folder()} already has it")
+        self.notes.append(
+            f"the first step compiles {compilation.regions} regions: minutes, or seconds if {cache_folder()} has them"
+        )
         return compilation
 
     def _capture(self, step: TrainingStep) -> CapturedStep | None:
         """The step as a CUDA graph, where it is wanted and can be one; a note says why not on a GPU."""
-        wanted, obstacle = self.config.cuda_graph, self.engine.capture_obstacle
-        if wanted == "on" and obstacle:
+        choice, obstacle = self.config.cuda_graph, self.engine.capture_obstacle
+        if choice == "on" and obstacle:
             raise UserError(f"--cuda-graph on: {obstacle}; use --cuda-graph auto")
-        if wanted == "off" or obstacle:
-            if wanted == "auto" and obstacle and self.engine.device.type == "cuda":
+        if choice == "off" or obstacle:
+            if choice == "auto" and obstacle and self.engine.device.type == "cuda":
                 self.notes.append(f"the step runs as written, not as a CUDA graph: {obstacle}")
             return None
-        return CapturedStep(step, CudaRecorder(self.engine.device), self.hosts, wanted == "on")
+        return CapturedStep(step, CudaRecorder(self.engine.device), self.hosts, choice == "on")
 
     def _resume(self, checkpoint: Path) -> None:
         saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
