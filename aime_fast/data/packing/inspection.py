@@ -11,6 +11,7 @@ import numpy as np
 from aime_fast.data.files import SAMPLE
 from aime_fast.data.shards.manifest import Manifest, action_moments, action_statistics, load_manifest, split_of_episodes
 from aime_fast.data.shards.reader import ShardReader, open_shards
+from aime_fast.data.shards.states import STATE, STATES
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
 from aime_fast.reporting.figures import save_rows
@@ -84,12 +85,13 @@ def _count(number: int, thing: str) -> str:
 
 
 def _provenance(collection: dict[str, Any]) -> list[str]:
-    """How episodes were recorded, in two lines. Fields that a later release adds are shown as well."""
+    """How episodes were recorded, in two or three lines. Fields that a later release adds are shown as well."""
     versions = collection.get("versions", {})
-    shown = [key for key in collection if key not in ("environment", "length", "versions")]
+    shown = [key for key in collection if key not in ("environment", "length", "versions", STATE)]
     choices = [f"{key.replace('_', ' ')} {collection[key]}" for key in shown]
     used = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
-    return [f"collected      {', '.join(choices)}", f"versions       {', '.join(used)}"]
+    lines = [f"collected      {', '.join(choices)}", f"versions       {', '.join(used)}"]
+    return [*lines, f"states         of the simulator, in {STATES}"] if STATE in collection else lines
 
 
 def _statistics_table(statistics: dict[str, list[float]]) -> list[str]:

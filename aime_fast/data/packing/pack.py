@@ -16,6 +16,7 @@ from aime_fast.data.episode import Episode
 from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
 from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
+from aime_fast.data.shards.states import STATE, write_states
 from aime_fast.data.shards.writer import WrittenShard, write_shard
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError, check_at_least, unknown_name
@@ -88,10 +89,14 @@ def write_folder(
     action_dim = recording.episode(0).action_dim
     try:
         folder.mkdir(parents=True)
-        write = partial(_write_shard, recording, folder, codec, splits, action_dim)
+        write = partial(_write_shard, replace(recording, states=None), folder, codec, splits, action_dim)
         tasks = list(enumerate(shard_spans(recording.lengths, chunks_per_shard)))
         with tqdm(total=sum(recording.lengths), unit="frame", disable=None if progress else True) as bar:
             packed = _write_shards(write, tasks, min(workers, len(tasks)), bar.update)
+        collection = recording.collection
+        if recording.states and collection:
+            checksum = write_states(folder, map(recording.states, range(len(recording.lengths))))
+            collection = {**collection, STATE: {**collection[STATE], "sha256": checksum}}
         Manifest(
             environment=recording.environment,
             codec=codec,
@@ -102,7 +107,7 @@ def write_folder(
             action_statistics=action_statistics([moments for *_, part in packed for moments in part], splits),
             split_seed=split_seed,
             notes=list(recording.notes),
-            collection=recording.collection,
+            collection=collection,
             shards=[shard for shard, _, _ in packed],
             episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,

@@ -7,6 +7,7 @@ import numpy as np
 from aime_fast.data.episode import Episode
 from aime_fast.data.shards.chunks import read_chunks
 from aime_fast.data.shards.reader import open_shards
+from aime_fast.data.shards.states import STATE, read_states
 from aime_fast.data.shards.writer import TERMINATED, TRUNCATED
 from aime_fast.data.sources.frames import as_frames, size_notes
 from aime_fast.data.sources.source import Pictures, Source
@@ -28,6 +29,7 @@ def open_shard_folder(folder: Path, pictures: Pictures) -> Source:
         tuple(dict.fromkeys(notes)),
         manifest.collection,
         manifest.has_rewards,
+        read_states(folder, manifest).of if STATE in (manifest.collection or {}) else None,
     )
 
 
