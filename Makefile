@@ -8,13 +8,14 @@ READY  := $(VENV)/.ready
 TORCH := torch$(if $(shell command -v nvidia-smi 2>/dev/null),===,==)2.13.0
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help train test test-kernels bench check clean
+.PHONY: help train test test-kernels bench horizon check clean
 
 help:
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
 	@echo 'make test   the tests; ARGS="-m slow" runs the slow ones'
 	@echo 'make test-kernels  every kernel in the interpreter, and compiled for three GPU types; needs no GPU'
 	@echo 'make bench  the benchmarks; ARGS=benchmarks/test_bench_rgb.py selects one, and passes flags to pytest'
+	@echo 'make horizon  train and judge the model by the protocol of docs/learning.md; ARGS="--quick" is the short form'
 	@echo 'make check  lint, format and types'
 	@echo 'PYTHON=python3.12 chooses the interpreter of .venv (3.11 or newer)'
 
@@ -41,6 +42,9 @@ test-kernels: $(READY)
 bench: ARGS ?= benchmarks
 bench: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+horizon: $(READY)
+	$(BIN)/python -m benchmarks.horizon $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ def add_arguments(parser: PlainParser) -> None:
     """The options of `evaluate`."""
     add_run_arguments(parser)
     add = parser.add_argument
-    add("--stride", type=count, default=10, metavar="N", help="frames between two windows [%(default)s]")
+    add("--stride", type=count, metavar="N", help="frames between two windows [10; 4 for the reconstruction]")
     add("--simulator", action="store_true", help="share of the actions' effect, and probe; for collected data")
     add("--parts", action="store_true", help="replace each part by its trivial counterpart and print what it costs")
     add("--json", metavar="FILE", help="also write all values to this new file")
@@ -21,7 +21,7 @@ def run(
     data: str | None,
     context: int,
     horizon: int,
-    stride: int,
+    stride: int | None,
     simulator: bool,
     parts: bool,
     json: str | None,
@@ -33,7 +33,8 @@ def run(
     from aime_fast.training.checkpoint.loading import load_model
 
     model = load_model(checkpoint, note)
-    questions = Questions(context=context, horizon=horizon, stride=stride, simulator=simulator, parts=parts)
+    strides = {} if stride is None else {"stride": stride, "reconstruction_stride": stride}
+    questions = Questions(context=context, horizon=horizon, simulator=simulator, parts=parts, **strides)
     evaluation = Evaluation(data, questions, note if simulator or parts else lambda line: None)
     check_sizes(model, evaluation.held_out.action_dim, evaluation.held_out.image_size)
     report = evaluation.of(model, checkpoint)
