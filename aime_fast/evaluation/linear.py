@@ -32,12 +32,12 @@ class PCA:
 
 def fit_pca(rows: Tensor, size: int) -> PCA:
     """The first `size` principal components of rows [N, P], fewer if N or P is smaller; through the N x N products."""
-    mean = rows.mean(0)
-    centred = rows - mean
-    values, vectors = torch.linalg.eigh((centred @ centred.T).double())
+    mean = rows.double().mean(0)
+    centred = rows.double() - mean  # in float32, rounding would become components of data of low rank
+    values, vectors = torch.linalg.eigh(centred @ centred.T)
     kept = (values > values[-1] * 1e-9).sum().clamp(1, min(size, rows.shape[1]))
-    components = vectors[:, -int(kept) :].flip(1).T.to(rows) @ centred
-    return PCA(mean, torch.nn.functional.normalize(components, dim=1))
+    components = vectors[:, -int(kept) :].flip(1).T @ centred
+    return PCA(mean.to(rows), torch.nn.functional.normalize(components, dim=1).to(rows))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 from torch import nn
 
@@ -17,6 +18,7 @@ def replaced(module: nn.Module, around: Around) -> Iterator[None]:
     original = module.forward
     signature, before = inspect.signature(original), module.__dict__.get("forward")
 
+    @wraps(original)  # also for the signature: replacements nest
     def forward(*args: object, **kwargs: object) -> object:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
