@@ -29,6 +29,7 @@ def run(
     """Print the tables (docs/learning.md)."""
     if json and (Path(json).exists() or not Path(json).resolve().parent.is_dir()):
         raise UserError(f"--json {json}: name a new file in a folder that exists")
+    from aime_fast.data.backends.backend import training_device
     from aime_fast.evaluation.evaluation import Evaluation, Questions
     from aime_fast.training.checkpoint.loading import load_model
 
@@ -37,7 +38,7 @@ def run(
     questions = Questions(context=context, horizon=horizon, simulator=simulator, parts=parts, **strides)
     evaluation = Evaluation(data, questions, note if simulator or parts else lambda line: None)
     check_sizes(model, evaluation.held_out.action_dim, evaluation.held_out.image_size)
-    report = evaluation.of(model, checkpoint)
+    report = evaluation.of(model.to(training_device()), checkpoint)
     if json:
         # Under another name until it is complete: whoever finds the file finds all of it.
         draft = Path(f"{json}.part")

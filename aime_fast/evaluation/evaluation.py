@@ -21,7 +21,7 @@ from aime_fast.evaluation.open_loop import MEAN, OTHER, OpenLoop, open_loop_psnr
 from aime_fast.evaluation.parts import price_parts
 from aime_fast.evaluation.predictors import compare_predictors
 from aime_fast.evaluation.probe import Probe, probe
-from aime_fast.evaluation.report import Report, at
+from aime_fast.evaluation.report import AT_OWN, AT_REFERENCE, Report
 from aime_fast.evaluation.windows import OPEN_LOOP_STRIDE, PROTOCOL_STRIDE, Windows, make_windows
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.registry import evaluable
@@ -154,10 +154,10 @@ class Evaluation:
         own = torch.cat([batch.observations[:, self.questions.context :] for _, batch in self.windows.parts(64)])
         distance = share.frame_distance(own, truth)
         episodes = self.windows.episodes
-        for decibels in (share.REFERENCE, report.reconstruction["psnr"].mean):
+        for name, decibels in ((AT_REFERENCE, share.REFERENCE), (AT_OWN, report.reconstruction["psnr"].mean)):
             possible = share.possible_loss(distance, decibels)
-            report.possible[at(decibels)] = [mean_over(column.numpy(), episodes) for column in possible.T]
-            report.share[at(decibels)] = share.share_of_possible(seen.psnr[MEAN], seen.psnr[OTHER], possible, episodes)
+            report.possible[name] = [mean_over(column.numpy(), episodes) for column in possible.T]
+            report.share[name] = share.share_of_possible(seen.psnr[MEAN], seen.psnr[OTHER], possible, episodes)
 
     def _probe(self, model: WorldModel, kept: KeptStates) -> Probe:
         train, held_out = (

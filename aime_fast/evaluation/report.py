@@ -16,6 +16,8 @@ from aime_fast.evaluation.share import REFERENCE
 HORIZONS = (1, 2, 5, 10, 15, 20, 30, 50)
 """Horizons in the table, in frames ahead."""
 FIRST = (MEAN, ONE, OTHER, OTHER_TRUTH, COPY, CONSTANT)
+AT_REFERENCE, AT_OWN = f"of a reconstruction at {REFERENCE:.0f} dB", "of the model's own reconstruction"
+"""What the actions can cost depends on how well a model reconstructs."""
 NAME, CELL = 40, 13
 
 ByHorizon = list[Estimate]
@@ -37,7 +39,7 @@ class Report:
     errors: dict[str, list[float]] = field(default_factory=dict)
     """RMSE of the tasks' heads."""
     possible: dict[str, ByHorizon] = field(default_factory=dict)
-    """dB that a perfect model would lose by the wrong actions, by its reconstruction in dB: `at 31.0 dB`."""
+    """dB that a perfect model would lose by the wrong actions: `AT_REFERENCE` and `AT_OWN`."""
     share: dict[str, ByHorizon] = field(default_factory=dict)
     """The model's loss over that."""
     probe: Probe | None = None
@@ -47,7 +49,7 @@ class Report:
     """What could not be found, and why: one line each."""
 
     def to_json(self) -> str:
-        """All values, for `from_json`; nan is null."""
+        """All values by the names of the fields; nan is null."""
         return json.dumps(_without_nan(asdict(self)), indent=1) + "\n"
 
     def __str__(self) -> str:
@@ -93,8 +95,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and isnan(value) else value
-
-
-def at(decibels: float) -> str:
-    """The key of a reconstruction in `Report.share`."""
-    return f"at {decibels:.1f} dB" + (" (all sets)" if decibels == REFERENCE else " (its own)")

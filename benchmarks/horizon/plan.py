@@ -77,6 +77,11 @@ class Seed:
     def result(self) -> Path:
         return self.folder / "result.json"
 
+    @property
+    def commit(self) -> Path:
+        """Names the commit that trained it last."""
+        return self.folder / "commit"
+
     def checkpoint(self, steps: int) -> Path:
         """The one at the end: the best one would be chosen by its reconstruction."""
         return self.run / "checkpoints" / f"step-{steps:08d}"

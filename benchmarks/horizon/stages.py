@@ -55,7 +55,7 @@ def train(seed: Seed, budget: Budget, variant: Variant) -> None:
     if (seed.checkpoint(budget.steps) / "manifest.json").is_file():
         return
     seed.folder.mkdir(parents=True, exist_ok=True)
-    (seed.folder / "commit").write_text(commit() + "\n")
+    seed.commit.write_text(commit() + "\n")
     fixed = {
         "preset": budget.preset,
         "steps": budget.steps,

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
+from aime_fast.evaluation.evaluation import RIDGE
 from aime_fast.evaluation.intervals import Estimate, ratio_of
 from aime_fast.evaluation.open_loop import CONSTANT, COPY, MEAN, ONE, OTHER
+from aime_fast.evaluation.report import AT_REFERENCE
 
 from .plan import Budget, DataSet, Variant, known_variants, seeds_of
 from .stages import read
 
 HORIZONS = (1, 2, 5, 10, 15)
-RIDGE = "ridge on PCA codes"
-SHARE = "at 31.0 dB (all sets)"
 NAME, CELL = 52, 14
 
 
@@ -40,8 +40,16 @@ def table(out: Path, budget: Budget, sets: list[DataSet]) -> str:
     blocks = [block(out, budget, variants, data) for data in sets]
     if not any(blocks):
         return f"no finished result of {budget.name} in {out}"
-    described = [f"{v.name}: {', '.join(f'{k}={x}' for k, x in v.changes.items()) or 'the defaults'}" for v in variants]
+    described = [_described(out, budget, variant, sets) for variant in variants]
     return "\n\n".join(["\n".join([f"budget {budget.name}, B={budget.batch_size}", *described]), *filter(None, blocks)])
+
+
+def _described(out: Path, budget: Budget, variant: Variant, sets: list[DataSet]) -> str:
+    """A variant's options, and the commits that trained it."""
+    options = ", ".join(f"{name}={value}" for name, value in variant.changes.items()) or "the defaults"
+    files = [seed.commit for data in sets for seed in seeds_of(out, budget, variant, data) if seed.commit.exists()]
+    commits = sorted({path.read_text().strip() for path in files})
+    return f"{variant.name}: {options}" + (f" (trained at commit {', '.join(commits)})" if commits else "")
 
 
 def block(out: Path, budget: Budget, variants: list[Variant], data: DataSet) -> str:
@@ -57,7 +65,7 @@ def block(out: Path, budget: Budget, variants: list[Variant], data: DataSet) -> 
     head = f"{'PSNR in dB, ± half of the 95 % interval':{NAME}}" + "".join(
         f"{h:>{CELL}}" for h in ("reconstruction", *HORIZONS)
     )
-    rows: list[str] = [title, head]
+    rows: list[str] = [title, head, *_seeds_apart(found)]
     for name, cells in _figures(first[0]).items():
         per_variant = {variant: combined(results, cells) for variant, results in found.items()}
         rows += [str(Row(variant, name, values)) for variant, values in per_variant.items()]
@@ -67,6 +75,18 @@ def block(out: Path, budget: Budget, variants: list[Variant], data: DataSet) -> 
         if name in first[0]["psnr"]:
             rows.append(str(Row("no model", name, combined(first, [None, *_at(("psnr", name))]))))
     return "\n".join([*rows, *_probes(found), *_parts(found)])
+
+
+def _seeds_apart(found: dict[str, list[dict]]) -> list[str]:
+    """How far the seeds of a variant lie apart: intervals over episodes do not know it."""
+    cells = [("reconstruction", "psnr"), *_at(("psnr", MEAN))]
+    lines = []
+    for variant, results in found.items():
+        if len(results) > 1:
+            means = np.array([[_look_up(result, where)["mean"] for where in cells] for result in results])
+            shown = "".join(f"{apart:>{CELL}.2f}" for apart in np.ptp(means, axis=0))
+            lines.append(f"{f'{variant}: largest difference of two seeds':{NAME}}{shown}")
+    return lines
 
 
 def _results(out: Path, budget: Budget, variant: Variant, data: DataSet) -> list[dict]:
@@ -90,7 +110,7 @@ def _figures(result: dict) -> dict[str, list[Place | None]]:
         "moving pixels": [("reconstruction", "moving"), *_at(("moving", MEAN))],
     }
     if result["share"]:
-        figures["share of the actions' effect"] = [None, *_at(("share", SHARE))]
+        figures["share of the actions' effect"] = [None, *_at(("share", AT_REFERENCE))]
     return figures
 
 
@@ -100,12 +120,13 @@ def combined(results: list[dict], cells: list[Place | None]) -> list[Estimate | 
 
 
 def _look_up(result: dict, where: Place) -> dict | None:
-    value: object = result
+    """The estimate there; None for a horizon that was not judged."""
+    value = result
     for key in where:
         if isinstance(value, list) and isinstance(key, int) and key >= len(value):
             return None
-        value = value[key]  # type: ignore[index]
-    return value  # type: ignore[return-value]
+        value = value[key]
+    return value
 
 
 def _mean(found: list[dict | None]) -> Estimate | None:

@@ -1,0 +1,95 @@
+"""`aime-fast evaluate` with all it can do, on a recording without a simulator's states."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from made_windows import noise_windows
+
+from aime_fast.commands.main import main
+from aime_fast.config import preset_config
+from aime_fast.evaluation.counterparts import COUNTERPARTS
+from aime_fast.evaluation.intervals import Estimate
+from aime_fast.evaluation.open_loop import open_loop_psnr, reconstruction_psnr
+from aime_fast.evaluation.parts import measure
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Four episodes of 24 frames of drifting stripes, one of them held out."""
+    path, draw = tmp_path_factory.mktemp("recording") / "stripes.h5", np.random.default_rng(0)
+    rows = (np.arange(64)[:, None] * 4 + 7 * np.arange(96)[:, None, None]) % 256
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.broadcast_to(rows[..., None], (96, 64, 64, 3)).astype(np.uint8)
+        file["actions"] = draw.standard_normal((96, 2)).astype(np.float32)
+        file["rewards"] = np.zeros(96, np.float32)
+        file["episode_ends"] = np.arange(24, 97, 24)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, recording):
+    folder = str(tmp_path_factory.mktemp("runs") / "run")
+    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "4", "--loader.windows-per-epoch", "1"]
+    assert main(["train", "--preset", "debug", *sizes, "--data", recording, "--steps", "1", "--out", folder]) == 0
+    return folder
+
+
+def test_everything_is_printed_and_written(capsys, tmp_path, recording, trained):
+    capsys.readouterr()
+    path = tmp_path / "result.json"
+    flags = [
+        "--checkpoint",
+        trained,
+        "--data",
+        recording,
+        "--stride",
+        "2",
+        "--simulator",
+        "--parts",
+        "--json",
+        str(path),
+    ]
+    assert main(["evaluate", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert "parts: slots: their mean" in err
+    assert "left out: share and probe: " in out and "the simulator" not in out.split("left out")[0]
+    for title in (
+        "frames ahead",
+        "over moving pixels",
+        "ridge on PCA codes",
+        "replaced by its",
+        "predictor of the next",
+    ):
+        assert title in out
+    found = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert found["facts"]["windows"] == 3 and found["facts"]["episodes"] == 1
+    assert [row["name"] for row in found["parts"]["rows"]] == [part.name for part in COUNTERPARTS]
+    assert len(found["psnr"]["mean of the futures"]) == 15
+    assert found["psnr"]["mean of the futures"][0].keys() == set(Estimate.__dataclass_fields__)
+    assert found["share"] == {} and found["probe"] is None
+    assert list(tmp_path.iterdir()) == [path]
+    assert main(["evaluate", *flags]) == 2, "a result is not overwritten"
+    assert "name a new file" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_a_cpu_finds():
+    from dataclasses import replace
+
+    from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
+
+    model = WorldModel.from_config(replace(preset_config("debug").model, action_dim=6, image_size=64)).eval()
+    windows = noise_windows(8, stride=8)
+
+    def found(device):
+        model.to(device)
+        values = {f"parts {name}": x for name, x in measure(model, windows, 5).items()}
+        values |= open_loop_psnr(model, windows, 5).psnr
+        return values | {"reconstruction": reconstruction_psnr(model, windows).psnr}
+
+    there, here = found("cuda"), found("cpu")
+    for name, values in here.items():
+        torch.testing.assert_close(there[name], values, atol=0.02, rtol=1e-3, msg=name)
