@@ -17,6 +17,7 @@ from aime_fast.errors import UserError
 from aime_fast.evaluation import parts, share
 from aime_fast.evaluation.baseline import fit_rolled_ridge
 from aime_fast.evaluation.intervals import Estimate, mean_over
+from aime_fast.evaluation.linear import PCA
 from aime_fast.evaluation.open_loop import MEAN, OTHER, OpenLoop, open_loop_psnr, reconstruction_psnr
 from aime_fast.evaluation.parts import price_parts
 from aime_fast.evaluation.predictors import compare_predictors
@@ -55,7 +56,7 @@ def _found(report: Report, name: str, find: Callable[[], T]) -> T | None:
     try:
         return find()
     except UserError as reason:
-        report.left_out.append(f"{name}: {reason}")
+        report.remarks.append(f"{name}: left out, {reason}")
         return None
 
 
@@ -108,9 +109,10 @@ class Evaluation:
             self._add_share(report, seen, truth)
         if kept is not None:
             self.note("probe")
-            report.probe = self._probe(model, kept)
+            known, pca = kept, ridge.pca if ridge else None
+            report.probe = _found(report, "probe", lambda: self._probe(model, known, pca))
         if asked.parts:
-            self._add_parts(report, model)
+            _found(report, "parts", lambda: self._add_parts(report, model))
         return report
 
     def _facts(self, checkpoint: str) -> dict[str, str | int]:
@@ -133,6 +135,8 @@ class Evaluation:
 
     def _states(self) -> KeptStates:
         folder = Path(self.data or SAMPLE)
+        if not folder.is_dir():
+            raise UserError(f"{folder} keeps no simulator's states; `aime-fast collect` does")
         return read_states(folder, load_manifest(folder))
 
     def _numbers(self, split: str) -> list[int]:
@@ -144,9 +148,9 @@ class Evaluation:
         self.note(f"simulating {len(self.windows)} futures under other actions")
         truth, difference = share.other_futures(self.windows, self._numbers("val"), kept, self.questions.context)
         if difference:
-            report.left_out.append(
-                f"nothing, but frames simulated again differ by up to {difference:.0f} levels from the recorded ones: "
-                "another MuJoCo or renderer, or a lossy codec"
+            report.remarks.append(
+                f"share: frames simulated again differ by up to {difference:.0f} levels from the recorded ones: another "
+                "MuJoCo, another renderer, or a lossy codec"
             )
         return truth
 
@@ -159,11 +163,11 @@ class Evaluation:
             report.possible[name] = [mean_over(column.numpy(), episodes) for column in possible.T]
             report.share[name] = share.share_of_possible(seen.psnr[MEAN], seen.psnr[OTHER], possible, episodes)
 
-    def _probe(self, model: WorldModel, kept: KeptStates) -> Probe:
+    def _probe(self, model: WorldModel, kept: KeptStates, pca: PCA | None) -> Probe:
         train, held_out = (
             make_windows(store, self.short, self.short, PROBE_WINDOWS) for store in (self.train, self.held_out)
         )
-        return probe(model, train, held_out, kept, self._numbers("train"), self._numbers("val"))
+        return probe(model, train, held_out, kept, self._numbers("train"), self._numbers("val"), pca)
 
     def _add_parts(self, report: Report, model: WorldModel) -> None:
         context = self.questions.context

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.data.shards.states import KeptStates
-from aime_fast.evaluation.linear import choose_ridge, r2
+from aime_fast.evaluation.linear import PCA, choose_ridge, r2
 from aime_fast.evaluation.metrics import evaluating
 from aime_fast.evaluation.windows import Windows
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
@@ -29,15 +29,22 @@ class Probe:
 
 
 def probe(
-    model: WorldModel, train: Windows, held_out: Windows, kept: KeptStates, train_ids: list[int], held_ids: list[int]
+    model: WorldModel,
+    train: Windows,
+    held_out: Windows,
+    kept: KeptStates,
+    train_ids: list[int],
+    held_ids: list[int],
+    pca: PCA | None = None,
 ) -> Probe:
     """Fit on the frames of `train`, judge on those of `held_out`; `*_ids` number their episodes among all recorded.
 
-    z_t is the posterior's mean and h_t the LSTM's output after frame t and a_t, both of a deterministic pass. The model
-    keeps its mode.
+    z_t is the posterior's mean and h_t the LSTM's output after frame t and a_t, both of a deterministic pass. The codes
+    of `pca` for frame t, and for frames t-1 and t, show what a linear code without a model holds. The model keeps its
+    mode.
     """
     (inputs, targets), (held_inputs, held_targets) = (
-        (read_states_of(model, windows), simulator_states(windows, ids, kept))
+        (read_states_of(model, windows, pca), simulator_states(windows, ids, kept))
         for windows, ids in ((train, train_ids), (held_out, held_ids))
     )
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -57,17 +64,20 @@ def probe_r2(inputs: Tensor, targets: Tensor, held_inputs: Tensor, held_targets:
 
 
 @torch.no_grad()
-def read_states_of(model: WorldModel, windows: Windows) -> dict[str, Tensor]:
-    """z and h of the settled frames of all windows, end to end: float64 [N, D] and [N, H]."""
-    parts = []
+def read_states_of(model: WorldModel, windows: Windows, pca: PCA | None) -> dict[str, Tensor]:
+    """What is probed, of the settled frames of all windows, end to end: float64 [N, D] by name."""
+    parts: dict[str, list[Tensor]] = {}
     with evaluating(model) as device:
         for _, batch in windows.parts():
             on_device = batch.to(device)
             outputs = model(on_device.frames(), on_device.actions)
-            read = outputs.posterior_mean, outputs.hidden_states
-            parts.append([x[:, SETTLED:].flatten(0, 1).double().cpu() for x in read])
-    z, h = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return {"z": z, "h": h}
+            read = {"z": outputs.posterior_mean, "h": outputs.hidden_states}
+            if pca:
+                codes = pca.encode(batch.frames().flatten(2))
+                read |= {"PCA codes": codes, "PCA codes of two frames": torch.cat([codes.roll(1, 1), codes], -1)}
+            for name, x in read.items():
+                parts.setdefault(name, []).append(x[:, SETTLED:].flatten(0, 1).double().cpu())
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
 def simulator_states(windows: Windows, ids: list[int], kept: KeptStates) -> dict[str, tuple[list[str], Tensor]]:

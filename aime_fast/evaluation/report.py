@@ -45,7 +45,7 @@ class Report:
     probe: Probe | None = None
     parts: Parts | None = None
     predictors: Predictors | None = None
-    left_out: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     """What could not be found, and why: one line each."""
 
     def to_json(self) -> str:
@@ -72,7 +72,7 @@ class Report:
                 values = (self.probe.mean(source, kind) for kind in ("position", "velocity"))
                 lines.append(f"{source:{NAME}}" + "".join(f"{value:{CELL}.2f}" for value in values))
         lines += [str(table) for table in (self.parts, self.predictors) if table]
-        return "\n".join([*lines, *(f"left out: {line}" for line in self.left_out)])
+        return "\n".join([*lines, *self.remarks])
 
 
 def _table(title: str, rows: Mapping[str, ByHorizon]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from aime_fast.data.shards.states import STATES
 from aime_fast.errors import UserError
 
 SAMPLE = "sample"
@@ -46,6 +47,11 @@ class DataSet:
     @property
     def collected(self) -> bool:
         return self.episodes > 0
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the simulator's states are kept."""
+        return self.path is not None and (self.path / STATES).is_file()
 
     @property
     def ready(self) -> bool:

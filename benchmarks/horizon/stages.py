@@ -77,8 +77,8 @@ def evaluate(seed: Seed, budget: Budget) -> None:
     flags = ["--checkpoint", str(seed.checkpoint(budget.steps)), "--json", str(seed.result)]
     if seed.data.path:
         flags += ["--data", str(seed.data.path)]
-    if seed.data.collected:
-        flags += ["--simulator", "--stride", str(STRIDE)]
+    flags += ["--stride", str(STRIDE)] if seed.data.collected else []
+    flags += ["--simulator"] if seed.data.simulated else []
     run("evaluate", *flags, *(["--parts"] if budget.parts else []))
 
 

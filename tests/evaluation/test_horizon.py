@@ -59,6 +59,7 @@ class Machine:
             folder = Path(options["--out"])
             folder.mkdir(parents=True)
             (folder / "manifest.json").write_text("{}")
+            (folder / "states.npy").write_text("")
         if verb == "train":
             checkpoint = Path(options["--out"]) / "checkpoints" / f"step-{int(options['--steps']):08d}"
             checkpoint.mkdir(parents=True)
@@ -84,7 +85,7 @@ def test_the_stages_and_what_they_are_told(tmp_path, monkeypatch, capsys):
     assert judged.startswith(
         f"evaluate --checkpoint {tmp_path}/small-600/b/cheetah_run/seed-0/run/checkpoints/step-00000600"
     )
-    assert "--simulator --stride 25" in judged and "--parts" not in judged
+    assert "--stride 25 --simulator" in judged and "--parts" not in judged
     out = capsys.readouterr()
     assert "[3/4] b, walker_walk, seed 0: training, 600 steps" in out.err
     assert "b: losses.beta_warmup_epochs=0 (trained at commit " in out.out

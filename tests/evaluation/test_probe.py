@@ -9,6 +9,7 @@ from made_windows import windows_of
 from torch import nn
 
 from aime_fast.data.shards.states import KeptStates, StateLayout
+from aime_fast.evaluation.linear import fit_pca
 from aime_fast.evaluation.probe import SETTLED, probe, probe_r2
 
 T, EPISODES = 20, 10
@@ -64,6 +65,17 @@ def test_what_the_states_hold_is_found_and_nothing_else(knows):
     assert found.r2["z"]["velocity"]["dx"] < 0.1
     assert (found.r2["h"]["velocity"]["dx"] > 0.95) is knows
     assert model.training
+    assert found.r2.keys() == {"z", "h"}
+
+
+def test_codes_of_frames_stand_next_to_the_model():
+    frames, actions, kept = world()
+    train, held_out = (windows_of(frames[part], actions[part], 10, 10) for part in (slice(0, 7), slice(7, None)))
+    pca = fit_pca(torch.cat([batch.frames().flatten(0, 1).flatten(1) for _, batch in train.parts()]), 3)
+    found = probe(Reader(True), train, held_out, kept, list(range(7)), [7, 8, 9], pca).r2
+    assert found["PCA codes"]["position"]["x"] > 0.999
+    assert found["PCA codes of two frames"]["position"]["x"] > 0.999
+    assert found["PCA codes of two frames"]["velocity"]["dx"] < 0.1
 
 
 def test_episodes_are_found_by_their_number():
