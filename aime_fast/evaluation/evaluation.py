@@ -149,8 +149,8 @@ class Evaluation:
         truth, difference = share.other_futures(self.windows, self._numbers("val"), kept, self.questions.context)
         if difference:
             report.remarks.append(
-                f"share: frames simulated again differ by up to {difference:.0f} levels from the recorded ones: another "
-                "MuJoCo, another renderer, or a lossy codec"
+                f"share: frames simulated again differ from the recorded ones by up to {difference:.0f} levels: "
+                "another MuJoCo, another renderer, or a lossy codec"
             )
         return truth
 
