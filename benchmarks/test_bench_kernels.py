@@ -1,136 +1,223 @@
-"""Kernels on a GPU: forward and backward pass of every route, and rows for `kernels/aime_kernels/routes.py`.
+"""Every kernel beside its reference: time, bytes, and rows for `kernels/aime_kernels/routes.py`.
 
-Run with `make bench ARGS='-m gpu -s benchmarks/test_bench_kernels.py'`. Each test prints the median milliseconds of the
-eager reference, the compiled reference and the kernel, and the fastest one as a row of the table. `rgb_*` and
-`normalise_frames` also print the bytes that must move divided by the kernel's time. Without a GPU every test is
-skipped as "not verified on a GPU". `extra_info` has the same figures and the name of the card.
+    make bench ARGS='-m gpu -s benchmarks/test_bench_kernels.py'
+    python benchmarks/test_bench_kernels.py [--device cpu] [--small] [--no-compiled]
+
+`rows()` and `each_row()` give the figures as dictionaries: `eager_ms` and `compiled_ms` of the reference, `kernel_ms`,
+`bytes` that must move, and `gb_per_s` of the kernel. Operators with gradients are timed forward and backward. On a GPU
+a call is timed as a captured graph, so that the host costs nothing. Without kernels `kernel_ms` and `gb_per_s` are None.
 """
 
+import argparse
+import json
+import os
 import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 import torch
 
 import aime_kernels
+from aime_kernels.dispatch import obstacle_of_device
+from aime_kernels.logistic_mixture.op import gradients
 from aime_kernels.routes import ROUTES
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="not verified on a GPU"),
-]
-SIZE, TASKS = 34_000_000, 3
-FRAMES = (8, 16, 64, 64, 3)
+
+class Case(NamedTuple):
+    """One operator at one size."""
+
+    kernel: str
+    shape: str
+    function: Callable
+    """What `torch.compile` gets."""
+    call: Callable
+    """Calls a form of the function once."""
+    bytes: int
+    """That must move: inputs, results and gradients, each once in every pass that needs it."""
 
 
-def milliseconds(call, rounds=50):
-    for _ in range(5):
-        call()
-    times = []
-    for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+def size(*tensors):
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def differentiable(name, inputs, wanted, device):
+    """Forward and backward pass; the first `wanted` inputs get a gradient."""
+    leaves = [x.to(device).requires_grad_(i < wanted) for i, x in enumerate(inputs)]
+
+    def call(form):
+        out = form(*leaves)
+        parts = [out] if isinstance(out, torch.Tensor) else list(out)
+        return torch.autograd.grad(parts, leaves[:wanted], [torch.ones_like(part) for part in parts])
+
+    made = getattr(aime_kernels, name)(*leaves)
+    outputs = size(*([made] if isinstance(made, torch.Tensor) else made))
+    moved = 2 * size(*leaves) + 2 * outputs + size(*leaves[:wanted])
+    shape = " ".join(str(list(x.shape)) for x in inputs)
+    return Case(name, shape, getattr(aime_kernels, name), call, moved)
+
+
+def likelihood(frames, mixtures, pixels, dtype, device):
+    """The pass over the parameters alone. A call overwrites them: their values play no part in the time."""
+    x = torch.randint(0, 256, (frames, 3, pixels), device=device) * (2 / 255) - 1
+    centre, of_nats = torch.zeros_like(x), torch.full((frames,), 1 / x.numel(), device=device)
+    blocks = torch.randn(frames, mixtures, 10, pixels, device=device, dtype=dtype)
+
+    def call(form):
+        return form(x, centre, blocks, of_nats, 0.5)
+
+    shape = f"{list(blocks.shape)} {str(dtype)[6:]}"
+    return Case("logistic_mixture", shape, gradients, call, 2 * size(blocks) + 3 * size(x))
+
+
+def vectors(name, elements, tasks, device, offset=0):
+    """`rgb_gram` or `rgb_combine` of long vectors; `offset` 1 takes them off their alignment."""
+    *gradients_, direction, update = [[torch.randn(elements, device=device)[offset:]] for _ in range(tasks + 2)]
+    shape = f"{tasks + 1} of {elements}{' unaligned' * offset}"
+    if name == "rgb_gram":
+        given = [*gradients_, direction]
+        return Case(name, shape, aime_kernels.rgb_gram, lambda form: form(given), 4 * (tasks + 1) * elements)
+    coefficients = torch.rand(2, tasks + 1, device=device).double() / (tasks + 1)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def call(form):
+        return form(gradients_, direction, update, coefficients, finite)
+
+    return Case(name, shape, aime_kernels.rgb_combine, call, 4 * (tasks + 3) * elements)
+
+
+def frames(shape, device):
+    levels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    return Case(
+        "normalise_frames", str(list(shape)), aime_kernels.normalise_frames, lambda form: form(levels), 5 * size(levels)
+    )
+
+
+def cases(device: str, small: bool) -> Iterator[Case]:
+    """Sizes of a step of `small` with 8 windows of 16 frames, then larger ones; or very small sizes. Lazily."""
+    k, d, s = (3, 4, 2) if small else (15, 36, 10)
+    for n, mixtures, pixels, dtype in (
+        [(2, 2, 9, torch.float32)]
+        if small
+        else [(512, 5, 1024, torch.float32), (512, 5, 1024, torch.bfloat16), (512, 10, 1024, torch.float32)]
+    ):
+        yield likelihood(n, mixtures, pixels, dtype, device)
+    for name in ("rgb_gram", "rgb_combine"):
+        for offset in (0, 1):
+            yield vectors(name, 100 if small else 34_000_000, 3, device, offset)
+    yield frames((1, 2, 4, 6, 3) if small else (8, 16, 64, 64, 3), device)
+    for n in [2] if small else [128, 4096]:
+        density = [torch.randn(n, s, d), torch.randn(n, k).log_softmax(-1), torch.randn(n, k, d), torch.randn(n, k, d)]
+        yield differentiable("mixture_log_density", density, 4, device)
+        slots = [torch.randn(n, rows, 4 if small else 64) for rows in (5, 64, 64)]
+        yield differentiable("slot_attention", slots, 3, device)
+        sticks = list(torch.randn(2, n, k - 1))
+        yield differentiable("kumaraswamy_log_weights", [*sticks, torch.rand(n, k - 1)], 2, device)
+        moments = [torch.rand(n, 1) + 0.5, torch.randn(n, 1)]
+        yield differentiable("expected_kumaraswamy_beta_kl", [*sticks, *moments], 4, device)
+
+
+@contextmanager
+def mode(value: str) -> Iterator[None]:
+    """`AIME_KERNELS` for the calls inside."""
+    before = os.environ.get("AIME_KERNELS")
+    os.environ["AIME_KERNELS"] = value
+    try:
+        yield
+    finally:
+        os.environ.pop("AIME_KERNELS") if before is None else os.environ.update(AIME_KERNELS=before)
+
+
+def milliseconds(call: Callable, device: str, rounds: int) -> float:
+    """The median time of a call after three rounds of warm-up."""
+    if device == "cpu":
+        times = []
+        for _ in range(3 + rounds):
+            start = time.perf_counter()
+            call()
+            times.append(1e3 * (time.perf_counter() - start))
+        return statistics.median(times[3:])
+    replay = captured(call)
+    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
+    for start, end in pairs:
         start.record()
-        call()
+        replay()
         end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in pairs)
 
 
-def captured(call):
+def captured(call: Callable) -> Callable:
     """The call as a CUDA graph."""
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         call()
+    graph.replay()
     return graph.replay
 
 
-def table_row(name, times, card):
-    """The line for `routes.py`: the fastest route on this card, with all medians as its note."""
-    note = f"{card}: " + ", ".join(f"{route} {median:.3f} ms" for route, median in times.items())
-    return f'    "{name}": Row("{min(times, key=times.get)}", "{ROUTES[name].cpu}", "{note}"),'
+def each_row(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> Iterator[dict]:
+    """One dictionary for each operator and size, the moment it is measured."""
+    for case in cases(device, small):
+        with mode("reference"):
+            eager = milliseconds(lambda case=case: case.call(case.function), device, rounds)
+            fused = None
+            if compiled:
+                torch.compiler.reset()
+                form = torch.compile(case.function)
+                fused = milliseconds(lambda case=case, form=form: case.call(form), device, rounds)
+        kernel = None
+        if device != "cpu" and obstacle_of_device(torch.device(device)) is None:
+            with mode("triton"):
+                kernel = milliseconds(lambda case=case: case.call(case.function), device, rounds)
+        yield {
+            "kernel": case.kernel,
+            "shape": case.shape,
+            "eager_ms": eager,
+            "compiled_ms": fused,
+            "kernel_ms": kernel,
+            "bytes": case.bytes,
+            "gb_per_s": None if kernel is None else 1e-6 * case.bytes / kernel,
+        }
 
 
-def compare(name, call, benchmark, monkeypatch, compiled=None, moved_bytes=0):
-    """Time `call` as reference and as kernel, and `compiled`, its compiled form; print the row."""
-    monkeypatch.setenv("AIME_KERNELS", "reference")
-    times = {"reference": milliseconds(call)}
-    if compiled is not None:
-        times["compiled"] = milliseconds(compiled)
-    monkeypatch.setenv("AIME_KERNELS", "triton")
-    times["triton"] = milliseconds(call)
+def rows(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> list[dict]:
+    """All of `each_row`."""
+    return list(each_row(device, small, compiled, rounds))
+
+
+def table_row(row: dict, card: str) -> str:
+    """The line for `routes.py`: the faster route on this card, with all medians as its note."""
+    times = {"reference": row["eager_ms"], "compiled": row["compiled_ms"], "triton": row["kernel_ms"]}
+    found = {name: median for name, median in times.items() if median is not None}
+    note = f"{card}: " + ", ".join(f"{name} {median:.3f} ms" for name, median in found.items())
+    route = "triton" if min(found, key=found.get) == "triton" else "reference"
+    return f'    "{row["kernel"]}": Row("{route}", "{ROUTES[row["kernel"]].cpu}", "{note}"),'
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default")
+def test_every_kernel():
     card = torch.cuda.get_device_name()
-    benchmark.extra_info.update(card=card, milliseconds=times)
-    print("\n" + table_row(name, times, card), end="")
-    if moved_bytes:
-        benchmark.extra_info["gigabytes_a_second"] = 1e-6 * moved_bytes / times["triton"]
-        print(f"\n{name}: {benchmark.extra_info['gigabytes_a_second']:.0f} GB/s", end="")
-    benchmark(call)
+    for row in each_row():
+        assert row["kernel_ms"] is not None
+        print(f"\n{table_row(row, card)}  # {row['shape']}, {row['gb_per_s']:.0f} GB/s", end="")
 
 
-def differentiable(name, n):
-    """Inputs of an operator, and how many of them want a gradient."""
-    k, d, s = 15, 36, 10
-    mixture = [torch.randn(n, s, d), torch.randn(n, k).log_softmax(-1), torch.randn(n, k, d), torch.randn(n, k, d)]
-    sticks = [*torch.randn(2, n, k - 1)]
-    return {
-        "mixture_log_density": (mixture, 4),
-        "kumaraswamy_log_weights": ([*sticks, torch.rand(n, k - 1)], 2),
-        "expected_kumaraswamy_beta_kl": ([*sticks, torch.rand(n, 1) + 0.5, torch.randn(n, 1)], 4),
-        "slot_attention": ([torch.randn(n, 5, 64), torch.randn(n, 64, 64), torch.randn(n, 64, 64)], 3),
-    }[name]
-
-
-def step(function, leaves, wanted):
-    def both():
-        out = function(*leaves)
-        parts = [out] if isinstance(out, torch.Tensor) else list(out)
-        return torch.autograd.grad(sum(part.sum() for part in parts), leaves[:wanted])
-
-    return both
-
-
-@pytest.mark.parametrize("n", [128, 4096])
-@pytest.mark.parametrize(
-    "name", ["mixture_log_density", "kumaraswamy_log_weights", "expected_kumaraswamy_beta_kl", "slot_attention"]
-)
-def test_forward_and_backward(name, n, benchmark, monkeypatch):
-    inputs, wanted = differentiable(name, n)
-    leaves = [x.cuda().requires_grad_(i < wanted) for i, x in enumerate(inputs)]
-    function = getattr(aime_kernels, name)
-    call = step(function, leaves, wanted)
-    torch.compiler.reset()
-    compare(name, call, benchmark, monkeypatch, step(torch.compile(function), leaves, wanted))
-    for mode in ("reference", "triton"):
-        monkeypatch.setenv("AIME_KERNELS", mode)
-        benchmark.extra_info["milliseconds"][f"{mode} as a graph"] = milliseconds(captured(call))
-
-
-@pytest.mark.parametrize("offset", [0, 1])
-def test_gram_matrix(offset, benchmark, monkeypatch):
-    vectors = [[torch.randn(SIZE, device="cuda")[offset:]] for _ in range(TASKS + 1)]
-    moved = 4 * (TASKS + 1) * SIZE
-    compare("rgb_gram", lambda: aime_kernels.rgb_gram(vectors), benchmark, monkeypatch, moved_bytes=moved)
-
-
-@pytest.mark.parametrize("offset", [0, 1])
-def test_linear_combinations(offset, benchmark, monkeypatch):
-    *gradients, direction, update = [[torch.randn(SIZE, device="cuda")[offset:]] for _ in range(TASKS + 2)]
-    coefficients = torch.rand(2, TASKS + 1, device="cuda").double() / (TASKS + 1)
-    finite = torch.tensor(True, device="cuda")
-
-    def call():
-        aime_kernels.rgb_combine(gradients, direction, update, coefficients, finite)
-
-    compare("rgb_combine", call, benchmark, monkeypatch, moved_bytes=4 * (TASKS + 3) * SIZE)
-
-
-def test_frames(benchmark, monkeypatch):
-    frames = torch.randint(0, 256, FRAMES, dtype=torch.uint8, device="cuda")
-    call, moved = lambda: aime_kernels.normalise_frames(frames), 5 * frames.numel()
-    compiled = torch.compile(aime_kernels.normalise_frames)
-    compare("normalise_frames", call, benchmark, monkeypatch, lambda: compiled(frames), moved)
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--no-compiled", dest="compiled", action="store_false")
+    parser.add_argument("--rounds", type=int, default=50)
+    for row in each_row(**vars(parser.parse_args())):
+        print(json.dumps(row), flush=True)

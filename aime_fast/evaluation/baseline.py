@@ -1,4 +1,7 @@
-"""A predictor without a network: ridge regression from PCA codes and actions to the next codes, rolled forward."""
+"""A predictor without a network: ridge regression from PCA codes and actions to the next codes, rolled forward.
+
+It predicts the change of the codes, so that a large penalty means copying, which is good for few frames.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +20,7 @@ PCA_FRAMES, FIT_WINDOWS, FIT_STRIDE = 1000, 600, 5
 
 @dataclass(frozen=True)
 class RolledRidge:
-    """Predicts the next codes from those of the last `context` frames and the actions taken after each."""
+    """Predicts the change to the next codes from those of the last `context` frames and the actions taken after each."""
 
     pca: PCA
     step: Linear
@@ -36,7 +39,7 @@ class RolledRidge:
         rolled = list(codes.unbind(1))
         for first in range(actions.shape[1] - self.context + 1):
             inputs = _inputs(torch.stack(rolled[first:], 1), actions[:, first : first + self.context])
-            rolled.append(self.step(inputs).clamp(self.low, self.high))
+            rolled.append((rolled[-1] + self.step(inputs)).clamp(self.low, self.high))
         return torch.stack(rolled[self.context :], 1)
 
 
@@ -56,7 +59,7 @@ def fit_rolled_ridge(store: Episodes, context: int, horizon: int, size: int = CO
         inputs = torch.cat(
             [_inputs(codes[rows, t : t + context], actions[rows, t : t + context]) for t in range(horizon)]
         )
-        targets = codes[rows, context:].transpose(0, 1).flatten(0, 1)
+        targets = codes[rows].diff(dim=1)[:, context - 1 :].transpose(0, 1).flatten(0, 1)
         return RolledRidge(pca, fit_ridge(inputs, targets, strength), context, low, high)
 
     def error(strength: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Penalties that are tried, for inputs of unit variance."""
 HELD_BACK = 0.2
 """Share of the rows, the last ones, on which a penalty is chosen."""

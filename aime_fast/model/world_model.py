@@ -165,11 +165,13 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         rank's windows. Where `finite` (0-d bool, equal on all ranks) is false nothing changes. `stored` gives the
         memory that holds this process's part of a parameter.
         """
-        kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
+        buffers = list(self.tokenizer.codebook.buffers())
+        kept = torch.cat([buffer.flatten() for buffer in buffers])
         first = draws.first_row * ids.shape[1] * ids.shape[2]
         self.tokenizer.codebook.update(ids.flatten(), encodings.flatten(0, 2).float(), draws["code_candidates"], first)
-        for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
-            buffer.copy_(torch.where(finite, buffer, old))
+        new = torch.cat([buffer.flatten() for buffer in buffers])
+        parts = torch.where(finite, new, kept).split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
         teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
         moves = torch._foreach_sub(live, teacher)
         torch._foreach_mul_(moves, (1 - self.config.teacher_decay) * finite)

@@ -60,8 +60,9 @@ class Loop:
             stop = finished or bool(signal) or self._paused(until)
             validating = finished or self._every(run.backend.steps_per_epoch)
             saving = stop or self._every(config.checkpoint_every)
-            if run.compilation and (message := run.compilation.take_message()):
-                self.reporter.note(f"step {progress.step}: {message}")
+            for part in (run.compilation, run.capture):
+                if part and (message := part.take_message()):
+                    self.reporter.note(f"step {progress.step}: {message}")
             if stop or validating or saving or self._every(config.logging.log_every):
                 self._log(lr, beta)
             best = validating and self._validate(beta)
@@ -142,5 +143,6 @@ class Loop:
 
     def _evaluated(self, windows: Iterable[Batch], beta: float) -> tuple[dict[str, float], Pictures | None]:
         run = self.run
+        self.watchdog.beat("validation")
         with run.engine.whole(), uncompiled():
             return validate(run.model, run.aggregator, windows, beta, run.config.seed, run.hosts)

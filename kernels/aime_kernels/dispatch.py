@@ -5,10 +5,13 @@
     AIME_KERNELS=auto       (default) what `routes.ROUTES` says for the device
 
 On a CPU a Triton kernel runs in Triton's interpreter only, for tests: AIME_KERNELS=triton with TRITON_INTERPRET=1.
+On a GPU without Triton, or too old for it, `auto` takes the references: `obstacle_of_device` says why.
 """
 
 import functools
+import importlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar, cast, get_args
@@ -21,6 +24,8 @@ from aime_kernels.routes import ROUTES, Route
 Mode = Literal["reference", "triton", "auto"]
 Result = TypeVar("Result")
 _assumed: str | None = None
+_OLDEST = (8, 0)
+"""The lowest compute capability that the kernels are built and checked for."""
 
 
 def kernel_mode() -> Mode:
@@ -35,12 +40,33 @@ def route(op: str, device: torch.device) -> Route:
     mode, row = kernel_mode(), ROUTES[op]
     if mode == "reference":
         return "reference"
-    if mode == "triton" and row.cpu != "native":
+    if mode == "triton":
         interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
         if interpreted or device.type == "cuda":
             return "triton"
     kind = _assumed or device.type
-    return row.cuda if kind == "cuda" else row.cpu if kind == "cpu" else "reference"
+    found = row.cuda if kind == "cuda" else row.cpu if kind == "cpu" else "reference"
+    return "reference" if found == "triton" and obstacle_of_device(device) else found
+
+
+# A compiler takes the answer as it is: looking for Triton cannot be traced.
+@torch.compiler.assume_constant_result
+def obstacle_of_device(device: torch.device) -> str | None:
+    """The reason why no Triton kernel can run on this CUDA device, or None. Other devices need none: None."""
+    return _obstacle_of_gpu(device) if device.type == "cuda" else None
+
+
+@functools.cache
+def _obstacle_of_gpu(device: torch.device) -> str | None:
+    try:
+        importlib.import_module("triton")
+    except (ImportError, OSError) as error:
+        return f"Triton cannot be imported ({error})"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton finds no C compiler; install gcc"
+    if (capability := torch.cuda.get_device_capability(device)) < _OLDEST:
+        return "compute capability {}.{}, the kernels need {}.{}".format(*capability, *_OLDEST)
+    return None
 
 
 @contextmanager
@@ -62,35 +88,36 @@ def call(
     obstacle: Callable[..., str | None],
     *inputs: object,
 ) -> Result:
-    """Call the reference `plain`, its compiled form or `kernel` on `inputs`.
+    """Call the reference `plain` or `kernel` on `inputs`.
 
     obstacle: called on `inputs` before the kernel; the reason why the kernel cannot take them, or None.
-    Raises ValueError where there is such a reason and `AIME_KERNELS=triton`; otherwise the reference runs.
+    Raises ValueError where the device or the inputs have such a reason and `AIME_KERNELS=triton`; otherwise the
+    reference runs.
     """
-    found = route(op, device)
-    if found == "triton":
-        reason = obstacle(*inputs)
-        if reason is None:
-            return kernel(*inputs)
-        if kernel_mode() == "triton":
-            raise ValueError(f"{op}: no kernel for this call: {reason}; AIME_KERNELS=auto takes the reference")
-    # Inside a caller that is being compiled, that compiler fuses the reference.
-    if found == "compiled" and not torch.compiler.is_compiling():
-        return _compiled(plain)(*inputs)
+    if route(op, device) != "triton":
+        return plain(*inputs)
+    reason = obstacle_of_device(device) or obstacle(*inputs)
+    if reason is None:
+        return kernel(*inputs)
+    if kernel_mode() == "triton":
+        raise ValueError(f"{op}: no kernel for this call: {reason}; AIME_KERNELS=auto takes the reference")
     return plain(*inputs)
 
 
-@functools.cache
-def _compiled(plain: Callable[..., Result]) -> Callable[..., Result]:
-    return torch.compile(plain)
-
-
 def report() -> list[str]:
-    """The mode and the device of this machine, then the operators of each route there, one line each."""
+    """The mode and the device of this machine, then the operators of each route there, one line each.
+
+    A last line says why Triton kernels cannot run on the GPU here, if they cannot.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     taken = {op: route(op, device) for op in ROUTES}
     kinds = [f"{kind}: {', '.join(op for op in taken if taken[op] == kind)}" for kind in sorted({*taken.values()})]
-    return [f"AIME_KERNELS={kernel_mode()} on {device.type}", *kinds]
+    obstacle = obstacle_of_device(device)
+    return [
+        f"AIME_KERNELS={kernel_mode()} on {device.type}",
+        *kinds,
+        *([f"no kernels: {obstacle}"] if obstacle else []),
+    ]
 
 
 def float_obstacle(*tensors: Tensor) -> str | None:

@@ -6,8 +6,8 @@ prints these rows with its figures on a GPU. Change a row when the figures say s
 
 from typing import Literal, NamedTuple
 
-Route = Literal["reference", "compiled", "triton", "native"]
-"""Plain PyTorch; the same through `torch.compile`; the Triton kernel; C++."""
+Route = Literal["reference", "triton", "native"]
+"""Plain PyTorch; the Triton kernel; C++."""
 
 
 class Row(NamedTuple):
@@ -24,7 +24,7 @@ NOT_TIMED = "version 0.1.0 ran in steps on an H100; results and time were not co
 ROUTES: dict[str, Row] = {
     "expected_kumaraswamy_beta_kl": Row("triton", "reference", NOT_TIMED),
     "kumaraswamy_log_weights": Row("triton", "reference", NOT_TIMED),
-    "logistic_mixture": Row("reference", "native", "not timed on a GPU; on a CPU benchmarks/test_bench_likelihood.py"),
+    "logistic_mixture": Row("triton", "native", "never ran on a GPU; on a CPU benchmarks/test_bench_likelihood.py"),
     "mixture_log_density": Row("triton", "reference", NOT_TIMED),
     "normalise_frames": Row("triton", "reference", NOT_TIMED),
     "rgb_combine": Row("triton", "reference", NOT_TIMED),

@@ -1,14 +1,14 @@
 """`logistic_mixture_loss`: the public function, and the choice of its form."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aime_kernels.dispatch import shapes
+from aime_kernels.dispatch import call, shapes
 from aime_kernels.logistic_mixture.fused import fused_gradients, fused_terms
+from aime_kernels.logistic_mixture.kernel import kernel_gradients, kernel_obstacle, kernel_terms
 from aime_kernels.logistic_mixture.native import native_gradients, native_obstacle, native_terms
 from aime_kernels.logistic_mixture.parameters import CHANNELS_PER_COMPONENT
 from aime_kernels.logistic_mixture.reference import reference_gradients, reference_terms
@@ -47,8 +47,7 @@ def logistic_mixture_loss(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, weight, centre)):
         return _Loss.apply(pixels, features, weight, centre, of_nats, of_error)
     x, around = pixels.flatten(0, 1), centre.flatten(0, 1)
-    blocks = _blocks(features, weight, images)
-    log_prob, mean = _forms(blocks)[0](x, around, blocks)
+    log_prob, mean = terms(x, around, _blocks(features, weight, images))
     nats, error = -log_prob.view(-1, images).sum(1), (mean - x).square().view(frames, -1).sum(1)
     return (nats * of_nats + of_error * error).sum(), nats, error
 
@@ -61,9 +60,10 @@ class _Loss(torch.autograd.Function):
         ctx: Any, pixels: Tensor, features: Tensor, weight: Tensor, centre: Tensor, of_nats: Tensor, of_error: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         images = pixels.shape[1]
+        of_image = of_nats[:, None].expand(-1, images).flatten()
         blocks = _blocks(features, weight, images)
-        log_prob, error, of_blocks, of_centre = _forms(blocks)[1](
-            pixels.flatten(0, 1), centre.flatten(0, 1), blocks, of_nats.repeat_interleave(images), of_error
+        log_prob, error, of_blocks, of_centre = gradients(
+            pixels.flatten(0, 1), centre.flatten(0, 1), blocks, of_image, of_error
         )
         nats, error = -log_prob.view(-1, images).sum(1), error.view(-1, images).sum(1)
         upstream = of_blocks.view(len(features), len(weight), features.shape[1]).to(features.dtype)
@@ -80,13 +80,12 @@ class _Loss(torch.autograd.Function):
 
 
 def _blocks(features: Tensor, weight: Tensor, images: int) -> Tensor:
-    """Parameters [N * q, M, 10, P], at least float32, of features [N, P, F] and weight [q * 10 M, F].
+    """Parameters [N * q, M, 10, P] of features [N, P, F] and weight [q * 10 M, F], in the dtype of the product.
 
     One product per frame, because the result of one product over all frames would have to be rearranged.
     """
     parameters = torch.bmm(_every(weight, features), features.mT)
-    wide = torch.promote_types(parameters.dtype, torch.float32)
-    return parameters.to(wide).view(-1, len(weight) // (10 * images), CHANNELS_PER_COMPONENT, features.shape[1])
+    return parameters.view(-1, len(weight) // (10 * images), CHANNELS_PER_COMPONENT, features.shape[1])
 
 
 def _every(weight: Tensor, features: Tensor) -> Tensor:
@@ -94,10 +93,31 @@ def _every(weight: Tensor, features: Tensor) -> Tensor:
     return weight.to(features.dtype).expand(len(features), -1, -1)
 
 
-def _forms(blocks: Tensor) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]:
-    """The functions for terms and for gradients: C++ where it can run, else one for a compiler or the reference."""
+def terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """As `reference_terms`, in the form that serves the device; blocks of any floating dtype."""
+    return call("logistic_mixture", x.device, _plain_terms, kernel_terms, kernel_obstacle, x, centre, blocks)
+
+
+def gradients(
+    x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `reference_gradients`, in the form that serves the device; blocks of any floating dtype."""
+    inputs = (x, centre, blocks, of_nats, of_error)
+    return call("logistic_mixture", x.device, _plain_gradients, kernel_gradients, kernel_obstacle, *inputs)
+
+
+def _plain_terms(x: Tensor, centre: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    blocks = blocks.to(x.dtype)
     if native_obstacle(blocks) is None:
-        return native_terms, native_gradients
-    if torch.compiler.is_compiling():
-        return fused_terms, fused_gradients
-    return reference_terms, reference_gradients
+        return native_terms(x, centre, blocks)
+    return (fused_terms if torch.compiler.is_compiling() else reference_terms)(x, centre, blocks)
+
+
+def _plain_gradients(
+    x: Tensor, centre: Tensor, blocks: Tensor, of_nats: Tensor, of_error: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    blocks = blocks.to(x.dtype)
+    if native_obstacle(blocks) is None:
+        return native_gradients(x, centre, blocks, of_nats, of_error)
+    form = fused_gradients if torch.compiler.is_compiling() else reference_gradients
+    return form(x, centre, blocks, of_nats, of_error)
