@@ -20,7 +20,7 @@ PCA_FRAMES, FIT_WINDOWS, FIT_STRIDE = 1000, 600, 5
 
 @dataclass(frozen=True)
 class RolledRidge:
-    """Predicts the change to the next codes from those of the last `context` frames and the actions taken after each."""
+    """Predicts the change of the codes from those of the last `context` frames and the actions taken after each."""
 
     pca: PCA
     step: Linear

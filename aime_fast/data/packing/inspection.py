@@ -71,6 +71,8 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
     lines += [f"note           {note}" for note in source.notes]
     if source.collection:
         lines += _provenance(source.collection)
+    if source.states:
+        lines.append(f"states         of the simulator, in {STATES}")
     if manifest:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         seed = "the last episodes validate" if manifest.split_seed is None else f"split seed {manifest.split_seed}"
@@ -85,13 +87,12 @@ def _count(number: int, thing: str) -> str:
 
 
 def _provenance(collection: dict[str, Any]) -> list[str]:
-    """How episodes were recorded, in two or three lines. Fields that a later release adds are shown as well."""
+    """How episodes were recorded, in two lines. Fields that a later release adds are shown as well."""
     versions = collection.get("versions", {})
     shown = [key for key in collection if key not in ("environment", "length", "versions", STATE)]
     choices = [f"{key.replace('_', ' ')} {collection[key]}" for key in shown]
     used = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
-    lines = [f"collected      {', '.join(choices)}", f"versions       {', '.join(used)}"]
-    return [*lines, f"states         of the simulator, in {STATES}"] if STATE in collection else lines
+    return [f"collected      {', '.join(choices)}", f"versions       {', '.join(used)}"]
 
 
 def _statistics_table(statistics: dict[str, list[float]]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 from tqdm import tqdm
@@ -93,10 +94,6 @@ def write_folder(
         tasks = list(enumerate(shard_spans(recording.lengths, chunks_per_shard)))
         with tqdm(total=sum(recording.lengths), unit="frame", disable=None if progress else True) as bar:
             packed = _write_shards(write, tasks, min(workers, len(tasks)), bar.update)
-        collection = recording.collection
-        if recording.states and collection:
-            checksum = write_states(folder, map(recording.states, range(len(recording.lengths))))
-            collection = {**collection, STATE: {**collection[STATE], "sha256": checksum}}
         Manifest(
             environment=recording.environment,
             codec=codec,
@@ -107,7 +104,7 @@ def write_folder(
             action_statistics=action_statistics([moments for *_, part in packed for moments in part], splits),
             split_seed=split_seed,
             notes=list(recording.notes),
-            collection=collection,
+            collection=_collection(recording, folder),
             shards=[shard for shard, _, _ in packed],
             episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,
@@ -117,6 +114,18 @@ def write_folder(
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collection(recording: Source, folder: Path) -> dict[str, Any] | None:
+    """How the episodes were recorded, with the simulator's states as a file in `folder` if they are still known."""
+    if not recording.collection or STATE not in recording.collection:
+        return recording.collection
+    collection = dict(recording.collection)
+    layout = collection.pop(STATE)
+    if recording.states:
+        checksum = write_states(folder, map(recording.states, range(len(recording.lengths))))
+        collection[STATE] = {**layout, "sha256": checksum}
+    return collection
 
 
 def shard_spans(lengths: Sequence[int], chunks_per_shard: int) -> list[range]:

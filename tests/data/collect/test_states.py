@@ -82,12 +82,17 @@ def test_states_are_kept_when_shards_are_packed_again(recorded, tmp_path):
     assert f"states         of the simulator, in {STATES}" in inspect(packed, deep=True)
 
 
-def test_training_reads_shards_whose_states_were_left_behind(recorded, tmp_path):
+def test_shards_whose_states_were_left_behind_are_read_and_packed_and_say_so(recorded, tmp_path):
     folder = pack(recorded, tmp_path / "packed")
     (folder / STATES).unlink()
     assert open_store(folder, "all").lengths == [LENGTH] * EPISODES
     with pytest.raises(UserError, match=r"states.npy: missing or damaged .*; copy it again, or collect again"):
         of(folder)
+    assert "states.npy is missing, so the simulator's states are lost" in inspect(folder)
+    again = pack(folder, tmp_path / "again")
+    assert "states.npy is missing" in inspect(again)
+    with pytest.raises(UserError, match="no simulator's states are kept"):
+        of(again)
 
 
 def test_damage_is_one_line(recorded, tmp_path):
