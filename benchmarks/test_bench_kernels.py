@@ -5,7 +5,7 @@
 
 `rows()` and `each_row()` give the figures as dictionaries: `eager_ms` and `compiled_ms` of the reference, `kernel_ms`,
 `bytes` that must move, and `gb_per_s` of the kernel. Operators with gradients are timed forward and backward. On a GPU
-a call is timed as a captured graph, so that the host costs nothing. Without kernels `kernel_ms` and `gb_per_s` are None.
+a call is timed as a captured graph, so that the host costs nothing. `kernel_ms` and `gb_per_s` may be None.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.registry import make_solver
 from aime_fast.balancing.solvers.solver import Problem, Solver, State
+from aime_fast.balancing.vectors import Vector
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError
 
@@ -42,7 +43,8 @@ class Balancer:
         UserError: an unknown solver, or a number of tasks that the solver cannot take.
     """
 
-    compiled = ("_decide",)
+    compiled = ("_decide_and_combine",)
+    compiled_gradients = False
 
     def __init__(
         self, config: BalancingConfig, layout: Layout, parameters: Sequence[str], tasks: Sequence[str]
@@ -70,17 +72,32 @@ class Balancer:
         grams, losses = self.layout.gram(solver.needs_direction, losses if solver.needs_losses else None)
         state = solver.initial_state(self._groups.balanced, tasks) if self.state is None else self.state
         self.state = {name: value.to(grams.device) for name, value in state.items()}
-        decision = self._decide(grams, losses, self.state, tasks, max_norm)
-        self.layout.combine(decision.weights, decision.direction, decision.report["finite"])
+        targets = self.layout.targets(solver.needs_direction)
+        report = self._decide_and_combine(grams, losses, self.state, targets, max_norm)
+        return BalanceReport(update=self.layout.update, **report)
+
+    def _decide_and_combine(
+        self,
+        grams: Tensor,
+        losses: Tensor | None,
+        state: State,
+        targets: list[list[Vector]],
+        max_norm: float | None,
+    ) -> dict[str, Tensor]:
+        """What follows the Gram matrices: one region for `torch.compile`. Returns the tensors of `BalanceReport`."""
+        tasks = grams.shape[1] - self.solver.needs_direction
+        decision = self._decide(grams, losses, state, tasks, max_norm)
+        finite = decision.report["finite"]
+        self.layout.combine(targets, decision.weights, decision.direction, finite)
         for name, value in decision.state.items():
             # In place: a captured graph reads and writes the memory that it was captured with.
-            torch.where(decision.report["finite"], value, self.state[name], out=self.state[name])
-        return BalanceReport(update=self.layout.update, **decision.report)
+            torch.where(finite, value, state[name], out=state[name])
+        return decision.report
 
     def _decide(
         self, grams: Tensor, losses: Tensor | None, state: State, tasks: int, max_norm: float | None
     ) -> Decision:
-        """Everything between the two passes, on small matrices: one region for `torch.compile`."""
+        """Everything between the two passes, on small matrices."""
         finite = _all_finite(grams)
         if losses is not None:
             finite = finite & _all_finite(losses)

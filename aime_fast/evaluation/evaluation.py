@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -87,12 +88,8 @@ class Evaluation:
         report.reconstruction = {
             name: mean_over(values.numpy(), self.frames.episodes) for name, values in vars(reconstruction).items()
         }
-        kept = truth = None
-        if asked.simulator:
-            kept = _found(report, "share and probe", self._states)
-            if kept is not None:
-                states = kept
-                truth = _found(report, "share", lambda: self._other_futures(states, report))
+        kept = _found(report, "share and probe", self._states) if asked.simulator else None
+        truth = _found(report, "share", partial(self._other_futures, kept, report)) if kept else None
         ridge = _found(report, RIDGE, lambda: fit_rolled_ridge(self.train, asked.context, asked.horizon))
         self.note("open loop")
         seen = open_loop_psnr(
@@ -107,12 +104,11 @@ class Evaluation:
         report.errors = {name: values.tolist() for name, values in seen.errors.items()}
         if truth is not None:
             self._add_share(report, seen, truth)
-        if kept is not None:
+        if kept:
             self.note("probe")
-            known, pca = kept, ridge.pca if ridge else None
-            report.probe = _found(report, "probe", lambda: self._probe(model, known, pca))
+            report.probe = _found(report, "probe", partial(self._probe, model, kept, ridge.pca if ridge else None))
         if asked.parts:
-            _found(report, "parts", lambda: self._add_parts(report, model))
+            _found(report, "parts", partial(self._add_parts, report, model))
         return report
 
     def _facts(self, checkpoint: str) -> dict[str, str | int]:

@@ -92,11 +92,14 @@ class Components:
         """Mark the step for compilation if that is wanted; the first step compiles it."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(
-            [*self.model.modules(), *self.aggregator.tasks, self.balancer, self.balancer.layout], self.engine.device
-        )
+        modules = {name or "model": module for name, module in self.model.named_modules()}
+        tasks = {f"task {task.name}": task for task in self.aggregator.tasks}
+        balancing = {"balancer": self.balancer, "layout": self.balancer.layout}
+        compilation = Compilation({**modules, **tasks, **balancing}, self.engine.device)
         self._closing.callback(compilation.close)
-        self.notes.append(f"compiling the step first: takes minutes, or seconds if {cache_folder()} already has it")
+        self.notes.append(
+            f"the first step compiles {compilation.regions} regions: minutes, or seconds if {cache_folder()} has them"
+        )
         return compilation
 
     def _capture(self, step: TrainingStep) -> CapturedStep | None:

@@ -39,6 +39,7 @@ class Loop:
         self._earlier, self._started = run.progress.seconds, time.monotonic()
         if run.compilation:
             run.compilation.on_graph = lambda: watchdog.beat("compiling")
+            run.compilation.tell = reporter.note
 
     def train(self, until: int | None) -> int:
         """Train, and pause after step `until` if it is given; return the signal that ended the run early, or 0."""

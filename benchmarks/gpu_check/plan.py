@@ -60,7 +60,7 @@ def plan(device: str) -> list[Job]:
         job("agree", 60, CORE, "agree:run", steps=20 if on_card else 4),
         *steps["captured"],
         *steps["as written"],
-        job("tests", 120, (*CORE, *TESTS), "suite:run", least=30),
+        job("tests", 120, (*CORE, *TRITON, *TESTS), "suite:run", least=30),
         *steps["published"],
         job("deepspeed", 60, (*command, *DEEPSPEED), "launched:zero2", steps=10 if on_card else 2),
         *steps["captured and compiled"],
@@ -78,7 +78,7 @@ def step_jobs(device: str) -> dict[str, list[Job]]:
     published = [("paper", *sizes) for sizes in PUBLISHED] if on_card else []
     big = [("paper", 64, 16)] if on_card else []
     grid = product(("paper", "small"), (8, 64, 16), (16, 32)) if on_card else ()
-    usual, precisions = ("tf32", ("tf32", "bf16", "fp32")) if on_card else ("fp32", ("bf16",))
+    usual, precisions = ("tf32", ("tf32", "bf16", "fp32")) if on_card else ("fp32", ("fp32", "bf16"))
     modes = ("captured", "as written", "captured and compiled", "compiled")
     headings: dict[str, Iterable[tuple[Sizes, str, str]]] = {
         "captured": product((small, paper), (usual,), ("captured",)),
@@ -103,6 +103,7 @@ def _steps(configurations: Iterable[tuple[Sizes, str, str]], device: str, seen: 
             continue
         seen.add(name)
         options = {"preset": preset, "batch_size": batch, "length": length, "precision": precision, "mode": mode}
+        on_card = device == "cuda"
         published = preset == "paper" and (batch, length) in PUBLISHED and (precision, mode) == ("tf32", "captured")
         slow = "compiled" in mode
         yield Job(
@@ -111,7 +112,7 @@ def _steps(configurations: Iterable[tuple[Sizes, str, str]], device: str, seen: 
             call="gpu_check.stages.step:run",
             options={"device": device, **options},
             limit=150 if slow else 45,
-            least=60 if slow else 15,
+            least=(60 if on_card else 120) if slow else 15,
             needs=tuple(CORE),
             card="captured" in mode,
             also=("targets",) if published else (),

@@ -39,7 +39,20 @@ def test_the_table_lists_every_kernel_and_nothing_else(table):
 
 def test_the_gates_are_not_lower_for_any_kernel():
     for name, specimen in SPECIMENS.items():
-        assert specimen.wide_share == (0.9 if name.startswith("rgb_") else 0.7)
+        kind = name.partition("_")[0]
+        assert specimen.wide_share == {"rgb": 0.9, "pixel": 0.0}.get(kind, 0.7)
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_sizes_of_one_compile(name):
+    """A launcher makes an integer argument of 1 a constant."""
+    specimen = SPECIMENS[name]
+    integers = {argument for argument, kind in specimen.signature.items() if kind == "i32"}
+    if not integers:
+        pytest.skip("no integer arguments")
+    signature = {argument: kind for argument, kind in specimen.signature.items() if argument not in integers}
+    constants = {**specimen.constants, **dict.fromkeys(integers, 1)}
+    assert compile_for(replace(specimen, signature=signature, constants=constants), 90).registers
 
 
 def test_a_kernel_that_spills_is_caught():

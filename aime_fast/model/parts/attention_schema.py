@@ -24,7 +24,6 @@ class Attention:
 class BottomUpAttention(nn.Module):
     """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context."""
 
-    compiled = ("forward",)
     cells: Tensor
     """[P, 2]: position (x, y) of every grid cell, in [-1, 1]."""
 
