@@ -1,6 +1,7 @@
 """`aime-fast evaluate` with all it can do, on a recording without a simulator's states."""
 
 import json
+from importlib.util import find_spec
 
 import h5py
 import numpy as np
@@ -10,10 +11,13 @@ from made_windows import noise_windows
 
 from aime_fast.commands.main import main
 from aime_fast.config import preset_config
+from aime_fast.doctor import choose_graphics
+from aime_fast.doctor.graphics import INSTALL
 from aime_fast.evaluation.counterparts import COUNTERPARTS
 from aime_fast.evaluation.intervals import Estimate
-from aime_fast.evaluation.open_loop import open_loop_psnr, reconstruction_psnr
+from aime_fast.evaluation.open_loop import MEAN, OTHER, OTHER_TRUTH, open_loop_psnr, reconstruction_psnr
 from aime_fast.evaluation.parts import measure
+from aime_fast.evaluation.report import AT_REFERENCE
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,44 @@ def test_everything_is_printed_and_written(capsys, tmp_path, recording, trained)
     assert list(tmp_path.iterdir()) == [path]
     assert main(["evaluate", *flags]) == 2, "a result is not overwritten"
     assert "name a new file" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Three short episodes of a simulator, the last one held out, and the folder of a run of one step on them."""
+    if find_spec("dm_control") is None:
+        pytest.skip(INSTALL)
+    if choose_graphics()[0] is None:
+        pytest.skip("nothing renders here")
+    data, run = (str(tmp_path_factory.mktemp("simulated") / name) for name in ("data", "run"))
+    choices = ["--env", "reacher_easy", "--episodes", "3", "--length", "30", "--processes", "1"]
+    assert main(["collect", *choices, "--out", data]) == 0
+    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "4", "--loader.windows-per-epoch", "1"]
+    assert main(["train", "--preset", "debug", *sizes, "--data", data, "--steps", "1", "--out", run]) == 0
+    return data, run
+
+
+def test_collected_data_also_tell_the_share_and_the_probe(capsys, tmp_path, simulated):
+    data, run = simulated
+    results = []
+    for name in ("once", "again"):
+        path = tmp_path / f"{name}.json"
+        flags = ["--checkpoint", run, "--data", data, "--stride", "5", "--simulator", "--json", str(path)]
+        assert main(["evaluate", *flags]) == 0
+        results.append(path.read_text())
+    assert results[0] == results[1]
+    out, found = capsys.readouterr().out, json.loads(results[0])
+    assert "left out" not in out and "differ from the recorded ones" not in out
+    assert found["facts"]["windows"] == 3
+    possible, share = (found[name][AT_REFERENCE] for name in ("possible", "share"))
+    assert len(possible) == len(share) == 15
+    assert all(value["mean"] > 0.5 for value in possible[4:]), "other actions move the arm"
+    for h, value in enumerate(share):
+        own, other = (found["psnr"][name][h]["mean"] for name in (MEAN, OTHER))
+        assert value["mean"] == pytest.approx((own - other) / possible[h]["mean"], abs=1e-9)
+    assert found["psnr"][OTHER_TRUTH][0]["mean"] > 0
+    assert found["probe"]["r2"]["z"]["position"].keys() == {"sin shoulder", "cos shoulder", "wrist"}
+    assert found["probe"]["r2"].keys() == {"z", "h", "PCA codes", "PCA codes of two frames"}
 
 
 @pytest.mark.gpu
