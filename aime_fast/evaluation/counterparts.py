@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,11 +15,22 @@ from aime_fast.evaluation.replacing import Around, Original, readers, replaced, 
 from aime_fast.evaluation.windows import Windows
 from aime_fast.model.draws import Draws, make_draws
 from aime_fast.model.outputs import SequenceOutputs
-from aime_fast.model.priors.dpgmm import MixturePrior
 from aime_fast.model.priors.gaussian import GaussianDistribution
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 
 Apply = Callable[[WorldModel, "Facts"], list[tuple[torch.nn.Module, Around]]]
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """A prior distribution that is a mixture of diagonal Gaussians."""
+
+    log_weights: Tensor
+    """[B, T, K]."""
+    means: Tensor
+    """[B, T, K, D]."""
+    log_vars: Tensor
+    """[B, T, K, D]."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ def _random_walk(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module,
     return [(model.prior, around)]
 
 
-def collapsed(prior: MixturePrior) -> GaussianDistribution:
+def collapsed(prior: Mixture) -> GaussianDistribution:
     """The Gaussian with the mean and the variances of the mixture."""
     weights = prior.log_weights.exp()[..., None]
     mean = (weights * prior.means).sum(-2)
@@ -108,17 +120,19 @@ def collapsed(prior: MixturePrior) -> GaussianDistribution:
     return GaussianDistribution(mean, variance.log())
 
 
-def with_uniform_weights(prior: MixturePrior) -> MixturePrior:
+def with_uniform_weights(prior: Mixture) -> Mixture:
     """The same components, all equally likely."""
-    return replace(prior, log_weights=torch.full_like(prior.log_weights, -math.log(prior.log_weights.shape[-1])))
+    even = copy(prior)
+    even.log_weights = torch.full_like(prior.log_weights, -math.log(prior.log_weights.shape[-1]))
+    return even
 
 
 def _collapse(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
-    return [(model.prior, with_result(lambda prior: collapsed(cast(MixturePrior, prior))))]
+    return [(model.prior, with_result(lambda prior: collapsed(cast(Mixture, prior))))]
 
 
 def _uniform(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
-    return [(model.prior, with_result(lambda prior: with_uniform_weights(cast(MixturePrior, prior))))]
+    return [(model.prior, with_result(lambda prior: with_uniform_weights(cast(Mixture, prior))))]
 
 
 def _no_slots(model: WorldModel, facts: Facts) -> str | None:
@@ -129,16 +143,25 @@ def _no_mixture(model: WorldModel, facts: Facts) -> str | None:
     return None if facts.mixture else "the prior is no mixture"
 
 
-def _unread(model: WorldModel, facts: Facts) -> str | None:
+def _no_context_reader(model: WorldModel, facts: Facts) -> str | None:
     return None if readers(model, "context") else "no part reads the context"
+
+
+def _no_side_reader(model: WorldModel, facts: Facts) -> str | None:
+    read = [*readers(model, "context"), *readers(model, "attention")]
+    return None if model.dynamics in read or model.prior in read else "neither reads them"
+
+
+def _no_carry(model: WorldModel, facts: Facts) -> str | None:
+    return None if model.prior in readers(model, "latent") else "the prior does not read z of the frame before"
 
 
 COUNTERPARTS = (
     Counterpart("slots: their mean", _mean_slots, _no_slots),
-    Counterpart("context: zero", _no_context, _unread),
-    Counterpart("LSTM, prior: no context, attention", _no_side_inputs, _unread),
+    Counterpart("context: zero", _no_context, _no_context_reader),
+    Counterpart("LSTM, prior: no context, attention", _no_side_inputs, _no_side_reader),
     Counterpart("LSTM: reset each frame", _forgetful),
-    Counterpart("prior: N(z of the frame before)", _random_walk),
+    Counterpart("prior: N(z of the frame before)", _random_walk, _no_carry),
     Counterpart("mixture: one Gaussian", _collapse, _no_mixture),
     Counterpart("mixture: uniform weights", _uniform, _no_mixture),
 )
@@ -147,28 +170,23 @@ COUNTERPARTS = (
 @torch.no_grad()
 def find_facts(model: WorldModel, windows: Windows) -> Facts:
     """What the counterparts need, from training `windows`; the model runs as it is and keeps its mode."""
-    slots, before = list[Tensor](), list[Tensor]()
-    slot_means, steps = list[Tensor](), list[Tensor]()
+    slots, slot_means, steps = list[Tensor](), list[Tensor](), list[Tensor]()
 
-    def watch(seen: list[Tensor], name: str) -> Around:
-        def around(original: Original, arguments: dict[str, object]) -> object:
-            seen.append(cast(Tensor, arguments[name]))
-            return original(**arguments)
-
-        return around
+    def watch(original: Original, arguments: dict[str, object]) -> object:
+        slots.append(cast(Tensor, arguments["slots"]))
+        return original(**arguments)
 
     mixture = False
     with ExitStack() as stack:
         device = stack.enter_context(evaluating(model))
         if model.decoder in readers(model, "slots"):
-            stack.enter_context(replaced(model.decoder, watch(slots, "slots")))
-        stack.enter_context(replaced(model.prior, watch(before, "latent")))
+            stack.enter_context(replaced(model.decoder, watch))
         for rows, batch in windows.parts():
             on_device = batch.to(device)
             draws = filtering_draws(model, int(rows[0]), *on_device.actions.shape[:2])
             outputs: SequenceOutputs = model(on_device.frames(), on_device.actions, draws)
-            mixture = isinstance(outputs.prior, MixturePrior) and outputs.prior.log_weights.shape[-1] > 1
-            steps.append((outputs.samples - before.pop()[:, :, None])[:, 1:].square().mean((1, 2)))
+            mixture = isinstance(outputs.prior, Mixture) and outputs.prior.log_weights.shape[-1] > 1
+            steps.append((outputs.samples[:, 1:] - outputs.latents[:, :-1, None]).square().mean((1, 2)))
             slot_means += [slots.pop().mean(1)] if slots else []
     mean = torch.cat(slot_means).mean(0) if slot_means else None
     return Facts(mean, torch.cat(steps).mean(0).clamp_min(1e-8).log(), mixture)

@@ -17,6 +17,7 @@ from aime_fast.errors import PlainParser, UserError, exit_on_user_error
 
 from . import stages
 from .plan import (
+    BASE,
     COLLECTED,
     QUICK,
     QUICK_SETS,
@@ -41,7 +42,7 @@ def _parser() -> PlainParser:
     parser = PlainParser(prog="python -m benchmarks.horizon", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="600 steps, one seed, two sets, without the parts")
-    add("--variant", default="base", metavar="NAME", help="name of the results [base]")
+    add("--variant", default=BASE, metavar="NAME", help="name of the results [%(default)s]")
     add("--set", action="append", default=[], metavar="OPTION=VALUE", help="option of training; repeatable")
     add("--sets", metavar="NAMES", help=f"data sets, separated by commas [{SAMPLE},{','.join(COLLECTED)}]")
     add(

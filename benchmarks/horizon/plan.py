@@ -7,7 +7,7 @@ from pathlib import Path
 from aime_fast.data.shards.states import STATES
 from aime_fast.errors import UserError
 
-SAMPLE = "sample"
+SAMPLE, BASE = "sample", "base"
 COLLECTED = ("cheetah_run", "walker_walk", "reacher_easy")
 QUICK_SETS = COLLECTED[:2]
 COLLECTION_SEED, HELD_OUT = 100, 6
@@ -131,6 +131,10 @@ def claim(out: Path, budget: Budget, variant: Variant) -> None:
 
 
 def known_variants(out: Path, budget: Budget) -> list[Variant]:
-    """The variants that have a folder, in the order in which they were begun."""
-    paths = sorted((out / budget.name).glob("*/variant.json"), key=lambda path: (path.stat().st_mtime, path))
+    """The variants that have a folder: first `base`, then in the order in which they were begun."""
+
+    def order(path: Path) -> tuple[bool, float, str]:
+        return path.parent.name != BASE, path.stat().st_mtime, path.parent.name
+
+    paths = sorted((out / budget.name).glob("*/variant.json"), key=order)
     return [Variant(path.parent.name, json.loads(path.read_text())["set"]) for path in paths]

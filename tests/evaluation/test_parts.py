@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from made_windows import noise_windows
+from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from aime_fast.config import preset_config
@@ -218,8 +219,30 @@ def test_a_model_without_a_mixture_says_so(windows):
     assert compare_predictors(model, windows, windows).figures == {"components with a share above 2%": 1.0}
 
 
-def test_a_decoder_without_slots_is_left_out():
-    assert BY_NAME["slots: their mean"].missing(make_model(), Facts(None, torch.zeros(1), True))
+class Other(nn.Module):
+    """A model of another design: z and actions are all that is carried."""
+
+    class Reader(nn.Module):
+        def forward(self, hidden):
+            return hidden
+
+    def __init__(self):
+        super().__init__()
+        self.dynamics, self.prior, self.decoder = self.Reader(), self.Reader(), self.Reader()
+
+
+def test_what_a_model_has_not_is_left_out():
+    facts = Facts(None, torch.zeros(1), False)
+    reasons = {part.name: part.missing(Other(), facts) for part in COUNTERPARTS}
+    assert reasons == {
+        "slots: their mean": "the decoder reads no slots",
+        "context: zero": "no part reads the context",
+        "LSTM, prior: no context, attention": "neither reads them",
+        "LSTM: reset each frame": None,
+        "prior: N(z of the frame before)": "the prior does not read z of the frame before",
+        "mixture: one Gaussian": "the prior is no mixture",
+        "mixture: uniform weights": "the prior is no mixture",
+    }
 
 
 def test_predictors_next_to_copying(model, windows):
