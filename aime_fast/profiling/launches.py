@@ -5,7 +5,7 @@ starts at least one kernel, and costs the host some microseconds.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -55,9 +55,10 @@ class Launches(TorchDispatchMode):
         """Count launches in the phase that is open."""
         self.counts[self._phases[-1], name] += count
 
-    def graph(self, kernels: int, run: Callable[[], Any]) -> Any:
-        """Run a compiled graph and count its kernels instead of the operators that it calls."""
-        self.add("compiled", kernels)
+    def graph(self, kernels: Mapping[str, int], run: Callable[[], Any]) -> Any:
+        """Run a compiled graph and count its kernels, by name, instead of the operators that it calls."""
+        for name, count in kernels.items():
+            self.add(f"compiled {name}", count)
         with _hidden(self):
             return run()
 

@@ -8,13 +8,13 @@ from gpu_check.packages import COMMAND_LINE, CORE, DEEPSPEED, TESTS, TRITON
 
 STAGES = {
     "machine": "card, driver, versions, missing packages, copy and product rates",
-    "agree": "losses of 20 `debug` steps, CPU against GPU",
+    "agree": "losses of the first steps of `debug`, relative to those on a CPU",
     "tests": "the tests for a GPU, with the first line of each failure",
     "steps": "what a training step costs: each configuration in a process of its own",
     "kernels": "each kernel against eager and compiled references, and its bytes a second",
     "resident": "windows a second of the loader that keeps all frames on the device",
-    "deepspeed": "10 steps under ZeRO-2 on one card",
-    "train": "60 s of training with validation",
+    "deepspeed": "some steps under ZeRO-2 in one process",
+    "train": "training with validation",
     "targets": "steps whose sizes were published: memory, and seconds an epoch",
 }
 PUBLISHED = ((8, 16), (16, 16), (8, 32))

@@ -7,10 +7,11 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import test_bench_kernels
 import torch
 from gpu_check.processes import STARTED
-from gpu_check.stages import agree, launched, machine, resident, step, suite, trace
-from gpu_check.worker import _plain
+from gpu_check.stages import agree, kernels, launched, machine, resident, step, suite, trace
+from gpu_check.worker import Failure, _plain
 
 
 def test_overlapping_kernels_are_busy_once():
@@ -155,3 +156,21 @@ def test_what_a_card_adds_to_a_step(monkeypatch):
     assert found["kernels"] == 2 and found["busy_ms"] == pytest.approx(1.0)
     assert found["busy_percent"] == pytest.approx(100 / found["pipelined_ms"])
     assert found["largest"] == [["gemm", 2.0, 1.0]]
+
+
+def test_a_kernel_that_fails_loses_no_other(monkeypatch):
+    measured = test_bench_kernels.row_of
+
+    def broken(case, *arguments, **options):
+        if case.kernel == "rgb_gram":
+            raise RuntimeError("illegal memory access\nmore")
+        return measured(case, *arguments, **options)
+
+    monkeypatch.setattr(test_bench_kernels, "row_of", broken)
+    rows = []
+    with pytest.raises(Failure, match="2 failed: rgb_gram"):
+        kernels.run(rows.append, "cpu")
+    errors = [row.get("error") for row in rows]
+    assert errors.count("RuntimeError: illegal memory access") == 2
+    assert sum(error is None for error in errors) >= 8
+    assert all(row["eager_ms"] > 0 for row in rows if "error" not in row)

@@ -4,6 +4,7 @@ import torch
 import triton.language as tl
 from ahead_of_time import Specimen
 
+from aime_kernels.codebook import triton_kernel as codebook
 from aime_kernels.dpgmm import triton_density, triton_sticks
 from aime_kernels.frames import triton_kernel as frames_kernel
 from aime_kernels.logistic_mixture import triton_kernel as likelihood
@@ -88,6 +89,12 @@ def pixels(which, names, width="fp32"):
     return Specimen(f"pixel_{which} {width}", kernel, signature, constants, likelihood.LAUNCH, 72, wide_share=0.0)
 
 
+def nearest_codes(dim):
+    signature = {**pointers("encodings codes distances"), "ids": "*i64", "rows": "i32", "count": "i32"}
+    constants = {"D": dim, "ROWS": block, "TOLERANCE": codebook.SAME * dim}
+    return Specimen(f"nearest_codes d={dim}", codebook.nearest_codes_kernel, signature, constants, codebook.LAUNCH)
+
+
 _MIXTURE = {
     "fwd": "z log_pi means log_vars log_prob log_responsibilities",
     "bwd": "z means log_vars log_responsibilities grad_log_prob grad_log_responsibilities "
@@ -126,9 +133,10 @@ _ALL = [
     *(mixture(which, names, *size) for size in [(15, 36), (32, 64)] for which, names in _MIXTURE.items()),
     frames(),
     *(pixels(which, names, width) for width in ("fp32", "bf16") for which, names in _PIXELS.items()),
+    *(nearest_codes(dim) for dim in (64, 256)),
     *(slot_attention(which, names, *size) for size in _SLOT_SIZES for which, names in _SLOTS.items()),
 ]
 SPECIMENS = {specimen.name: specimen for specimen in _ALL}
-_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "frames", "pixel")
+_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "frames", "pixel", "nearest")
 FIRST = [name for name in SPECIMENS if any(size in name for size in _MODEL)]
 """The model's sizes."""

@@ -96,7 +96,7 @@ class FlatLayout(Layout):
             self._memory[vector] = torch.empty(numel, device=self._device)
         return self._memory[vector]
 
-    def _flatten(self, gradients: Sequence[Tensor | None], task: int | None) -> Vector:
+    def _flatten(self, gradients: Sequence[Tensor | None], task: int | None = None) -> Vector:
         """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers.
 
         task: whose vector this becomes; None for memory that is used once.

@@ -106,10 +106,11 @@ class DPGMMPrior(Prior):
         read = joined(features, [head.weight for head in heads], [head.bias for head in heads])
         shapes, mean, raw = read.split([2 * len(self.offsets), latent.shape[-1], self.offsets.numel()], -1)
         concentration, log_a, log_b = log_softplus(shapes).split([2, *[len(self.offsets) - 1] * 2], -1)
+        log_shape, log_rate = concentration.unbind(-1)
         log_weights = kumaraswamy_log_weights(log_a, log_b, draws["sticks"])
         means = wide(mean + self.carry(latent))[:, :, None] + self.offsets
         log_vars = bounded_log_variance(wide(raw).unflatten(-1, self.offsets.shape))
-        return MixturePrior(log_weights, means, log_vars, log_a, log_b, *concentration.unbind(-1), self.alpha_prior)
+        return MixturePrior(log_weights, means, log_vars, log_a, log_b, log_shape, log_rate, self.alpha_prior)
 
 
 def log_softplus(raw: Tensor) -> Tensor:
