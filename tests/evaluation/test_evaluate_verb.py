@@ -102,7 +102,10 @@ def test_collected_data_also_tell_the_share_and_the_probe(capsys, tmp_path, simu
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_what_a_cpu_finds():
+def test_a_gpu_finds_what_a_cpu_finds(monkeypatch):
+    """To the rounding of float32: TF32, which cuDNN takes by itself, keeps ten bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     from dataclasses import replace
 
     from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
@@ -118,4 +121,4 @@ def test_a_gpu_finds_what_a_cpu_finds():
 
     there, here = found("cuda"), found("cpu")
     for name, values in here.items():
-        torch.testing.assert_close(there[name], values, atol=0.02, rtol=1e-3, msg=name)
+        torch.testing.assert_close(there[name], values, atol=0.02, rtol=2e-3, msg=name)
