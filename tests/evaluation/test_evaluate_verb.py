@@ -101,11 +101,18 @@ def test_collected_data_also_tell_the_share_and_the_probe(capsys, tmp_path, simu
     assert found["probe"]["r2"].keys() == {"z", "h", "PCA codes", "PCA codes of two frames"}
 
 
+@pytest.fixture
+def full_float32():
+    """Products in float32: TF32, which cuDNN takes by itself, keeps ten bits."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.mark.gpu
-def test_a_gpu_finds_what_a_cpu_finds(monkeypatch):
-    """To the rounding of float32: TF32, which cuDNN takes by itself, keeps ten bits."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+@pytest.mark.usefixtures("full_float32")
+def test_a_gpu_finds_what_a_cpu_finds():
     from dataclasses import replace
 
     from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
