@@ -1,20 +1,26 @@
-# Every target sets up .venv first. A change of pyproject.toml or constraints.txt updates it.
+# Every target but gpu-check sets up .venv first. A change of pyproject.toml or constraints.txt updates it.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+CARD   := $(shell command -v nvidia-smi 2>/dev/null)
+
 # `==` accepts a CPU-only wheel (2.13.0+cpu); `===` does not, so a machine with an NVIDIA GPU gets the CUDA build.
-TORCH := torch$(if $(shell command -v nvidia-smi 2>/dev/null),===,==)2.13.0
+TORCH := torch$(if $(CARD),===,==)2.13.0
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help train test test-kernels bench check clean
+# Parallel workers (tests/conftest.py says how many); a file is one worker's. ARGS="-n 0 tests/test_x.py" has none.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: help train test test-kernels bench gpu-check check clean
 
 help:
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
-	@echo 'make test   the tests; ARGS="-m slow" runs the slow ones'
+	@echo 'make test   the tests, then those that need a card if there is one; ARGS="-m slow" runs the slow ones'
 	@echo 'make test-kernels  every kernel in the interpreter, and compiled for three GPU types; needs no GPU'
 	@echo 'make bench  the benchmarks; ARGS=benchmarks/test_bench_rgb.py selects one, and passes flags to pytest'
+	@echo 'make gpu-check  checks and measures on a GPU, without .venv: docs/gpu-check.md; ARGS="--device cpu" tries it on a CPU'
 	@echo 'make check  lint, format and types'
 	@echo 'PYTHON=python3.12 chooses the interpreter of .venv (3.11 or newer)'
 
@@ -32,15 +38,20 @@ train: $(READY)
 	$(BIN)/deepspeed aime_fast/train.py --ds_config ds_configs/zero2.json $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,$(if $(CARD),$(PYTEST) -m 'gpu and not slow'))
 
 test-kernels: $(READY)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/parity -m 'slow or not slow' $(ARGS)
-	$(BIN)/python -m pytest tests/kernels/test_ahead_of_time.py tests/kernels/test_dispatch.py -m 'slow or not slow' $(ARGS)
+	TRITON_INTERPRET=1 $(PYTEST) tests/kernels/parity -m 'slow or not slow' $(ARGS)
+	$(PYTEST) tests/kernels/test_ahead_of_time.py tests/kernels/test_dispatch.py -m 'slow or not slow' $(ARGS)
 
 bench: ARGS ?= benchmarks
 bench: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# For a bare machine with a GPU: its own Python and torch, no .venv.
+gpu-check:
+	@$(PYTHON) benchmarks/gpu_check $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

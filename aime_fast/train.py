@@ -31,9 +31,11 @@ def _train(argv: list[str]) -> int:
     trainer = DMCVBTrainer(config)
     try:
         summary = trainer.fit()
-    except UserError:
-        # All processes raise it together. After a crash of one process, closing could wait for the others forever.
-        trainer.close()
+    except UserError as mistake:
+        # All processes raise it together, except where one has no memory left. After a crash of one process, closing
+        # could wait for the others forever.
+        if trainer.hosts.world_size == 1 or not isinstance(mistake.__cause__, RuntimeError):
+            trainer.close()
         raise
     trainer.close()
     return 128 + summary.signal if summary.signal else 0

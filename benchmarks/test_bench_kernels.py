@@ -52,7 +52,8 @@ def differentiable(name, inputs, wanted, device):
         parts = [out] if isinstance(out, torch.Tensor) else list(out)
         return torch.autograd.grad(parts, leaves[:wanted], [torch.ones_like(part) for part in parts])
 
-    made = getattr(aime_kernels, name)(*leaves)
+    with mode("reference"):
+        made = getattr(aime_kernels, name)(*leaves)
     outputs = size(*([made] if isinstance(made, torch.Tensor) else made))
     moved = 2 * size(*leaves) + 2 * outputs + size(*leaves[:wanted])
     shape = " ".join(str(list(x.shape)) for x in inputs)
@@ -177,26 +178,31 @@ def captured(call: Callable) -> Callable:
 def each_row(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> Iterator[dict]:
     """One dictionary for each operator and size, the moment it is measured."""
     for case in cases(device, small):
-        with mode("reference"):
-            eager = milliseconds(lambda case=case: case.call(case.function), device, rounds)
-            fused = None
-            if compiled:
-                torch.compiler.reset()
-                form = torch.compile(case.function)
-                fused = milliseconds(lambda case=case, form=form: case.call(form), device, rounds)
-        kernel = None
-        if device != "cpu" and obstacle_of_device(torch.device(device)) is None:
-            with mode("triton"):
-                kernel = milliseconds(lambda case=case: case.call(case.function), device, rounds)
-        yield {
-            "kernel": case.kernel,
-            "shape": case.shape,
-            "eager_ms": eager,
-            "compiled_ms": fused,
-            "kernel_ms": kernel,
-            "bytes": case.bytes,
-            "gb_per_s": None if kernel is None else 1e-6 * case.bytes / kernel,
-        }
+        yield row_of(case, device, compiled, rounds)
+
+
+def row_of(case: Case, device: str, compiled: bool, rounds: int) -> dict:
+    """The row of one operator at one size."""
+    with mode("reference"):
+        eager = milliseconds(lambda: case.call(case.function), device, rounds)
+        fused = None
+        if compiled:
+            torch.compiler.reset()
+            form = torch.compile(case.function)
+            fused = milliseconds(lambda: case.call(form), device, rounds)
+    kernel = None
+    if device != "cpu" and obstacle_of_device(torch.device(device)) is None:
+        with mode("triton"):
+            kernel = milliseconds(lambda: case.call(case.function), device, rounds)
+    return {
+        "kernel": case.kernel,
+        "shape": case.shape,
+        "eager_ms": eager,
+        "compiled_ms": fused,
+        "kernel_ms": kernel,
+        "bytes": case.bytes,
+        "gb_per_s": None if kernel is None else 1e-6 * case.bytes / kernel,
+    }
 
 
 def rows(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> list[dict]:

@@ -1,16 +1,18 @@
 """The README is executed: its Python runs, its commands and their flags exist, and its links lead somewhere."""
 
 import json
-import os
+import pkgutil
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
+import aime_fast.__main__
 from aime_fast.config import PRESETS, preset_config
 from aime_fast.config.command_line import parse_train_args
 
@@ -45,9 +47,18 @@ def train_flags(line):
     return words[words.index("aime_fast/train.py") + 1 :]
 
 
+PROGRAMS = {
+    "python": [sys.executable],
+    "aime-fast": [sys.executable, "-m", "aime_fast"],
+    "deepspeed": [sys.executable, "-m", "deepspeed.launcher.runner"],
+}
+"""What the words of a README mean here, where the project need not be installed."""
+
+
 def run(words, **kwargs):
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, **kwargs)
+    """What a command prints; its first word may be one of `PROGRAMS`."""
+    words = [*PROGRAMS.get(words[0], words[:1]), *words[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, **kwargs)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout
 
@@ -76,7 +87,12 @@ def test_training_commands_parse(line):
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("aime-fast")])
 def test_verbs_exist(line):
-    run([shlex.split(line)[0], shlex.split(line)[1], "--help"], timeout=60)
+    run([*shlex.split(line)[:2], "--help"], timeout=60)
+
+
+def test_the_installed_command_is_the_module():
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["aime-fast"]
+    assert pkgutil.resolve_name(script) is aime_fast.__main__.main
 
 
 def test_options_exist():

@@ -1,5 +1,6 @@
 """One balancing step: Gram matrices from the layout, weights from the solver, the combination by the layout."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,12 +12,16 @@ from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.registry import make_solver
 from aime_fast.balancing.solvers.solver import Problem, Solver, State
+from aime_fast.balancing.vectors import Vector
 from aime_fast.config import BalancingConfig
 from aime_fast.errors import UserError
 
 
 class Decision(NamedTuple):
-    """What the Gram matrices decide: the first three as in `Solution`, with every group and clipped."""
+    """What the Gram matrices decide: the first three as in `Solution`, with every group and clipped.
+
+    Where `finite` of the report is false the state must not be kept.
+    """
 
     weights: Tensor
     direction: Tensor | None
@@ -38,7 +43,8 @@ class Balancer:
         UserError: an unknown solver, or a number of tasks that the solver cannot take.
     """
 
-    compiled = ("_decide",)
+    compiled = ("_decide_and_combine",)
+    compiled_gradients = False
 
     def __init__(
         self, config: BalancingConfig, layout: Layout, parameters: Sequence[str], tasks: Sequence[str]
@@ -66,22 +72,37 @@ class Balancer:
         grams, losses = self.layout.gram(solver.needs_direction, losses if solver.needs_losses else None)
         state = solver.initial_state(self._groups.balanced, tasks) if self.state is None else self.state
         self.state = {name: value.to(grams.device) for name, value in state.items()}
-        decision = self._decide(grams, losses, self.state, tasks, max_norm)
-        self.layout.combine(decision.weights, decision.direction, decision.report["finite"])
+        targets = self.layout.targets(solver.needs_direction)
+        report = self._decide_and_combine(grams, losses, self.state, targets, max_norm)
+        return BalanceReport(update=self.layout.update, **report)
+
+    def _decide_and_combine(
+        self,
+        grams: Tensor,
+        losses: Tensor | None,
+        state: State,
+        targets: list[list[Vector]],
+        max_norm: float | None,
+    ) -> dict[str, Tensor]:
+        """What follows the Gram matrices: one region for `torch.compile`. Returns the tensors of `BalanceReport`."""
+        tasks = grams.shape[1] - self.solver.needs_direction
+        decision = self._decide(grams, losses, state, tasks, max_norm)
+        finite = decision.report["finite"]
+        self.layout.combine(targets, decision.weights, decision.direction, finite)
         for name, value in decision.state.items():
             # In place: a captured graph reads and writes the memory that it was captured with.
-            self.state[name].copy_(value)
-        return BalanceReport(update=self.layout.update, **decision.report)
+            torch.where(finite, value, state[name], out=state[name])
+        return decision.report
 
     def _decide(
         self, grams: Tensor, losses: Tensor | None, state: State, tasks: int, max_norm: float | None
     ) -> Decision:
-        """Everything between the two passes, on small matrices: one region for `torch.compile`."""
-        finite = torch.isfinite(grams).all()
+        """Everything between the two passes, on small matrices."""
+        finite = _all_finite(grams)
         if losses is not None:
-            finite = finite & torch.isfinite(losses).all()
+            finite = finite & _all_finite(losses)
         # Zeros in place of matrices that are not finite make every task inactive.
-        safe = torch.where(finite, grams, 0.0)
+        safe = grams.masked_fill(~finite, 0.0)
         balanced = self._groups.balanced if self._groups else 1
         problem = Problem.of(safe[:balanced], tasks)
         solution = self.solver.solve(problem, state, losses)
@@ -90,8 +111,9 @@ class Balancer:
         own = whole = weights
         if direction is not None:
             own = weights[:, :tasks]
-            whole = torch.nn.functional.pad(own, (0, 1)) + weights[:, tasks:] * direction
-        norm = (safe * whole.unsqueeze(2) * whole.unsqueeze(1)).sum().clamp(min=0.0).sqrt()
+            whole = weights[:, tasks:] * direction
+            whole[:, :tasks] += own
+        norm = ((safe @ whole.unsqueeze(2)).squeeze(2) * whole).sum().clamp(min=0.0).sqrt()
         clipped = weights if max_norm is None else weights * (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
         overall = problem if len(grams) == 1 else Problem.of(safe.sum(0, keepdim=True), tasks)
@@ -100,14 +122,13 @@ class Balancer:
             "cosines": overall.cosines[0],
             "projections": _mean(solution.projections, overall.norms),
             "angles": _mean(solution.angles, overall.norms),
-            "norms": grams.sum(0).diagonal()[:tasks].sqrt(),
+            "norms": (grams[0] if len(grams) == 1 else grams.sum(0)).diagonal()[:tasks].sqrt(),
             "active": overall.active[0],
             "cancelled": overall.cancelled[0, 0],
             "weights": own,
             "update_norm": norm,
         }
-        kept = {name: torch.where(finite, value, state[name]) for name, value in solution.state.items()}
-        return Decision(clipped, direction, kept, report)
+        return Decision(clipped, direction, solution.state, report)
 
     def state_dict(self) -> dict[str, object]:
         """The solver's name, copies of its state, and `direction` (this rank's shards); empty before the first step.
@@ -134,9 +155,16 @@ class Balancer:
         self.layout.direction = cloned
 
 
+def _all_finite(x: Tensor) -> Tensor:
+    """0-d bool; NaN compares as false."""
+    return torch.linalg.vector_norm(x, math.inf) < math.inf
+
+
 def _mean(values: Tensor | None, norms: Tensor) -> Tensor:
     """The mean over groups of values [G, n]; zeros for None."""
-    return torch.zeros_like(norms[0]) if values is None else values.mean(0)
+    if values is None:
+        return torch.zeros_like(norms[0])
+    return values[0] if len(values) == 1 else values.mean(0)
 
 
 def _with_sums(weights: Tensor, direction: Tensor | None, more: int, tasks: int) -> tuple[Tensor, Tensor | None]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from aime_fast.config.options import HELP, checked, complaint, nearest, options, preset_config, updated
+from aime_fast.config.options import HELP, checked, complaint, nearest, options, preset_config, updated, wording
 from aime_fast.config.schema import TrainConfig
 from aime_fast.errors import PlainParser, UserError
 
@@ -98,14 +98,19 @@ def _underscored(token: str) -> str:
 
 
 def _flags(tokens: list[str]) -> list[str]:
-    """`tokens` with `--override` alone as `--override=true`; `UserError` for the first flag that does not exist."""
+    """`tokens` with `--override` alone as `--override=true`.
+
+    `UserError` for the first flag that does not exist, or that needs a value and has none.
+    """
     known = [f"--{name}" for name in (*options(), "help")]
     flags = []
     for token, after in pairwise([*tokens, "--"]):
         name = token.partition("=")[0]
         if name.startswith("--") and name not in known:
             raise UserError(f"unknown option {name}{nearest(name, known)}; {HELP}")
-        alone = options().get(token[2:]) is bool and after.startswith("--")
+        alone = token[2:] in options() and after.startswith("--")
+        if alone and options()[token[2:]] is not bool:
+            raise UserError(f"{token} needs a value: {wording(token[2:])}; {HELP}")
         flags.append(f"{token}=true" if alone else token)
     return flags
 

@@ -94,14 +94,19 @@ def with_data_sizes(config: TrainConfig, action_dim: int, image_size: int, data:
 
 def complaint(name: str, value: object, prefix: str = "") -> str:
     """`steps must be an integer of at least 1, not 0`; for a choice also the nearest one."""
-    words, choices = [], []
+    choices = [str(c) for part in _alternatives(options()[name]) if get_origin(part) is Literal for c in get_args(part)]
+    return f"{prefix}{name} must be {wording(name)}, not {value!r}{nearest(str(value), choices)}"
+
+
+def wording(name: str) -> str:
+    """The values that an option takes: `an integer of at least 1`, `one of auto, on, off`."""
+    words = []
     for part in _alternatives(options()[name]):
         if get_origin(part) is Literal:
-            choices = [str(choice) for choice in get_args(part)]
-            words.append(f"one of {', '.join(choices)}")
+            words.append(f"one of {', '.join(map(str, get_args(part)))}")
         elif part is not NoneType:
             words.append({str: "a text", bool: "true or false"}.get(part) or part.__metadata__[-1])
-    return f"{prefix}{name} must be {' or '.join(words)}, not {value!r}{nearest(str(value), choices)}"
+    return " or ".join(words)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

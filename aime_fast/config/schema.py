@@ -182,6 +182,8 @@ class OptimConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` computes convolutions, attention and linear maps in bfloat16; weights, task gradients, densities and
     losses stay in float32. `auto` follows the DeepSpeed configuration; without one it is fp32."""
+    tf32: bool = True
+    """On a GPU, float32 products run on tensor cores in TF32: inputs with 10 bits of mantissa, sums in float32."""
     accumulation: Size = 1
     """Micro-batches in one optimiser step."""
     max_skipped_steps: Size = 20
@@ -238,8 +240,9 @@ class TrainConfig:
     """CPU threads of this process. 0 keeps torch's default."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the training step with torch.compile. `auto` compiles on a GPU. The first run compiles for minutes."""
-    cuda_graph: bool = False
-    """Replay the step as one CUDA graph. For one GPU without DeepSpeed."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Replay the step as a CUDA graph, which removes the host's work. `auto` does so on a GPU where it can, and says
+    why where it cannot; `on` stops there."""
     model: ModelConfig = field(default_factory=ModelConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     losses: LossConfig = field(default_factory=LossConfig)

@@ -30,7 +30,7 @@ def torch() -> Result:
         if weight.grad is None or weight.grad.sum().item() != 2 * 8**3:
             raise RuntimeError(f"torch {torch.__version__} computes wrong numbers on {device}")
     found = f"{torch.__version__}, {build}, {torch.get_num_threads()} threads"
-    if torch.version.cuda is None and _driver_version():
+    if torch.version.cuda is None and driver_version():
         fix = "install torch with CUDA: make clean train"
         return warning(f"{found}, but there is an NVIDIA driver", fix)
     return ok(found)
@@ -38,7 +38,7 @@ def torch() -> Result:
 
 def cuda() -> Result:
     """The NVIDIA driver and the cards that torch can use."""
-    driver = _driver_version()
+    driver = driver_version()
     if driver is None:
         return warning("no NVIDIA driver", "none needed to train on the CPU")
     import torch
@@ -53,7 +53,7 @@ def cuda() -> Result:
     return ok(f"driver for CUDA {driver}: {names}")
 
 
-def _driver_version() -> str | None:
+def driver_version() -> str | None:
     """The newest CUDA that the NVIDIA driver supports, such as `13.0`; None without a working driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")

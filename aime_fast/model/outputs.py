@@ -15,6 +15,24 @@ from aime_fast.model.state import LatentState
 
 
 @dataclass
+class Seen:
+    """What perception makes of [B, T] frames, and what dynamics, prior and decoder read of it."""
+
+    features: Tensor  # trunk features [B*T, F, G, G]
+    teacher_features: Tensor  # the same of the EMA teacher, without gradient
+    mean: Tensor  # posterior mean [B, T, D]
+    log_var: Tensor  # [B, T, D]
+    samples: Tensor  # of the posterior, [B, T, n, D]
+    latents: Tensor  # the first sample [B, T, D]
+    attention: Attention
+    predicted: Tensor  # slots predicted from z alone, [B, T, S, d]
+    used_slots: Tensor  # [B, T, S, d]; the predicted ones where a frame is treated as imagined
+    used_context: Tensor  # [B, T, C]; zero there
+    used_attention: Tensor  # [B, T, N]; zero there
+    noisy: Tensor  # z with noise, [B, T, D]
+
+
+@dataclass
 class SequenceOutputs:
     """What the losses and a user need of a window, as attributes or by key (`outputs["latents"]`).
 

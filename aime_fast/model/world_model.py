@@ -15,8 +15,11 @@ from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.errors import UserError
 from aime_fast.model.assembly import HeadMaker
 from aime_fast.model.draws import Draws, make_draws
-from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.model.outputs import Seen, SequenceOutputs
 from aime_fast.model.parts.layers import previous
+from aime_fast.model.parts.likelihood import Likelihood
+from aime_fast.model.parts.tokenizer import Tokens
+from aime_fast.model.priors.prior import PriorDistribution
 from aime_fast.model.rollout import Rollouts
 from aime_fast.model.state import LatentState
 
@@ -31,7 +34,8 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
     `UserError` for an unknown field, prior or likelihood, and for sizes that do not fit together.
     """
 
-    compiled = ("standardise",)
+    compiled = ("_tokenize", "_see", "_generate")
+    """Regions of `torch.compile`: each is crossed by the backward passes of the same tasks as a whole."""
 
     def __init__(
         self,
@@ -87,13 +91,48 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         """
         frames = self.check(observations, actions)
         batch, time = shape = frames.shape[:2]
-        flat, pixels = self.standardise(frames)
         if draws is None and self.training:
             draws = self.draws(int(torch.randint(2**62, ())), batch, time)
-        draws = (draws or make_draws(self.declared_draws, batch, time, None)).to(flat.device)
+        draws = (draws or make_draws(self.declared_draws, batch, time, None)).to(frames.device)
 
-        tokens = self.tokenizer(flat, self.mean_frame, shape)
+        flat, pixels, tokens = self._tokenize(frames)
         context = self.perceiver(tokens.codes)
+        seen = self._see(flat, context, draws)
+        start = self.dynamics.start_state(batch)
+        hidden, _ = self.dynamics(seen.noisy, seen.used_context, seen.used_attention, actions, start)
+        before, prior, likelihood = self._generate(seen, hidden, start[0][-1, 0], draws)
+        fixed = (x[:, :-1].detach() for x in (seen.attention.maps, hidden, seen.latents))
+        prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
+        state = LatentState(seen.latents, context, seen.attention.slots, seen.attention.state, before)
+        return SequenceOutputs(
+            observations=frames,
+            pixels=pixels,
+            posterior_mean=seen.mean,
+            posterior_log_var=seen.log_var,
+            samples=seen.samples,
+            state=state,
+            prior=prior,
+            attention=seen.attention,
+            prior_log_maps=prior_log_maps,
+            motion=motion,
+            predicted=seen.predicted,
+            hidden_states=hidden,
+            likelihood=likelihood,
+            features=seen.features.unflatten(0, shape),
+            teacher_features=seen.teacher_features.unflatten(0, shape),
+            token_info=tokens,
+            next_token_logits=self.perceiver.next_frame_logits(context[:, :-1]),
+            heads={name: head(state) for name, head in self.heads.items()},
+            draws=draws,
+        )
+
+    def _tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tokens]:
+        """What `standardise` returns, and the tokens; only the perceiver's task trains the tokenizer."""
+        flat, pixels = self.standardise(frames)
+        return flat, pixels, self.tokenizer(flat, self.mean_frame, frames.shape[:2])
+
+    def _see(self, flat: Tensor, context: Tensor, draws: Draws) -> Seen:
+        """Perception of standardised frames [B*T, 3, H, W] with their context c [B, T, C]."""
         features = self.trunk(flat)
         with torch.no_grad():
             teacher_features = self.teacher(flat)
@@ -101,43 +140,33 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         samples = mean[:, :, None] + (0.5 * log_var).exp()[:, :, None] * draws["latent"]
         latents = samples[:, :, 0]
         attention = self.attention(features, context)
-
         # z is fixed for the predictive task: balancing keeps a task's pull on z strong even after it has learned.
         predicted = self.predictor(latents.detach())
         # Imagination dropout: the frame is treated as imagined, with no context, no attention and an inexact z.
         mask = draws["imagination_mask"][..., None]
-        used_slots = torch.where(mask[..., None], predicted, attention.slots)
-        used_context, used_attention = context.masked_fill(mask, 0.0), attention.state.masked_fill(mask, 0.0)
-        noisy = latents + self.config.latent_noise * draws["latent_noise"]
-        start = self.dynamics.start_state(batch)
-        hidden, _ = self.dynamics(noisy, used_context, used_attention, actions, start)
-        before = previous(hidden, start[0][-1, 0])
-        context_before = previous(used_context, self.prior.start_context)
-        prior = self.prior(before, context_before, previous(noisy, self.prior.start_latent), draws)
-        fixed = (x[:, :-1].detach() for x in (attention.maps, hidden, latents))
-        prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
-        state = LatentState(latents, context, attention.slots, attention.state, before)
-        return SequenceOutputs(
-            observations=frames,
-            pixels=pixels,
-            posterior_mean=mean,
-            posterior_log_var=log_var,
+        return Seen(
+            features=features,
+            teacher_features=teacher_features,
+            mean=mean,
+            log_var=log_var,
             samples=samples,
-            state=state,
-            prior=prior,
+            latents=latents,
             attention=attention,
-            prior_log_maps=prior_log_maps,
-            motion=motion,
             predicted=predicted,
-            hidden_states=hidden,
-            likelihood=self.likelihood(latents, used_slots),
-            features=features.unflatten(0, shape),
-            teacher_features=teacher_features.unflatten(0, shape),
-            token_info=tokens,
-            next_token_logits=self.perceiver.next_frame_logits(context[:, :-1]),
-            heads={name: head(state) for name, head in self.heads.items()},
-            draws=draws,
+            used_slots=torch.where(mask[..., None], predicted, attention.slots),
+            used_context=context.masked_fill(mask, 0.0),
+            used_attention=attention.state.masked_fill(mask, 0.0),
+            noisy=latents + self.config.latent_noise * draws["latent_noise"],
         )
+
+    def _generate(
+        self, seen: Seen, hidden: Tensor, start: Tensor, draws: Draws
+    ) -> tuple[Tensor, PriorDistribution, Likelihood]:
+        """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z, slots)."""
+        before = previous(hidden, start)
+        context = previous(seen.used_context, self.prior.start_context)
+        prior = self.prior(before, context, previous(seen.noisy, self.prior.start_latent), draws)
+        return before, prior, self.likelihood(seen.latents, seen.used_slots)
 
     forward_sequence = forward
 
@@ -165,11 +194,13 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         rank's windows. Where `finite` (0-d bool, equal on all ranks) is false nothing changes. `stored` gives the
         memory that holds this process's part of a parameter.
         """
-        kept = [buffer.clone() for buffer in self.tokenizer.codebook.buffers()]
+        buffers = list(self.tokenizer.codebook.buffers())
+        kept = torch.cat([buffer.flatten() for buffer in buffers])
         first = draws.first_row * ids.shape[1] * ids.shape[2]
         self.tokenizer.codebook.update(ids.flatten(), encodings.flatten(0, 2).float(), draws["code_candidates"], first)
-        for buffer, old in zip(self.tokenizer.codebook.buffers(), kept, strict=True):
-            buffer.copy_(torch.where(finite, buffer, old))
+        new = torch.cat([buffer.flatten() for buffer in buffers])
+        parts = torch.where(finite, new, kept).split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
         teacher, live = ([stored(p) for p in part.parameters()] for part in (self.teacher, self.trunk))
         moves = torch._foreach_sub(live, teacher)
         torch._foreach_mul_(moves, (1 - self.config.teacher_decay) * finite)

@@ -5,15 +5,16 @@ starts at least one kernel, and costs the host some microseconds.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from aime_kernels.dispatch import assumed_device
 
@@ -24,10 +25,7 @@ _ONE_ON_A_GPU = (torch.lstm, torch.gru_cell)
 
 
 class Launches(TorchDispatchMode):
-    """Counts launches by phase, the innermost `record_function` range that is open.
-
-    Kernels of `aime_kernels` count as one launch. They are not run: their results are zeros.
-    """
+    """Counts launches by phase, the innermost `record_function` range that is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,14 +49,18 @@ class Launches(TorchDispatchMode):
             return function(*args, **(kwargs or {}))
         if not function.is_view and not name.startswith(_FREE):
             self.add(name)
-        namespace, operator, *_ = name.split(".")
-        if namespace == "aime_kernels" and (kernel := OPDEFS.get(f"{namespace}::{operator}")) is not None:
-            return _zeros(kernel._abstract_fn(*args))
         return function(*args, **(kwargs or {}))
 
-    def add(self, name: str) -> None:
-        """Count one launch in the phase that is open."""
-        self.counts[self._phases[-1], name] += 1
+    def add(self, name: str, count: int = 1) -> None:
+        """Count launches in the phase that is open."""
+        self.counts[self._phases[-1], name] += count
+
+    def graph(self, kernels: Mapping[str, int], run: Callable[[], Any]) -> Any:
+        """Run a compiled graph and count its kernels, by name, instead of the operators that it calls."""
+        for name, count in kernels.items():
+            self.add(f"compiled {name}", count)
+        with _hidden(self):
+            return run()
 
     def by_phase(self) -> dict[str, int]:
         """Launches of each phase, most first."""
@@ -69,10 +71,34 @@ class Launches(TorchDispatchMode):
 
 
 @contextmanager
+def gpu_routes() -> Iterator[None]:
+    """What runs or is compiled inside takes a GPU's routes. Kernels of `aime_kernels` are not run: they give zeros."""
+    with ExitStack() as stack:
+        stack.enter_context(assumed_device("cuda"))
+        for operator in [op for name, op in OPDEFS.items() if name.startswith("aime_kernels::")]:
+            stack.enter_context(mock.patch.dict(operator._backend_fns, {None: _stand_in(operator)}))
+        yield
+
+
+def _stand_in(operator: Any) -> Callable[..., Any]:
+    return lambda *args: _zeros(operator._abstract_fn(*args))
+
+
+@contextmanager
 def counted_launches() -> Iterator[Launches]:
-    """Counts what runs inside as a GPU would run it: its routes of kernels, LSTM and GRU cell as one operator each."""
-    with assumed_device("cuda"), Launches() as launches, _OneOperator(launches):
+    """Counts what runs inside as a GPU would run it: its routes, each kernel, LSTM and GRU cell as one operator."""
+    with gpu_routes(), Launches() as launches, _OneOperator(launches):
         yield launches
+
+
+def without_modes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` called as if nothing counted: compiled code would be compiled again under a counting mode."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes(), _pop_mode_temporarily():
+            return function(*args, **kwargs)
+
+    return call
 
 
 class _OneOperator(TorchFunctionMode):
@@ -99,6 +125,7 @@ class _Opaque(torch.autograd.Function):
         with _hidden(launches), torch.no_grad():
             outputs = call()
         launches.add("recurrent")
+        ctx.set_materialize_grads(False)
         ctx.launches, ctx.tensors = launches, tensors
         return outputs
 

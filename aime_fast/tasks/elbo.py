@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from aime_fast.config import LossConfig
 from aime_fast.data.batch import Batch
 from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.model.parts.layers import unit
 from aime_fast.tasks.task import Task, Values
-from aime_kernels import gaussian_log_density
 
 
 class Elbo(Task):
@@ -68,11 +68,12 @@ class Elbo(Task):
         divergence = beta * kl - weights.entropy_weight * entropy
         dimensions = outputs.observations[0, 0].numel()
         total = terms["decoder_loss"] + divergence / dimensions + weights.lambda_gram * terms["gram_enc_loss"]
+        usage_entropy = (entropy + terms["responsibility_entropy"]).detach()
         figures = {
             "bits_per_dim": terms["recon_loss"] / math.log(2.0),
-            "effective_components": torch.special.entr(usage.detach()).sum().exp(),
+            "effective_components": usage_entropy.exp(),
             "top_component_mass": usage.detach().max(),
-            "usage_entropy": entropy + terms["responsibility_entropy"],
+            "usage_entropy": usage_entropy,
         }
         return terms | {self.total: total} | figures
 
@@ -84,7 +85,9 @@ def latent_terms(outputs: SequenceOutputs) -> Values:
     `responsibility_entropy`, mean entropy of the responsibilities r_k(z) in nats, 0-d.
     """
     mean, log_var = outputs.posterior_mean.float()[:, :, None], outputs.posterior_log_var.float()[:, :, None]
-    log_q = gaussian_log_density(outputs.samples, mean, log_var)
+    # A sample is mean + deviation * noise: its distance in deviations is the noise, which has no gradient.
+    distance = ((outputs.samples - mean).square() * torch.exp(-log_var)).detach()
+    log_q = -0.5 * ((distance + log_var).sum(-1) + mean.shape[-1] * math.log(2 * math.pi))
     log_p, log_r = outputs.prior.log_prob_and_responsibilities(outputs.samples)
     responsibilities = log_r.exp()
     return {
@@ -149,5 +152,5 @@ def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference between the cosine similarity matrices of two feature maps [B, T, F, G, G], 0-d."""
-    live, target = (F.normalize(x.flatten(3).flatten(0, 1), dim=1) for x in (features, teacher))
+    live, target = (unit(x.flatten(3).flatten(0, 1), 1) for x in (features, teacher))
     return F.mse_loss(live.transpose(1, 2) @ live, target.transpose(1, 2) @ target)

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from aime_fast.config import LossConfig
 from aime_fast.model.outputs import SequenceOutputs
-from aime_fast.model.parts.attention_schema import centre_of_mass
+from aime_fast.model.parts.layers import unit
 from aime_fast.tasks.task import Task, Values
 
 
@@ -49,14 +49,14 @@ def motion_loss(outputs: SequenceOutputs) -> Tensor:
     maps = outputs.attention.maps.detach()
     if maps.shape[1] < 2:
         return outputs.motion.sum()
-    centres = centre_of_mass(maps)
+    centres = outputs.attention.centres.detach()
     expected = maps[:, :-1] @ outputs.motion.transpose(-1, -2)
     return F.smooth_l1_loss(expected, centres[:, 1:] - centres[:, :-1], beta=0.1)
 
 
 def diversity_loss(outputs: SequenceOutputs) -> Tensor:
     """Mean cosine similarity of the maps of two different slots, in [0, 1]; 0-d."""
-    maps = F.normalize(outputs.attention.maps, dim=-1)
+    maps = unit(outputs.attention.maps, -1)
     slots = maps.shape[-2]
     overlap = (maps @ maps.transpose(-1, -2)).sum((-1, -2)) - slots
     return overlap.mean() / max(slots * (slots - 1), 1)

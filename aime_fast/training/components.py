@@ -9,6 +9,7 @@ from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import with_data_sizes
 from aime_fast.data.backends import open_backend
+from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
@@ -18,10 +19,12 @@ from aime_fast.training.checkpoint.finding import read_state
 from aime_fast.training.checkpoint.settings import check_settings
 from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
+from aime_fast.training.compile.cuda_graph import CudaRecorder
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.run import folder as run_folder
+from aime_fast.training.run.device import memory_ended
 from aime_fast.training.schedules import Schedules
 from aime_fast.training.step import TrainingStep
 
@@ -39,8 +42,13 @@ class Components:
         self._closing = ExitStack()
         try:
             self._open(config)
-        except BaseException:
+        except BaseException as error:
             self.close()  # leave no process group behind
+            if memory_ended(error):
+                raise UserError(
+                    f"out of GPU memory before the first step ({error}); keep frames off the GPU with --backend "
+                    "memory, or take a smaller --preset"
+                ) from error
             raise
 
     def _open(self, config: TrainConfig) -> None:
@@ -69,7 +77,8 @@ class Components:
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()
-        self.step: TrainingStep | CapturedStep = CapturedStep(step) if config.cuda_graph else step
+        self.capture = self._capture(step)
+        self.step: TrainingStep | CapturedStep = self.capture or step
 
         self.progress = Progress()
         self.state = RunState(config, self.engine, self.balancer, self.progress)
@@ -83,12 +92,26 @@ class Components:
         """Mark the step for compilation if that is wanted; the first step compiles it."""
         if not wanted(self.config.compile, self.engine.device):
             return None
-        compilation = Compilation(
-            [*self.model.modules(), *self.aggregator.tasks, self.balancer, self.balancer.layout], self.engine.device
-        )
+        modules = {name or "model": module for name, module in self.model.named_modules()}
+        tasks = {f"task {task.name}": task for task in self.aggregator.tasks}
+        balancing = {"balancer": self.balancer, "layout": self.balancer.layout}
+        compilation = Compilation({**modules, **tasks, **balancing}, self.engine.device)
         self._closing.callback(compilation.close)
-        self.notes.append(f"compiling the step first: takes minutes, or seconds if {cache_folder()} already has it")
+        self.notes.append(
+            f"the first step compiles {compilation.regions} regions: minutes, or seconds if {cache_folder()} has them"
+        )
         return compilation
+
+    def _capture(self, step: TrainingStep) -> CapturedStep | None:
+        """The step as a CUDA graph, where it is wanted and can be one; a note says why not on a GPU."""
+        choice, obstacle = self.config.cuda_graph, self.engine.capture_obstacle
+        if choice == "on" and obstacle:
+            raise UserError(f"--cuda-graph on: {obstacle}; use --cuda-graph auto")
+        if choice == "off" or obstacle:
+            if choice == "auto" and obstacle and self.engine.device.type == "cuda":
+                self.notes.append(f"the step runs as written, not as a CUDA graph: {obstacle}")
+            return None
+        return CapturedStep(step, CudaRecorder(self.engine.device), self.hosts, choice == "on")
 
     def _resume(self, checkpoint: Path) -> None:
         saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]

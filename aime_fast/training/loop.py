@@ -39,6 +39,7 @@ class Loop:
         self._earlier, self._started = run.progress.seconds, time.monotonic()
         if run.compilation:
             run.compilation.on_graph = lambda: watchdog.beat("compiling")
+            run.compilation.tell = reporter.note
 
     def train(self, until: int | None) -> int:
         """Train, and pause after step `until` if it is given; return the signal that ended the run early, or 0."""
@@ -60,8 +61,9 @@ class Loop:
             stop = finished or bool(signal) or self._paused(until)
             validating = finished or self._every(run.backend.steps_per_epoch)
             saving = stop or self._every(config.checkpoint_every)
-            if run.compilation and (message := run.compilation.take_message()):
-                self.reporter.note(f"step {progress.step}: {message}")
+            for part in (run.compilation, run.capture):
+                if part and (message := part.take_message()):
+                    self.reporter.note(f"step {progress.step}: {message}")
             if stop or validating or saving or self._every(config.logging.log_every):
                 self._log(lr, beta)
             best = validating and self._validate(beta)
@@ -142,5 +144,6 @@ class Loop:
 
     def _evaluated(self, windows: Iterable[Batch], beta: float) -> tuple[dict[str, float], Pictures | None]:
         run = self.run
+        self.watchdog.beat("validation")
         with run.engine.whole(), uncompiled():
             return validate(run.model, run.aggregator, windows, beta, run.config.seed, run.hosts)

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import torch
 
 from aime_fast.data.batch import Batch
+from aime_fast.training.nest import tensors
 
 T = TypeVar("T")
 
@@ -39,6 +40,31 @@ class Prefetcher(Generic[T]):
     def close(self) -> None:
         """Stop the thread after its current fetch."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+class CopyStream:
+    """Runs functions that load tensors on a stream of their own, if the device is a GPU.
+
+    On the stream of training, a copy would wait for the steps that are queued there, and the next step for the copy.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._training = torch.cuda.current_stream(device)
+            self._stream = torch.cuda.Stream(device)
+            self._stream.wait_stream(self._training)  # data that stays on the device has been written there
+
+    def __call__(self, load: Callable[[], T]) -> T:
+        """What `load` returns, a nest of tensors, complete on the device and ready for the stream of training."""
+        if self._stream is None:
+            return load()
+        with torch.cuda.stream(self._stream):
+            loaded = load()
+        self._stream.synchronize()
+        for tensor in tensors(loaded):
+            tensor.record_stream(self._training)  # its memory is not used again before training has read it
+        return loaded
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -16,7 +16,7 @@ from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as 
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.engines.engine import Engine, StepReport
 from aime_fast.training.meters import average
-from aime_fast.training.prefetcher import on_device
+from aime_fast.training.prefetcher import CopyStream, on_device
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,20 @@ class StepResult:
     """0-d bool: False if a gradient was not finite on any rank; all ranks then skip the step."""
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What `TrainingStep.compute` leaves for the rest of the step."""
+
+    report: StepReport
+    ids: Tensor
+    """int64 [b, T, P]: codes of all this rank's windows."""
+    encodings: Tensor
+    """[b, T, P, d]: the vectors that were quantised."""
+    result: StepResult
+
+
 class TrainingStep:
-    """One optimiser step. `fetch` and `__call__` never wait for the device."""
+    """One optimiser step. Nothing in it waits for the device."""
 
     def __init__(
         self,
@@ -53,29 +65,48 @@ class TrainingStep:
         self.engine, self.balancer, self.aggregator, self.backend = engine, balancer, aggregator, backend
         self.names = [task.name for task in aggregator.tasks]
         self.seed, self.loader = config.seed, config.loader
+        self._on_copy_stream = CopyStream(engine.device)
 
     def fetch(self, step: int) -> Inputs:
         """Load this rank's rows [r*B/W, (r+1)*B/W) of the global batch and its draws; both depend on (seed, step)."""
-        engine, loader = self.engine, self.loader
         with record_function("data"):
-            batch = on_device(self.backend.batch(step, engine.rank, engine.world_size), engine.device)
-            draws = engine.module.draws(draw_key(self.seed, step), loader.batch_size, loader.sequence_length)
-            first = engine.rank * len(batch)
-            return Inputs(batch, draws.rows(first, first + len(batch)).to(engine.device))
+            return self._on_copy_stream(lambda: self._load(step))
+
+    def _load(self, step: int) -> Inputs:
+        engine, loader = self.engine, self.loader
+        batch = on_device(self.backend.batch(step, engine.rank, engine.world_size), engine.device)
+        draws = engine.module.draws(draw_key(self.seed, step), loader.batch_size, loader.sequence_length)
+        first = engine.rank * len(batch)
+        return Inputs(batch, draws.rows(first, first + len(batch)).to(engine.device))
 
     def __call__(self, inputs: Inputs, beta: float | Tensor) -> StepResult:
         """Train on `inputs` with KL weight `beta`."""
-        engine = self.engine
-        rows = len(inputs.batch) // engine.accumulation
+        computed = self.compute(inputs, beta)
+        self.update(computed)
+        self.follow(inputs, computed)
+        return computed.result
+
+    def compute(self, inputs: Inputs, beta: float | Tensor) -> Computed:
+        """Forward and backward passes, reductions and balancing; changes no parameter."""
+        rows = len(inputs.batch) // self.engine.accumulation
         parts = [
             self._micro_batch(inputs.batch.rows(start, start + rows), inputs.draws.rows(start, start + rows), beta)
-            for start in range(0, rows * engine.accumulation, rows)
+            for start in range(0, rows * self.engine.accumulation, rows)
         ]
         losses, ids, encodings = zip(*parts, strict=True)
-        with record_function("balance/step"):
-            report = engine.balance_and_step(self.balancer)
-            engine.module.after_step(torch.cat(ids), torch.cat(encodings), inputs.draws, report.finite, engine.stored)
-        return StepResult(average(losses) | balance_values(self.names, report), report.finite)
+        report = self.engine.balance(self.balancer)
+        result = StepResult(average(losses) | balance_values(self.names, report), report.finite)
+        return Computed(report, torch.cat(ids), torch.cat(encodings), result)
+
+    def update(self, computed: Computed) -> None:
+        """Step the optimiser."""
+        self.engine.step(computed.report)
+
+    def follow(self, inputs: Inputs, computed: Computed) -> None:
+        """Move the averages, codebook and teacher, after the parameters."""
+        engine, finite = self.engine, computed.report.finite
+        with record_function("averages"):
+            engine.module.after_step(computed.ids, computed.encodings, inputs.draws, finite, engine.stored)
 
     def _micro_batch(
         self, batch: Batch, draws: Draws, beta: float | Tensor

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import configured
+from aime_fast.errors import UserError
 from aime_fast.training.components import Components
 from aime_fast.training.engines.host_group import time_limit
 from aime_fast.training.loop import Loop
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.run import folder as run_folder
+from aime_fast.training.run.device import describe, memory_ended, out_of_memory
 from aime_fast.training.run.interruptions import Interruptions
 from aime_fast.training.run.watchdog import Watchdog
 
@@ -77,7 +79,12 @@ class DMCVBTrainer(Components):
                 reporter.note(line)
             limit = time_limit().total_seconds()
             with Interruptions() as interruptions, Watchdog(hosts.rank, hosts.world_size, limit) as watchdog:
-                signal = Loop(self, reporter, prefetcher, interruptions, watchdog).train(until)
+                try:
+                    signal = Loop(self, reporter, prefetcher, interruptions, watchdog).train(until)
+                except RuntimeError as error:
+                    if not memory_ended(error):
+                        raise
+                    raise self._out_of_memory(error, watchdog.phase) from error
             if signal:
                 reporter.note(f"stopped by signal {signal} after step {progress.step}; saved")
         return Summary(
@@ -91,6 +98,10 @@ class DMCVBTrainer(Components):
             signal=signal,
         )
 
+    def _out_of_memory(self, error: RuntimeError, phase: str) -> UserError:
+        self.checkpoints.settle()
+        return out_of_memory(error, phase, self.config, self.engine.micro_batch, self.checkpoints.newest)
+
     def _lock(self, closing: ExitStack) -> None:
         """Lock the run's folder until `closing` closes; rank 0 does this for all ranks."""
         closing.callback(run_folder.prepare(self.folder, self.config, self.notes.append).release)
@@ -98,7 +109,9 @@ class DMCVBTrainer(Components):
     def _opening(self) -> list[str]:
         total, epoch = self.schedules.total_steps, self.backend.steps_per_epoch
         end = f"{total} steps" if total is not None else f"{self.config.minutes:g} minutes"
+        step = self.capture.description if self.capture else "step as written"
         return [
+            *describe(self.engine.device, self.engine.precision, step),
             self.backend.description,
             f"{self.parameter_count / 1e6:.2f} M parameters on {self.engine.world_size} x {self.engine.device.type}; "
             f"an epoch has {epoch} steps of {self.config.loader.batch_size} windows; training for {end} into "

@@ -90,7 +90,7 @@ def test_a_step_on_the_buffers_is_a_step_on_the_parameters():
     rows = FlatLayout(parameters, partition)
     rows.add(0, torch.autograd.grad(module(x).square().mean(), parameters), last=True)
     rows.update = rows.vectors()[0]
-    rows.place()
+    rows.place(rows.update)
     optimizer.step()
     torch.testing.assert_close(module.state_dict(), plain.state_dict())
     rows.clear()

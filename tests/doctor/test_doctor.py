@@ -150,7 +150,7 @@ def test_memory_that_is_free(monkeypatch, tmp_path, free, status):
 
 
 def test_no_driver_is_no_failure(monkeypatch):
-    monkeypatch.setattr(probes, "_driver_version", lambda: None)
+    monkeypatch.setattr(probes, "driver_version", lambda: None)
     assert probes.cuda().status == "warning"
 
 

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import os
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,11 @@ from ahead_of_time import ARCHITECTURES, TABLE, compile_for, complaints, global_
 if os.environ.get("TRITON_INTERPRET") == "1" or importlib.util.find_spec("triton") is None:
     pytest.skip("compiles kernels: needs triton, and not its interpreter", allow_module_level=True)
 
+import triton
 from specimens import FIRST, SPECIMENS
+
+PINNED = re.search(r"^triton==(\S+)$", (Path(__file__).parents[2] / "constraints.txt").read_text(), re.MULTILINE)[1]
+"""The table is of this version of triton: another one allots registers in its own way, within the same limits."""
 
 ALL = [
     pytest.param(name, sm, marks=[] if name in FIRST and sm == 80 else pytest.mark.slow, id=f"{name}-sm_{sm}")
@@ -30,7 +36,8 @@ def table():
 def test_a_kernel_stays_within_its_limits_and_the_table_says_so(name, architecture, table):
     found = compile_for(SPECIMENS[name], architecture)
     assert not complaints(found, SPECIMENS[name])
-    assert found.row() == table[name, architecture]
+    if triton.__version__ == PINNED:
+        assert found.row() == table[name, architecture]
 
 
 def test_the_table_lists_every_kernel_and_nothing_else(table):

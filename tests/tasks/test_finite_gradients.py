@@ -61,7 +61,9 @@ def test_attention_terms(sharpness):
     predicted = (sharpness * torch.eye(4).roll(1, 0).expand(1, 2, 4, 4)).clone().requires_grad_()
     motion = torch.zeros(1, 2, 2, 4, requires_grad=True)
     outputs = SimpleNamespace(
-        attention=SimpleNamespace(maps=seen.softmax(-1)), prior_log_maps=predicted.log_softmax(-1), motion=motion
+        attention=SimpleNamespace(maps=seen.softmax(-1), centres=torch.zeros(1, 3, 4, 2)),
+        prior_log_maps=predicted.log_softmax(-1),
+        motion=motion,
     )
     terms = [term(outputs) for term in (predictive.attention_kl, predictive.motion_loss, predictive.diversity_loss)]
     assert_finite_gradients(sum(terms), seen, predicted, motion)

@@ -26,6 +26,8 @@ from aime_fast.balancing.solvers.registry import SOLVERS
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.open_engine import open_engine
 
+# torch 2.13 gave it this name and warns of the older one.
+all_gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
 STEPS = 20
 WORLD_STEPS = 5
 SOLVER_STEPS = 4
@@ -63,9 +65,9 @@ def train(engine, balancer, steps=range(STEPS)):
     norms, gradients, trail, losses = [], [], [], []
     place = engine.layout.place
 
-    def placed():
-        gradients.append(flat_gradient(engine.layout))
-        place()
+    def placed(update):
+        gradients.append(flat_gradient(engine.layout, update))
+        place(update)
 
     engine.layout.place = placed
     for step in steps:
@@ -77,14 +79,14 @@ def train(engine, balancer, steps=range(STEPS)):
     return {name: torch.stack(rows) for name, rows in values.items()}
 
 
-def flat_gradient(layout):
+def flat_gradient(layout, update):
     """What the optimiser is given, in the order of `parameters`: shards of all ranks joined, padding left out."""
     parts = [torch.empty(0)] * len(layout.parameters)
-    for buffer, flat in zip(layout.buffers, layout.update, strict=True):
+    for buffer, flat in zip(layout.buffers, update, strict=True):
         joined = torch.zeros(buffer.numel) if flat is None else flat
         if len(joined) < buffer.numel:
             joined = torch.empty(buffer.numel)
-            dist.all_gather_single(joined, flat)
+            all_gather(joined, flat)
         for position, index in enumerate(buffer.indices):
             parts[index] = torch.cat(buffer.pieces(joined, position))
     return torch.cat(parts)

@@ -14,8 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aime_fast.balancing.layouts.layout import Cut, Layout, Piece
-from aime_fast.balancing.layouts.partitions import FlatGroup, Partition
+from aime_fast.balancing.layouts.partitions import Partition
 from aime_fast.balancing.vectors import Vector
+
+# torch 2.13 gave it this name and warns of the older one.
+_reduce_scatter = dist.reduce_scatter_single if hasattr(dist, "reduce_scatter_single") else dist.reduce_scatter_tensor
 
 
 class FlatLayout(Layout):
@@ -50,8 +53,10 @@ class FlatLayout(Layout):
         self.overlap = overlap
         self.tasks_reaching = [set() for _ in self.parameters]
         self._device = self.parameters[0].device
+        self._keeps_memory = self._device.type != "cpu"
         self._vectors: dict[int, Vector] = {}
         self._local: dict[int, Vector] = {}
+        self._memory: dict[tuple[int, int], Tensor] = {}
         self._under_way: tuple[int, Vector, list[dist.Work]] | None = None
 
     def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
@@ -64,45 +69,75 @@ class FlatLayout(Layout):
             for tasks, gradient in zip(self.tasks_reaching, gradients, strict=True):
                 if gradient is not None:
                     tasks.add(task)
-        flats = [self._flatten(buffer, gradients) for buffer in self.buffers]
+        first = task not in self._vectors and task not in self._local
+        flats = self._flatten(gradients, task if first and self.shards == 1 else None)
         if task in self._local:
-            flats = _sum(flats, self._local.pop(task))
+            flats = _sum(self._local.pop(task), flats)
         if not (last or self.reduce_each):
             self._local[task] = flats
             return
-        reduced = [(None, None) if flat is None else self._reduce(flat) for flat in flats]
+        reduced = [
+            (None, None) if flat is None else self._reduce(flat, (task, number) if task not in self._vectors else None)
+            for number, flat in enumerate(flats)
+        ]
         self._under_way = task, [shard for shard, _ in reduced], [work for _, work in reduced if work is not None]
         if not self.overlap:
             self._finish()
 
-    def _flatten(self, buffer: FlatGroup, gradients: Sequence[Tensor | None]) -> Tensor | None:
-        if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
-            return None  # with other ranks there is a reduction to take part in
-        flat = torch.empty(buffer.numel, device=self._device)
-        parameters, zeros = buffer.views(flat)
+    def _empty(self, numel: int, vector: tuple[int, int] | None) -> Tensor:
+        """Memory for entries of a buffer. On a GPU that of a vector, by (task, buffer), is the same in every step.
+
+        Tables of addresses on the device stay valid then, and a CUDA graph can be captured: it cannot copy new ones. A
+        CPU frees it after the step instead.
+        """
+        if vector is None or not self._keeps_memory:
+            return torch.empty(numel, device=self._device)
+        if vector not in self._memory:
+            self._memory[vector] = torch.empty(numel, device=self._device)
+        return self._memory[vector]
+
+    def _flatten(self, gradients: Sequence[Tensor | None], task: int | None = None) -> Vector:
+        """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers.
+
+        task: whose vector this becomes; None for memory that is used once.
+        """
+        flats: Vector = []
+        zeros: list[Tensor] = []
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for index, pieces in zip(buffer.indices, parameters, strict=True):
-            gradient = gradients[index]
-            if gradient is None:
-                zeros += pieces
+        for number, buffer in enumerate(self.buffers):
+            if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
+                flats.append(None)  # with other ranks there is a reduction to take part in
                 continue
-            entries = gradient.flatten()
-            views += pieces
-            present += [entries] if len(pieces) == 1 else entries.split([len(piece) for piece in pieces])
+            flat = self._empty(buffer.numel, None if task is None else (task, number))
+            flats.append(flat)
+            parameters, padding = buffer.views(flat)
+            zeros += padding
+            for index, pieces in zip(buffer.indices, parameters, strict=True):
+                gradient = gradients[index]
+                if gradient is None:
+                    zeros += pieces
+                elif len(pieces) > 1:
+                    views += pieces
+                    present += gradient.flatten().split([len(piece) for piece in pieces])
+                elif gradient.is_contiguous():
+                    views += pieces
+                    present.append(gradient.flatten())
+                else:
+                    pieces[0].view(gradient.shape).copy_(gradient)
         if zeros:
             torch._foreach_zero_(zeros)
         if views:
             torch._foreach_copy_(views, present)
-        return flat
+        return flats
 
-    def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
+    def _reduce(self, flat: Tensor, vector: tuple[int, int] | None) -> tuple[Tensor, dist.Work | None]:
         if self.world_size == 1:
             return flat, None
         if self.shards == 1:
             return flat, dist.all_reduce(flat, async_op=True)
-        shard = flat.new_empty(flat.numel() // self.world_size)
-        return shard, dist.reduce_scatter_single(shard, flat, async_op=True)
+        shard = self._empty(flat.numel() // self.world_size, vector)
+        return shard, _reduce_scatter(shard, flat, async_op=True)
 
     def _finish(self) -> None:
         if self._under_way is None:
@@ -128,14 +163,16 @@ class FlatLayout(Layout):
         total = numbers[: grams.numel()].view_as(grams)
         return total, None if losses is None else numbers[grams.numel() :]
 
-    def place(self) -> None:
-        """Give the optimiser its part of the update."""
-        for number, (buffer, flat) in enumerate(zip(self.buffers, self.update, strict=True)):
+    def place(self, update: Vector) -> None:
+        """Give the optimiser its part of an update."""
+        for number, (buffer, flat) in enumerate(zip(self.buffers, update, strict=True)):
             zeros = torch.zeros(buffer.numel // self.shards, device=self._device) if flat is None else flat
             self.partition.place(number, zeros)
 
     def clear(self) -> None:
-        """Free the task gradients, the update and what was placed."""
+        """Forget the task gradients, the update and what was placed, also in the middle of a step."""
+        self._under_way = None
+        self._local.clear()
         self._vectors.clear()
         self.update = []
         self.partition.clear()

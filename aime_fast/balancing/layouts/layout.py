@@ -48,7 +48,8 @@ Segments = list[tuple[int, int, int]]
 class Layout:
     """n task gradients on this rank. `gram` and `combine` read every entry once each."""
 
-    compiled = ("_gram", "_combine")
+    compiled = ("_gram",)
+    compiled_gradients = False
 
     def __init__(self) -> None:
         self.given: list[Vector] = []
@@ -82,20 +83,19 @@ class Layout:
             vectors = [*vectors, self._direction_like(vectors)]
         return self.total(self._gram(self._parts(vectors)), losses)
 
-    def combine(self, weights: Tensor, direction: Tensor | None, finite: Tensor) -> None:
-        """Write the update into the first task's memory, and the next direction; see `Solution` for the weights.
+    def targets(self, direction: bool) -> list[list[Vector]]:
+        """What `combine` reads and writes in each group: the task gradients; with `direction` also d and the update.
 
-        finite: 0-d bool; False writes a zero update and leaves the direction as it is.
+        The update lies in the memory of the first task with a tensor at each position.
         """
         vectors, known = self.vectors(), self.direction
         self.update = [_first(tensors) for tensors in zip(*vectors, strict=True)]
-        if direction is None or known is None:
-            self._combine(self._parts(vectors), weights, finite)
-            return
+        if not direction or known is None:
+            return self._parts(vectors)
         # d may have entries where no task has any in this step, and so has the update then.
         both = zip(self.update, known, strict=True)
         self.update = [torch.empty_like(d) if u is None and d is not None else u for u, d in both]
-        self._combine(self._parts([*vectors, known, self.update]), torch.stack([weights, direction], 1), finite)
+        return self._parts([*vectors, known, self.update])
 
     @staticmethod
     def _gram(parts: list[list[Vector]]) -> Tensor:
@@ -109,13 +109,18 @@ class Layout:
         return torch.stack(grams)
 
     @staticmethod
-    def _combine(parts: list[list[Vector]], weights: Tensor, finite: Tensor) -> None:
-        """Both combinations of each group; weights [G, n] without a direction, [G, 2, n+1] with one: one region."""
-        for part, own in zip(parts, weights, strict=True):
-            if own.ndim == 1:
+    def combine(targets: list[list[Vector]], weights: Tensor, direction: Tensor | None, finite: Tensor) -> None:
+        """Write the update and the next direction of each group; see `Solution` for the weights.
+
+        targets: of the method of that name, with the same choice of a direction. finite: 0-d bool; False writes a zero
+        update and leaves the direction as it is.
+        """
+        if direction is None:
+            for part, own in zip(targets, weights, strict=True):
                 weighted_sum(part, own, finite)
-            else:
-                rgb_combine(part[:-2], part[-2], part[-1], own, finite)
+        else:
+            for part, both in zip(targets, torch.stack([weights, direction], 1), strict=True):
+                rgb_combine(part[:-2], part[-2], part[-1], both, finite)
 
     def divide(self, group_of: Sequence[int], groups: int) -> None:
         """Divide the parameters into groups; `group_of` has the group of every parameter. Otherwise all are one."""

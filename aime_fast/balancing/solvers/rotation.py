@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aime_fast.balancing.solvers.solver import CANCELLED, Problem, Solution, Solver, State
+from aime_fast.balancing.solvers.solver import CANCELLED, Problem, Solution, Solver, State, inverse_above
 
 ALIGNED = 0.999
 """Above this cosine with d a task is aligned with it; below its negative the task is opposed to it."""
@@ -31,45 +31,52 @@ class Rotation(Solver):
 
     def solve(self, problem: Problem, state: State, losses: Tensor | None) -> Solution:
         """Find the angles by gradient descent; the last row and column of the Gram matrices are d's, or zero."""
-        active, count, angles = problem.active, problem.n_active, state["angles"]
+        count, angles = problem.n_active, state["angles"]
         consensus = _consensus(problem, self.config.mu)
         p = consensus.projections
 
-        several = consensus.exists & (count > 1)
-        turning = active & several & (p <= ALIGNED)
+        movable = problem.active & (consensus.exists & (count > 1))
+        turning = movable & (p <= ALIGNED)
         free = turning & (p >= -ALIGNED)
-        sine = torch.where(free, 1 - p.square(), 1.0).sqrt()
-        start = torch.where(turning, angles.clamp(0.0, LARGEST_ANGLE), 0.0)
+        per_sine = (1 - p.square()).rsqrt().masked_fill(~free, 0.0)
+        largest = turning * torch.full_like(p, LARGEST_ANGLE)
+        start = torch.clamp(angles, torch.zeros_like(largest), largest)
         flat = turning & (~free | problem.cancelled)
         start = torch.where(flat, start.clamp(min=OPPOSED_ANGLE), start)
-        found = self._search(start, turning, _pair_products(problem.cosines, p, sine, free), count)
+        found = self._search(start, largest, _pair_products(problem.cosines, p, per_sine), count)
 
-        rotate = state["counter"] % self.config.update_interval == 0
-        used = torch.where(rotate, found, 0.0)
-        lift = torch.where(free, used.sin() / sine, 0.0)
-        factor = self._scale(problem) / count
-        weights = (used.cos() - lift * p) * problem.inverse * factor
-        along = lift.sum(1, keepdim=True) * factor
-        next_angles = torch.where(rotate & active & several, found, angles)
+        used = found
+        if self.config.update_interval > 1:
+            rotate = state["counter"] % self.config.update_interval == 0
+            used, movable = found * rotate, movable & rotate
+        lift = used.sin() * per_sine
+        factor = problem.inverse * (self._scale(problem) / count)
+        weights = torch.addcmul(used.cos(), lift, p, value=-1) * factor
+        along = lift.sum(1, keepdim=True) * (self._scale(problem) / count)
         return Solution(
             weights=torch.cat([weights, along], 1),
-            state={"angles": next_angles, "counter": state["counter"] + 1},
-            direction=torch.cat([consensus.shares, consensus.decay], 1),
+            state={"angles": torch.where(movable, found, angles), "counter": state["counter"] + 1},
+            direction=consensus.direction,
             angles=used,
             projections=p,
         )
 
-    def _search(self, angles: Tensor, turning: Tensor, products: Tensor, count: Tensor) -> Tensor:
+    def _search(self, angles: Tensor, largest: Tensor, products: Tensor, count: Tensor) -> Tensor:
         """Gradient descent on J(a) = sum_{i<j} (1 - r_i.r_j) / (N(N-1)) + lambda/(2N) sum_i (1 - cos a_i); [G, n].
 
         dJ/da_i = (sin a_i sum_j u_i.r_j - cos a_i sum_j w_i.r_j) / (N(N-1)) + lambda/(2N) sin a_i, over j other than i.
+        Angles stay in [0, largest]; a task that does not turn has largest = 0.
         """
-        pairs = (count * (count - 1)).clamp(min=1)
+        least = torch.zeros_like(largest)
+        size = self.config.lr_inner / (count * (count - 1).clamp(min=1))
+        pull = torch.cat([(self.config.lr_inner * self.config.lambd / 2) / count.expand_as(angles), least], 1)
+        products = products * size.unsqueeze(2)
         for _ in range(self.config.alpha_steps):
             cos, sin = angles.cos(), angles.sin()
-            along_u, along_w = (products * torch.cat([cos, sin], 1).unsqueeze(1)).sum(2).chunk(2, 1)
-            slope = (sin * along_u - cos * along_w) / pairs + self.config.lambd / (2 * count) * sin
-            angles = torch.where(turning, (angles - self.config.lr_inner * slope).clamp(0.0, LARGEST_ANGLE), angles)
+            along = torch.baddbmm(pull.unsqueeze(2), products, torch.cat([cos, sin], 1).unsqueeze(2))
+            along_u, along_w = along.squeeze(2).chunk(2, 1)
+            angles = torch.addcmul(torch.addcmul(angles, cos, along_w), sin, along_u, value=-1)
+            angles = torch.clamp(angles, least, largest)
         return angles
 
     def _scale(self, problem: Problem) -> Tensor | float:
@@ -82,48 +89,46 @@ class Rotation(Solver):
 
 
 class _Consensus(NamedTuple):
-    """The next direction d = decay * (old d) + sum_i shares_i g_i, and what it says of the tasks."""
+    """The next direction d, and what it says of the tasks."""
 
-    decay: Tensor
-    shares: Tensor
+    direction: Tensor
+    """[G, n+1]: weights of the task gradients and the old direction in d."""
     projections: Tensor
+    """[G, n]: cosines between the task gradients and d."""
     exists: Tensor
+    """[G, 1] bool."""
 
 
 def _consensus(problem: Problem, mu: float) -> _Consensus:
     """Blend the old direction with the mean unit gradient; the old one stays where either has no direction."""
-    column = problem.gram.select(2, -1)
-    length = column[:, -1:].sqrt()
-    history = length > 0
-    inverse_length = torch.where(history, length, 1.0).reciprocal() * history
-    old = problem.inverse * column[:, :-1] * inverse_length
-    agreed = problem.mean_length > CANCELLED
-    per_task = torch.where(agreed, problem.mean_length * problem.n_active, 1.0).reciprocal()
-    mean = problem.cosines.sum(2) * per_task
-
-    keep = mu * history.to(length.dtype)
-    take = 1 - keep
-    overlap = old.sum(1, keepdim=True) * per_task
-    blend_length = (keep**2 + take**2 + 2 * keep * take * overlap).clamp(min=0.0).sqrt()
-    blended = agreed & (blend_length > CANCELLED)
-    scale = torch.where(blended, blend_length, 1.0).reciprocal()
-    keep = torch.where(blended, keep * scale, 1.0)
-    take = torch.where(blended, take * scale, 0.0)
+    tasks = problem.norms.shape[1]
+    history = problem.units[:, -1:, -1]  # the old direction's cosine with itself: 1, or 0 if there is none
+    keep = mu * history
+    per_mean = inverse_above(problem.mean_length, CANCELLED)
+    share = (1 - keep) * per_mean / problem.n_active
+    blend = torch.cat([share.expand(-1, tasks), keep], 1)
+    along = (problem.units @ blend.unsqueeze(2)).squeeze(2)
+    per_length = inverse_above((blend * along).sum(1, keepdim=True).clamp(min=0.0).sqrt(), CANCELLED)
+    blended = per_mean * per_length > 0
+    direction = blend * per_length * problem.inverses
+    # A direction that stays is left bit for bit, not normalised again.
+    decay = direction[:, tasks:].masked_fill(~blended, 1.0)
     return _Consensus(
-        # A direction that stays is left bit for bit, not normalised again.
-        decay=torch.where(blended, keep * inverse_length, 1.0),
-        shares=take * problem.inverse * per_task,
-        projections=(keep * old + take * mean).clamp(-1.0, 1.0),
-        exists=history | blended,
+        direction=torch.cat([direction[:, :tasks], decay], 1),
+        projections=torch.where(blended, along * per_length, problem.units[:, -1])[:, :tasks].clamp(-1.0, 1.0),
+        exists=blended | (history > 0),
     )
 
 
-def _pair_products(cosines: Tensor, p: Tensor, sine: Tensor, free: Tensor) -> Tensor:
-    """Inner products of {u_1..u_n, w_1..w_n} between different tasks, [G, 2n, 2n]; w is zero for a task not free."""
-    p_i, p_j, sine_i, sine_j = p[:, :, None], p[:, None], sine[:, :, None], sine[:, None]
-    u_w = torch.where(free[:, None], (p_i - p_j * cosines) / sine_j, 0.0)
-    w_w = (1 - p_i.square() - p_j.square() + p_i * p_j * cosines) / (sine_i * sine_j)
-    w_w = torch.where(free[:, :, None] & free[:, None], w_w, 0.0)
-    different = 1.0 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
-    u_w = u_w * different
-    return torch.cat([torch.cat([cosines * different, u_w], 2), torch.cat([u_w.mT, w_w * different], 2)], 1)
+def _pair_products(cosines: Tensor, p: Tensor, per_sine: Tensor) -> Tensor:
+    """Inner products of {u_1..u_n, w_1..w_n} between different tasks, [G, 2n, 2n].
+
+    w_i = (d - p_i u_i) / sin_i; `per_sine` is 1 / sin_i, and 0 for a task without w.
+    """
+    p_i, per_i = p[:, :, None], per_sine[:, :, None]
+    u_w = torch.addcmul(p_i, p[:, None], cosines, value=-1) * per_sine[:, None]
+    d_w = (1 - p.square()) * per_sine
+    w_w = torch.addcmul(d_w[:, None], p_i, u_w, value=-1) * per_i
+    products = torch.cat([torch.cat([cosines, u_w], 2), torch.cat([u_w.mT, w_w], 2)], 1)
+    products.unflatten(2, (2, -1)).unflatten(1, (2, -1)).diagonal(dim1=2, dim2=4).zero_()
+    return products

@@ -1,10 +1,12 @@
 """What a solver is: a pure function from small Gram matrices to weights of the task gradients."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aime_fast.config import BalancingConfig
 
@@ -35,20 +37,28 @@ class Problem(NamedTuple):
     """[G, 1]: length of the mean unit gradient."""
     cancelled: Tensor
     """[G, 1] bool: the unit gradients of active tasks sum to zero."""
+    units: Tensor
+    """[G, n or n+1, n or n+1]: `cosines`, and those of the consensus direction if `gram` has it."""
+    inverses: Tensor
+    """[G, n or n+1]: `inverse`, and that of the direction."""
 
     @classmethod
     def of(cls, gram: Tensor, tasks: int) -> "Problem":
         """Read finite Gram matrices [G, n or n+1, n or n+1] of n = `tasks` tasks."""
-        norms = gram.diagonal(dim1=1, dim2=2)[:, :tasks].sqrt()
-        active = norms > NEGLIGIBLE
-        inverse = torch.where(active, norms, 1.0).reciprocal() * active
-        n_any = active.sum(1, keepdim=True)
-        n_active = n_any.clamp(min=1).to(gram.dtype)
-        among = gram if gram.shape[1] == tasks else gram[:, :tasks, :tasks]
-        cosines = (inverse.unsqueeze(2) * among * inverse.unsqueeze(1)).clamp(-1.0, 1.0)
+        lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
+        inverses = inverse_above(lengths, NEGLIGIBLE)
+        units = (inverses.unsqueeze(2) * gram * inverses.unsqueeze(1)).clamp(-1.0, 1.0)
+        norms, inverse, cosines = lengths[:, :tasks], inverses[:, :tasks], units[:, :tasks, :tasks]
+        active = inverse > 0
+        n_active = active.sum(1, keepdim=True, dtype=gram.dtype).clamp(min=1)
         mean_length = cosines.sum((1, 2)).unsqueeze(1).clamp(min=0.0).sqrt() / n_active
-        cancelled = (n_any > 0) & (mean_length <= CANCELLED)
-        return cls(gram, norms, active, inverse, n_active, cosines, mean_length, cancelled)
+        cancelled = active.any(1, keepdim=True) & (mean_length <= CANCELLED)
+        return cls(gram, norms, active, inverse, n_active, cosines, mean_length, cancelled, units, inverses)
+
+
+def inverse_above(x: Tensor, least: float) -> Tensor:
+    """1/x, and 0 where x is at most `least`."""
+    return F.threshold(x, least, math.inf).reciprocal()
 
 
 class Solution(NamedTuple):

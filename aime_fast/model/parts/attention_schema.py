@@ -17,17 +17,20 @@ class Attention:
 
     slots: Tensor  # [B, T, S, d], normalised
     maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over the P = G*G grid cells
+    centres: Tensor  # [B, T, S, 2]: centre of mass (x, y) of each map, in [-1, 1]
     state: Tensor  # attention state [B, T, N] that the LSTM reads, normalised
 
 
 class BottomUpAttention(nn.Module):
     """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context."""
 
-    compiled = ("forward",)
+    cells: Tensor
+    """[P, 2]: position (x, y) of every grid cell, in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, cells = config.slot_dim, config.grid**2
+        self.register_buffer("cells", cell_positions(config.grid), persistent=False)
         self.iterations, self.num_slots = config.slot_iterations, config.num_slots
         self.position = nn.Parameter(torch.randn(cells, dim) * 0.5)
         self.inputs = nn.Linear(2 * config.encoder_width, dim)
@@ -54,9 +57,9 @@ class BottomUpAttention(nn.Module):
             slots = slots + self.refine(slots)
         slots = self.slot_norm(wide(slots))
         batch = context.shape[:2]
-        centres = in_float32(centre_of_mass)(maps)
+        centres = in_float32(torch.matmul)(maps, self.cells)
         state = self.state_norm(wide(self.state(torch.cat([slots, centres], dim=-1).flatten(1))))
-        return Attention(*(x.unflatten(0, batch) for x in (slots, maps, state)))
+        return Attention(*(x.unflatten(0, batch) for x in (slots, maps, centres, state)))
 
 
 class TopDownAttention(nn.Module):
@@ -89,8 +92,7 @@ class TopDownAttention(nn.Module):
         return log_maps.unflatten(0, shape), motion.unflatten(0, shape)
 
 
-def centre_of_mass(maps: Tensor) -> Tensor:
-    """Centres [..., S, 2] as (x, y) in [-1, 1] of maps [..., S, P] that sum to 1 over the P = G*G cells."""
-    grid = round(maps.shape[-1] ** 0.5)
-    line = torch.linspace(-1, 1, grid, device=maps.device, dtype=maps.dtype)
-    return maps @ torch.stack([line.repeat(grid), line.repeat_interleave(grid)], dim=-1)
+def cell_positions(grid: int) -> Tensor:
+    """Positions (x, y) of the cells of a grid, row by row, [grid * grid, 2]; the corners are at -1 and 1."""
+    line = torch.linspace(-1, 1, grid)
+    return torch.stack([line.repeat(grid), line.repeat_interleave(grid)], dim=-1)

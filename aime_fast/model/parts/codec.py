@@ -18,8 +18,6 @@ over the largest tensor of a step. Without either the likelihood learns more slo
 class Trunk(nn.Module):
     """Convolutions from the frame to the G x G feature map that slots, latents and the Gram loss read."""
 
-    compiled = ("forward",)
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, patch = config.encoder_width, config.image_size // (4 * config.grid)
@@ -41,8 +39,6 @@ class PosteriorHead(nn.Module):
     A linear map of the frame at half resolution is added to the mean. Together with the decoder's linear map it finds
     the directions of largest variance within about fifty steps; the convolutions learn the rest (docs/log.md).
     """
-
-    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,8 +67,6 @@ class Decoder(nn.Module):
     `patch`^2 interleaved sub-images (`subimages`). The likelihood computes its parameters from the features with the
     weight of `head`: they are the largest tensor of a step, and in this layout they are never rearranged.
     """
-
-    compiled = ("forward",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

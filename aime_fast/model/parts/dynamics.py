@@ -36,8 +36,6 @@ class Dynamics(nn.Module):
 class SlotPredictor(nn.Module):
     """Slots of a frame from its z alone: they replace the slots of an imagined frame, which has no pixels."""
 
-    compiled = ("forward",)
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.draws: tuple[Draw, ...] = (Draw("imagination_mask", "mask", probability=config.imagination_dropout),)

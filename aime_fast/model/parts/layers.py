@@ -1,13 +1,16 @@
 """Small blocks that several parts of the model share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 T = TypeVar("T")
+SHORTEST = 1e-12
+"""Least length by which `unit` divides."""
 
 
 def in_float32(function: Callable[..., T]) -> Callable[..., T]:
@@ -65,6 +68,36 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, width, h, w] to the same shape."""
         return x + self.block(x)
+
+
+def joined(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
+    """What linear maps with these weights, and biases if any, make of one input, side by side: one product for all."""
+    return F.linear(x, torch.cat([*weights]), torch.cat([*biases]) if biases else None)
+
+
+class _Unit(torch.autograd.Function):
+    """`unit`; its gradient as one projection takes a third of the launches that autograd takes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(SHORTEST)
+        made = x / length
+        ctx.save_for_backward(made, length)
+        ctx.dim = dim
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        made, length = ctx.saved_tensors
+        along = (upstream * made).sum(ctx.dim, keepdim=True)
+        return torch.addcmul(upstream, made, along, value=-1) / length, None
+
+
+def unit(x: Tensor, dim: int) -> Tensor:
+    """Vectors along `dim` divided by their lengths, of which none counts as less than `SHORTEST`."""
+    made: Tensor = _Unit.apply(x, dim)
+    return made
 
 
 def bounded_log_variance(raw: Tensor, low: float = -6.0, high: float = 2.0) -> Tensor:

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.parts.layers import wide
+from aime_fast.model.parts.layers import joined, wide
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of an attention layer, each [B, M, dim]."""
+Masks = tuple[Tensor, Tensor]
+"""`causal_bias` of the read-in and of the self-attention layers."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ def causal_bias(queries: int, keys: int, past: int, frames: int, heads: int, dev
 class Attention(nn.Module):
     """Multi-head attention of `x` over `source`, pre-normalised, with a residual feed-forward layer.
 
-    Keys and values have no biases: the softmax ignores a key bias, and the output bias replaces a value bias. They
-    are two maps because a joint one would copy both gradients into one tensor.
+    Keys and values have no biases: the softmax ignores a key bias, and the output bias replaces a value bias.
     """
 
     def __init__(self, dim: int, heads: int, source_dim: int | None = None) -> None:
@@ -68,8 +69,13 @@ class Attention(nn.Module):
         x [B, N, dim], source [B, M, source_dim] (None: the normalised x), bias [heads, N, past + M] -> [B, N, dim].
         """
         normed = self.query_norm(x)
-        source = normed if source is None else source
-        queries, keys, values = self.query(normed), self.key(source), self.value(source)
+        if source is None:
+            weights = [layer.weight for layer in (self.query, self.key, self.value)]
+            queries, keys, values = joined(normed, weights).chunk(3, -1)
+            queries = queries + self.query.bias
+        else:
+            queries = self.query(normed)
+            keys, values = joined(source, [self.key.weight, self.value.weight]).chunk(2, -1)
         if past:
             keys, values = torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)
         query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (queries, keys, values))
@@ -85,7 +91,7 @@ class CausalPerceiver(nn.Module):
     cells that hardly differ between frames, and without this map c stays the same for all frames (docs/log.md).
     """
 
-    compiled = ("forward", "next_frame_logits")
+    compiled = ("_read", "next_frame_logits")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -102,25 +108,47 @@ class CausalPerceiver(nn.Module):
         self.next_position = nn.Parameter(torch.randn(cells, dim))
         self.next_token = nn.Sequential(nn.SiLU(), nn.LayerNorm(dim), nn.Linear(dim, config.num_codes))
 
+        self._masks: dict[tuple[int, torch.device], Masks] = {}
+
     def forward(self, codes: Tensor) -> Tensor:
         """Context c [B, T, C] of codes [B, T, P, d]."""
-        return self.extend(codes, PerceiverMemory())[0]
+        return self._read(codes, self._masks_of(codes.shape[1], codes.device))[0]
 
     def extend(self, codes: Tensor, memory: PerceiverMemory) -> tuple[Tensor, PerceiverMemory]:
         """Context of the T frames that follow those in `memory`, and the memory of all."""
-        batch, frames, cells, _ = codes.shape
-        past = memory.layers or (None,) * (1 + len(self.layers))
-        sizes = memory.frames, frames, self.heads, codes.device
+        frames = codes.shape[1]
+        masks = self._make_masks(memory.frames, frames, codes.device)
+        context, remembered = self._read(codes, masks, memory.layers)
+        return context, PerceiverMemory(memory.frames + frames, remembered)
+
+    def _masks_of(self, frames: int, device: torch.device) -> Masks:
+        """Masks of whole windows, made once: a captured step reads them at the same address each time."""
+        if (frames, device) not in self._masks:
+            with torch.inference_mode(False):
+                self._masks[frames, device] = self._make_masks(0, frames, device)
+        return self._masks[frames, device]
+
+    def _make_masks(self, past: int, frames: int, device: torch.device) -> Masks:
+        """For the read-in of cells, and for the layers among latents."""
+        cells, latents = len(self.position), self.latents
+        read, among = (causal_bias(latents, n, past, frames, self.heads, device) for n in (cells, latents))
+        return read, among
+
+    def _read(
+        self, codes: Tensor, masks: Masks, past: tuple[KeyValue, ...] = ()
+    ) -> tuple[Tensor, tuple[KeyValue, ...]]:
+        """Context of T frames, and the keys and values of each layer, those of `past` included."""
+        batch, frames, _, _ = codes.shape
+        earlier = past or (None,) * (1 + len(self.layers))
         tokens = (codes + self.position).flatten(1, 2)
         x = self.latent.repeat(frames, 1).expand(batch, -1, -1)
-        x, read = self.read(x, tokens, causal_bias(self.latents, cells, *sizes), past[0])
-        remembered, bias = [read], causal_bias(self.latents, self.latents, *sizes)
-        for layer, earlier in zip(self.layers, past[1:], strict=True):
-            x, keys_values = layer(x, None, bias, earlier)
+        x, read = self.read(x, tokens, masks[0], earlier[0])
+        remembered = [read]
+        for layer, before in zip(self.layers, earlier[1:], strict=True):
+            x, keys_values = layer(x, None, masks[1], before)
             remembered.append(keys_values)
         pooled = wide(self.pool(x)).unflatten(1, (frames, self.latents)).mean(2)
-        context = self.context_norm(pooled + wide(self.glance(codes.flatten(2))))
-        return context, PerceiverMemory(memory.frames + frames, tuple(remembered))
+        return self.context_norm(pooled + wide(self.glance(codes.flatten(2)))), tuple(remembered)
 
     def next_frame_logits(self, context: Tensor) -> Tensor:
         """Logits [B, T, P, num_codes] of the tokens of frame t+1, from c_t [B, T, C] alone."""

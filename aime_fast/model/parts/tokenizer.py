@@ -91,8 +91,6 @@ class Codebook(nn.Module):
 class Tokenizer(nn.Module):
     """Frame -> G x G codes -> frame, each frame by itself; straight-through gradient."""
 
-    compiled = ("forward",)
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.tokenizer_width

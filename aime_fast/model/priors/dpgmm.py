@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw, Draws
-from aime_fast.model.parts.layers import bounded_log_variance, in_float32, mlp, wide
+from aime_fast.model.parts.layers import bounded_log_variance, in_float32, joined, mlp, wide
 from aime_fast.model.priors.prior import Prior, device_of, standard_normal
 from aime_kernels import expected_kumaraswamy_beta_kl, gamma_kl, kumaraswamy_log_weights, mixture_log_density
 
@@ -102,11 +102,14 @@ class DPGMMPrior(Prior):
     def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, draws: Draws) -> MixturePrior:
         """The mixture of frames t from h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D] and draws."""
         features = self.hidden(torch.cat([hidden, context], dim=-1))
-        log_a, log_b = log_softplus(self.sticks(features)).chunk(2, dim=-1)
-        log_shape, log_rate = log_softplus(self.concentration(features)).unbind(-1)
+        heads = self.concentration, self.sticks, self.mean, self.log_vars
+        read = joined(features, [head.weight for head in heads], [head.bias for head in heads])
+        shapes, mean, raw = read.split([2 * len(self.offsets), latent.shape[-1], self.offsets.numel()], -1)
+        concentration, log_a, log_b = log_softplus(shapes).split([2, *[len(self.offsets) - 1] * 2], -1)
+        log_shape, log_rate = concentration.unbind(-1)
         log_weights = kumaraswamy_log_weights(log_a, log_b, draws["sticks"])
-        means = wide(self.mean(features) + self.carry(latent))[:, :, None] + self.offsets
-        log_vars = bounded_log_variance(wide(self.log_vars(features)).unflatten(-1, self.offsets.shape))
+        means = wide(mean + self.carry(latent))[:, :, None] + self.offsets
+        log_vars = bounded_log_variance(wide(raw).unflatten(-1, self.offsets.shape))
         return MixturePrior(log_weights, means, log_vars, log_a, log_b, log_shape, log_rate, self.alpha_prior)
 
 

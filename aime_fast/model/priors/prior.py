@@ -33,7 +33,6 @@ class PriorDistribution(Protocol):
 class Prior(nn.Module, ABC):
     """The network that gives a `PriorDistribution`; subclasses add their layers and list them in `PRIORS`."""
 
-    compiled = ("forward",)
     draws: tuple[Draw, ...] = ()
     """The random numbers that `forward` reads."""
 

@@ -1,88 +1,115 @@
-"""The whole training step as one CUDA graph: after the capture, a step is one launch."""
+"""The training step as a CUDA graph: after the capture, the host launches a step at once."""
 
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from aime_fast.errors import UserError
-from aime_fast.training.engines.engine import Engine, PlainEngine
+from aime_fast.training.compile.cuda_graph import Graph, Recorder
+from aime_fast.training.engines.host_group import HostGroup
+from aime_fast.training.nest import Form, copied, copy_tensors, form
 from aime_fast.training.step import Inputs, StepResult, TrainingStep
 
+T = TypeVar("T")
 WARM_UP = 3
-"""Steps that run as written before the capture, on their own stream: they create states and workspaces."""
+"""Steps that run as written before the capture: they create states, workspaces and kernels."""
 
 
 class CapturedStep:
-    """Runs a `TrainingStep` as written at first, then replays it as a CUDA graph; every call is one real step.
+    """Runs a `TrainingStep` as written at first, then replays it; every call is one real step.
 
-    Inputs are copied to the memory that the graph reads; each call overwrites the results of the previous one. The
-    graph keeps all settings that the host chose at the capture. `UserError` as in `check_capturable`.
+    The whole step is one graph. Where the host takes part in the optimiser's step (ZeRO-1 and 2), what comes before and
+    what comes after it are a graph each. Inputs are copied to the memory that the graphs read; each call overwrites the
+    results of the previous one. Inputs of another form than the first ones run as written.
+
+    If a capture fails on any rank, nothing has been trained: that step and all later ones run as written on all ranks,
+    and `take_message` says why. With `demanded` this is a `UserError`.
     """
 
-    def __init__(self, step: TrainingStep) -> None:
-        check_capturable(step.engine)
+    def __init__(self, step: TrainingStep, recorder: Recorder, hosts: HostGroup, demanded: bool) -> None:
         self.fetch = step.fetch
-        self._step, self._done = step, 0
-        self._stream = torch.cuda.Stream()
+        self._step, self._recorder, self._hosts, self._demanded = step, recorder, hosts, demanded
         self._beta = torch.zeros((), device=step.engine.device)
-        self._captured: tuple[torch.cuda.CUDAGraph, Inputs, StepResult] | None = None
+        self._form: Form | None = None
+        self._warm = 0
+        self._static: Inputs | None = None
+        self._graphs: dict[str, Graph[Any]] = {}
+        self._gave_up = False
+        self._message: str | None = None
 
     def __call__(self, inputs: Inputs, beta: float) -> StepResult:
         """Train on `inputs` with KL weight `beta`."""
+        if self._gave_up:
+            return self._step(inputs, beta)
+        # What changes with the step lies in memory: a graph would keep a number of the host.
         self._beta.fill_(beta)
-        if self._done < WARM_UP:
-            self._done += 1
-            return self._aside(inputs)
-        if self._captured is None:
-            self._captured = self._capture(inputs)
-        graph, static, result = self._captured
-        if static is not inputs:
-            copy_tensors(inputs, static)
+        now = form(inputs)
+        self._form = self._form or now
+        if now != self._form:
+            return self._step(inputs, self._beta)
+        if self._warm < WARM_UP:
+            self._warm += 1
+            return self._recorder.warm_up(lambda: self._step(inputs, self._beta))
+        if self._static is None:
+            self._static = copied(inputs)
+        copy_tensors(inputs, self._static)
+        return self._played(self._static)
+
+    @property
+    def description(self) -> str:
+        """How the step runs, for the user."""
+        graphs = "two CUDA graphs around ZeRO's own" if self._step.engine.steps_from_host else "a CUDA graph"
+        return f"step as {graphs} after {WARM_UP} steps"
+
+    def take_message(self) -> str | None:
+        """Why the steps run as written from now on, once; else None."""
+        message, self._message = self._message, None
+        return message
+
+    def _played(self, inputs: Inputs) -> StepResult:
+        step, beta = self._step, self._beta
+        if not step.engine.steps_from_host:
+            return self._play("step", lambda: step(inputs, beta))
+        computed = self._play("compute", lambda: step.compute(inputs, beta))
+        step.update(computed)
+        self._play("follow", lambda: step.follow(inputs, computed))
+        return computed.result
+
+    def _play(self, part: str, function: Callable[[], T]) -> T:
+        """One part of the step, captured at its first call; as written once a capture has failed."""
+        if part not in self._graphs and not self._gave_up:
+            self._capture(part, function)
+        if self._gave_up:
+            return function()
+        graph: Graph[T] = self._graphs[part]
         graph.replay()
-        return result
+        return graph.result
 
-    def _aside(self, inputs: Inputs) -> StepResult:
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            result = self._step(inputs, self._beta)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return result
+    def _capture(self, part: str, function: Callable[[], T]) -> None:
+        obstacle = None
+        try:
+            self._graphs[part] = self._recorder.capture(function)
+        except Exception as error:
+            obstacle = _first_cause(error)
+        # Ranks that replay a graph and ranks that do not would keep in step, but with `demanded` one would end alone.
+        obstacles = [each for each in self._hosts.gather(obstacle) if each]
+        if obstacles:
+            self._give_up(obstacles[0])
 
-    def _capture(self, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, Inputs, StepResult]:
-        """Record the step without running it; the thread that fetches inputs continues meanwhile."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            result = self._step(inputs, self._beta)
-        return graph, inputs, result
-
-
-def check_capturable(engine: Engine) -> None:
-    """Raise `UserError` if the device is a CPU, or the host takes part in the engine's step."""
-    if engine.device.type != "cuda":
-        raise UserError("--cuda-graph needs a GPU; remove it to train on a CPU")
-    if type(engine) is not PlainEngine:
-        raise UserError("--cuda-graph captures a step without DeepSpeed; remove --ds_config or --cuda-graph")
-
-
-def copy_tensors(source: object, target: object) -> None:
-    """Copy every tensor in a nest of dataclasses and dicts to its counterpart in `target`, in place.
-
-    Raises ValueError if a shape or another value differs.
-    """
-    for name, new in _members(source).items():
-        old = _members(target)[name]
-        if isinstance(new, Tensor) and isinstance(old, Tensor):
-            if new.shape != old.shape:
-                raise ValueError(f"{name} has shape {tuple(new.shape)}, in the captured step {tuple(old.shape)}")
-            old.copy_(new, non_blocking=True)
-        elif is_dataclass(new) or isinstance(new, dict):
-            copy_tensors(new, old)
-        elif new != old:
-            raise ValueError(f"{name} is {new}, in the captured step {old}")
+    def _give_up(self, obstacle: str) -> None:
+        self._gave_up, self._static = True, None
+        self._graphs.clear()
+        self._step.engine.abandon()
+        if self._demanded:
+            raise UserError(
+                f"--cuda-graph on: the step cannot be captured ({obstacle}); use --cuda-graph auto to train as written"
+            )
+        self._message = f"the step runs as written, because capturing it as a CUDA graph failed: {obstacle}"
 
 
-def _members(nest: object) -> dict[str, object]:
-    if isinstance(nest, dict):
-        return nest
-    return {item.name: getattr(nest, item.name) for item in fields(nest)}  # type: ignore[arg-type]
+def _first_cause(error: BaseException) -> str:
+    """The first line of the first error in a chain: ending a capture that has failed raises errors of its own."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]

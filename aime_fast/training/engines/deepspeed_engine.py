@@ -16,6 +16,7 @@ from aime_fast.balancing.layouts.flat import FlatLayout
 from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, WholePartition
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
+from aime_fast.training.engines.card import check_card
 from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engines.engine import Engine, M, make_optimizer, micro_batch_size, trainable
 from aime_fast.training.engines.host_group import time_limit
@@ -59,6 +60,20 @@ class DeepSpeedEngine(Engine[M]):
         if self._open is not None:
             self._open.__exit__(None, None, None)
             self._open = None
+
+    @property
+    def capture_obstacle(self) -> str | None:
+        """As in `Engine`; with ZeRO-3 nothing can be captured."""
+        if self._cut is not None:
+            return "ZeRO-3 gathers the parameters into new memory in every step"
+        if os.environ.get("TORCH_NCCL_BLOCKING_WAIT", "0") not in ("", "0"):
+            return "TORCH_NCCL_BLOCKING_WAIT makes the host wait for every reduction; unset it"
+        return super().capture_obstacle
+
+    @property
+    def steps_from_host(self) -> bool:
+        """True with ZeRO-1 and 2: DeepSpeed steps the partitions and gathers the parameters from Python."""
+        return self._deepspeed is not None
 
     def whole(self, changed: bool = False) -> AbstractContextManager[None]:
         """The module's parameters are whole while this is open; see `Engine.whole`."""
@@ -106,7 +121,9 @@ def _device(local_rank: int) -> torch.device:
     if local_rank >= count:
         raise UserError(f"process {local_rank} has no GPU: this machine has {count}; use --num_gpus {count}")
     torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    device = torch.device("cuda", local_rank)
+    check_card(device)
+    return device
 
 
 def _join(rank: int, world_size: int, device: torch.device) -> bool:

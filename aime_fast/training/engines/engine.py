@@ -20,6 +20,7 @@ from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
 from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.training.engines.card import check_card, use_precision
 
 M = TypeVar("M", bound=nn.Module, covariant=True)
 ADAM_EPSILON = 1e-12
@@ -42,7 +43,7 @@ class Engine(Generic[M]):
     """A module, its optimiser and the layout of its task gradients.
 
     One optimiser step is: for each micro-batch `engine(...)` and `engine.backward(task_losses)`, then
-    `engine.balance_and_step(balancer)`. No call waits for the device.
+    `engine.balance(balancer)` and `engine.step(report)`. No call waits for the device.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Engine(Generic[M]):
     ) -> None:
         self.module, self.optimizer, self.layout = module, optimizer, layout
         self.device, self.rank, self.world_size = device, rank, world_size
+        self.precision = use_precision(device, config.optim.tf32, bf16)
+        """What products are computed in, for the user."""
         self.accumulation = config.optim.accumulation
         self.micro_batch = micro_batch_size(config, world_size)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
@@ -103,11 +106,10 @@ class Engine(Generic[M]):
         share = self._share.to(loss.dtype, copy=True)
         return torch.autograd.grad(loss, self._parameters, share, retain_graph=keep_graph, allow_unused=True)
 
-    def balance_and_step(self, balancer: Balancer) -> StepReport:
-        """Balance the task gradients, clip the update to `optim.clip`, step the optimiser and forget the gradients.
+    def balance(self, balancer: Balancer) -> StepReport:
+        """Balance the task gradients, and clip the update to `optim.clip`.
 
-        balancer: of this engine's layout. With a non-finite gradient in any task on any rank, parameters and optimiser
-        state keep their values everywhere.
+        balancer: of this engine's layout.
         """
         if self._micro_step != self.accumulation:
             raise RuntimeError(f"step after {self._micro_step} of {self.accumulation} backward calls")
@@ -118,12 +120,40 @@ class Engine(Generic[M]):
             self._losses.clear()
             report = balancer.balance(losses, max_norm=self._clip)
             norm = report.update_norm.float()
-            finite = report.finite & torch.isfinite(norm)
+            return StepReport(report, norm, report.finite & torch.isfinite(norm))
+
+    def step(self, report: StepReport) -> None:
+        """Step the optimiser with the balanced update and forget the gradients.
+
+        With a non-finite gradient in any task on any rank, parameters and optimiser state keep their values everywhere.
+        """
         with record_function("step"):
-            self.layout.place()
-            self._step(finite)
+            self.layout.place(report.balance.update)
+            self._step(report.finite)
             self.layout.clear()
-        return StepReport(report, norm, finite)
+
+    def balance_and_step(self, balancer: Balancer) -> StepReport:
+        """`balance`, then `step`."""
+        report = self.balance(balancer)
+        self.step(report)
+        return report
+
+    def abandon(self) -> None:
+        """Forget a step that has been begun."""
+        self._micro_step = 0
+        self._losses.clear()
+        self._release()
+        self.layout.clear()
+
+    @property
+    def capture_obstacle(self) -> str | None:
+        """Why no part of a step can be a CUDA graph; None where `balance` and all before it can."""
+        return None if self.device.type == "cuda" else "a CPU has no CUDA graphs"
+
+    @property
+    def steps_from_host(self) -> bool:
+        """Whether the host takes part in `step`, which then stays outside of a graph."""
+        return False
 
     def _mean_losses(self) -> Tensor:
         """This rank's share of the mean loss values, float64 [n]."""
@@ -189,6 +219,7 @@ class PlainEngine(Engine[M]):
 
     def __init__(self, module: M, config: TrainConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_card(device)
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
         partition = WholePartition(module, optimizer)
@@ -212,7 +243,10 @@ def make_optimizer(module: nn.Module, optim: OptimConfig, device: torch.device) 
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, fused=True)
     betas, on_gpu = (optim.beta1, optim.beta2), device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=ADAM_EPSILON, fused=True, capturable=on_gpu)
+    adam = torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=ADAM_EPSILON, fused=True, capturable=on_gpu)
+    # The first steps run as written even where a graph follows: torch would warn that this is slow.
+    adam._warned_capturable_if_run_uncaptured = True
+    return adam
 
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:

@@ -27,7 +27,7 @@ class Watchdog:
     def __init__(self, rank: int, world_size: int, seconds: float) -> None:
         self._name = f"rank {rank} of {world_size} on {socket.gethostname()}"
         self._seconds, self._enabled = seconds, world_size > 1
-        self._phase, self._due = "start", 0.0
+        self.phase, self._due = "start", 0.0
         self._closed = threading.Event()
 
     def __enter__(self) -> "Watchdog":
@@ -43,7 +43,7 @@ class Watchdog:
 
     def beat(self, phase: str) -> None:
         """Report progress: `phase` begins. Restarts the time limit."""
-        self._phase, self._due = phase, time.monotonic() + self._seconds
+        self.phase, self._due = phase, time.monotonic() + self._seconds
         if self._enabled:
             faulthandler.dump_traceback_later(self._seconds + GRACE_SECONDS, exit=True, file=STDERR)
 
@@ -57,5 +57,5 @@ class Watchdog:
         while (left := self._due - time.monotonic()) > 0:
             if self._closed.wait(left):
                 return
-        message = f"{self._name}: no progress for {self._seconds:g} s in phase `{self._phase}`; stacks of its threads:"
+        message = f"{self._name}: no progress for {self._seconds:g} s in phase `{self.phase}`; stacks of its threads:"
         print(message, file=sys.stderr, flush=True)
