@@ -11,7 +11,7 @@ TORCH := torch$(if $(CARD),===,==)2.13.0
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Parallel workers (tests/conftest.py says how many); a file is one worker's. ARGS="-n 0 tests/test_x.py" has none.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help train test test-kernels bench gpu-check check clean
 

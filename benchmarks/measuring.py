@@ -8,7 +8,9 @@ import torch
 
 def peak_bytes(call):
     """The most memory that is allocated on the CPU at one time in a call, beyond what was there before."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    # Without `acc_events` torch 2.11 warns that it forgets events at the end of a cycle; here is one cycle.
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         call()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     live = peak = 0

@@ -5,7 +5,7 @@
 
 `rows()` and `each_row()` give the figures as dictionaries: `eager_ms` and `compiled_ms` of the reference, `kernel_ms`,
 `bytes` that must move, and `gb_per_s` of the kernel. Operators with gradients are timed forward and backward. On a GPU
-a call is timed as a captured graph, so that the host costs nothing. Without kernels `kernel_ms` and `gb_per_s` are None.
+a call is timed as a captured graph, so that the host costs nothing. `kernel_ms` and `gb_per_s` may be None.
 """
 
 import argparse
@@ -52,7 +52,8 @@ def differentiable(name, inputs, wanted, device):
         parts = [out] if isinstance(out, torch.Tensor) else list(out)
         return torch.autograd.grad(parts, leaves[:wanted], [torch.ones_like(part) for part in parts])
 
-    made = getattr(aime_kernels, name)(*leaves)
+    with mode("reference"):
+        made = getattr(aime_kernels, name)(*leaves)
     outputs = size(*([made] if isinstance(made, torch.Tensor) else made))
     moved = 2 * size(*leaves) + 2 * outputs + size(*leaves[:wanted])
     shape = " ".join(str(list(x.shape)) for x in inputs)
@@ -95,6 +96,14 @@ def frames(shape, device):
     )
 
 
+def codebook(encodings, count, dim, device):
+    given = torch.randn(encodings, dim, device=device), torch.randn(count, dim, device=device)
+    moved = size(*given) + 8 * encodings
+    return Case(
+        "nearest_codes", f"{encodings} to {count} d={dim}", aime_kernels.nearest_codes, lambda form: form(*given), moved
+    )
+
+
 def cases(device: str, small: bool) -> Iterator[Case]:
     """Sizes of a step of `small` with 8 windows of 16 frames, then larger ones; or very small sizes. Lazily."""
     k, d, s = (3, 4, 2) if small else (15, 36, 10)
@@ -107,6 +116,8 @@ def cases(device: str, small: bool) -> Iterator[Case]:
     for name in ("rgb_gram", "rgb_combine"):
         for offset in (0, 1):
             yield vectors(name, 100 if small else 34_000_000, 3, device, offset)
+    for rows_, count, dim in [(3, 5, 4)] if small else [(8192, 256, 64), (8192, 1024, 256)]:
+        yield codebook(rows_, count, dim, device)
     yield frames((1, 2, 4, 6, 3) if small else (8, 16, 64, 64, 3), device)
     for n in [2] if small else [128, 4096]:
         density = [torch.randn(n, s, d), torch.randn(n, k).log_softmax(-1), torch.randn(n, k, d), torch.randn(n, k, d)]
@@ -167,26 +178,31 @@ def captured(call: Callable) -> Callable:
 def each_row(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> Iterator[dict]:
     """One dictionary for each operator and size, the moment it is measured."""
     for case in cases(device, small):
-        with mode("reference"):
-            eager = milliseconds(lambda case=case: case.call(case.function), device, rounds)
-            fused = None
-            if compiled:
-                torch.compiler.reset()
-                form = torch.compile(case.function)
-                fused = milliseconds(lambda case=case, form=form: case.call(form), device, rounds)
-        kernel = None
-        if device != "cpu" and obstacle_of_device(torch.device(device)) is None:
-            with mode("triton"):
-                kernel = milliseconds(lambda case=case: case.call(case.function), device, rounds)
-        yield {
-            "kernel": case.kernel,
-            "shape": case.shape,
-            "eager_ms": eager,
-            "compiled_ms": fused,
-            "kernel_ms": kernel,
-            "bytes": case.bytes,
-            "gb_per_s": None if kernel is None else 1e-6 * case.bytes / kernel,
-        }
+        yield row_of(case, device, compiled, rounds)
+
+
+def row_of(case: Case, device: str, compiled: bool, rounds: int) -> dict:
+    """The row of one operator at one size."""
+    with mode("reference"):
+        eager = milliseconds(lambda: case.call(case.function), device, rounds)
+        fused = None
+        if compiled:
+            torch.compiler.reset()
+            form = torch.compile(case.function)
+            fused = milliseconds(lambda: case.call(form), device, rounds)
+    kernel = None
+    if device != "cpu" and obstacle_of_device(torch.device(device)) is None:
+        with mode("triton"):
+            kernel = milliseconds(lambda: case.call(case.function), device, rounds)
+    return {
+        "kernel": case.kernel,
+        "shape": case.shape,
+        "eager_ms": eager,
+        "compiled_ms": fused,
+        "kernel_ms": kernel,
+        "bytes": case.bytes,
+        "gb_per_s": None if kernel is None else 1e-6 * case.bytes / kernel,
+    }
 
 
 def rows(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> list[dict]:

@@ -50,7 +50,8 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Skip `gpu` tests that need more cards than are visible, in words that say what that leaves open."""
+    """Begin with the files marked `long`; skip `gpu` tests that need more cards than are visible, and say so."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     cards = torch.cuda.device_count()
     for item in items:
         if marker := item.get_closest_marker("gpu"):

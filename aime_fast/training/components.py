@@ -104,14 +104,14 @@ class Components:
 
     def _capture(self, step: TrainingStep) -> CapturedStep | None:
         """The step as a CUDA graph, where it is wanted and can be one; a note says why not on a GPU."""
-        wanted, obstacle = self.config.cuda_graph, self.engine.capture_obstacle
-        if wanted == "on" and obstacle:
+        choice, obstacle = self.config.cuda_graph, self.engine.capture_obstacle
+        if choice == "on" and obstacle:
             raise UserError(f"--cuda-graph on: {obstacle}; use --cuda-graph auto")
-        if wanted == "off" or obstacle:
-            if wanted == "auto" and obstacle and self.engine.device.type == "cuda":
+        if choice == "off" or obstacle:
+            if choice == "auto" and obstacle and self.engine.device.type == "cuda":
                 self.notes.append(f"the step runs as written, not as a CUDA graph: {obstacle}")
             return None
-        return CapturedStep(step, CudaRecorder(self.engine.device), self.hosts, wanted == "on")
+        return CapturedStep(step, CudaRecorder(self.engine.device), self.hosts, choice == "on")
 
     def _resume(self, checkpoint: Path) -> None:
         saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]

@@ -22,6 +22,7 @@ COMMAND_LINE = {
     "jsonargparse": "jsonargparse",
     "docstring_parser": "docstring_parser",
     "typeshed_client": "typeshed_client",
+    "tqdm": "tqdm",
 }
 """What `aime_fast/train.py` imports beside those."""
 TESTS = {"pytest": "pytest", "pytest_timeout": "pytest-timeout", "hypothesis": "hypothesis", "mpmath": "mpmath"}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gpu_check.plan import PUBLISHED, STAGES
 from gpu_check.records import Row
 
-_MOST = 25
+_MOST = 40
 """Rows of a stage that are shown: failed tests can be many."""
 _MOST_NAMES = 6
 """Jobs with one reason that are named."""

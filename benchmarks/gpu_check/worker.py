@@ -25,6 +25,10 @@ class Skip(Exception):
     """Why a job has nothing to measure on this machine."""
 
 
+class Failure(Exception):
+    """Why a job failed, where the log has all the rest: no traceback is printed."""
+
+
 def main(call: str, options: str) -> int:
     """Run the job; 0 if it ended well or skipped itself, else 1."""
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
@@ -33,6 +37,9 @@ def main(call: str, options: str) -> int:
         getattr(import_module(module), function)(emit, **json.loads(options))
     except Skip as reason:
         emit({ENDING: "skipped", "why": str(reason)})
+    except Failure as reason:
+        emit({ENDING: "failed", "why": str(reason)})
+        return 1
     except Exception as error:
         traceback.print_exc()
         emit({ENDING: "failed", "why": f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]})

@@ -1,5 +1,6 @@
 """Numerical operators: public functions over plain PyTorch references, Triton kernels and C++ (docs/kernels.md)."""
 
+from aime_kernels.codebook.op import distance_to_codes, nearest_codes
 from aime_kernels.dpgmm.density import gaussian_log_density
 from aime_kernels.dpgmm.divergence import gamma_kl
 from aime_kernels.dpgmm.op import expected_kumaraswamy_beta_kl, kumaraswamy_log_weights, mixture_log_density
@@ -11,6 +12,7 @@ from aime_kernels.rgb.op import rgb_combine, rgb_gram
 from aime_kernels.slot_attention.op import slot_attention
 
 __all__ = [
+    "distance_to_codes",
     "expected_kumaraswamy_beta_kl",
     "gamma_kl",
     "gather_windows",
@@ -20,6 +22,7 @@ __all__ = [
     "logistic_mixture_loss",
     "logistic_mixture_mean",
     "mixture_log_density",
+    "nearest_codes",
     "normalise_frames",
     "rgb_combine",
     "rgb_gram",

@@ -26,6 +26,7 @@ ROUTES: dict[str, Row] = {
     "kumaraswamy_log_weights": Row("triton", "reference", NOT_TIMED),
     "logistic_mixture": Row("triton", "native", "never ran on a GPU; on a CPU benchmarks/test_bench_likelihood.py"),
     "mixture_log_density": Row("triton", "reference", NOT_TIMED),
+    "nearest_codes": Row("triton", "reference", "never ran on a GPU"),
     "normalise_frames": Row("triton", "reference", NOT_TIMED),
     "rgb_combine": Row("triton", "reference", NOT_TIMED),
     "rgb_gram": Row("triton", "reference", NOT_TIMED),

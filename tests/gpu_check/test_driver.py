@@ -54,9 +54,8 @@ def test_nothing_fits_no_budget(tmp_path):
     done = gpu_check("--device", "cpu", "--budget", 0, "--out", tmp_path)
     assert done.returncode == 0
     (results,) = tmp_path.glob("gpu-check-*.jsonl")
-    statuses = {
-        (row["status"], row["why"]) for row in map(json.loads, results.read_text().splitlines()) if "status" in row
-    }
+    rows = map(json.loads, results.read_text().splitlines())
+    statuses = {(row["status"], row["why"]) for row in rows if "status" in row}
     assert statuses == {("skipped", "budget"), ("skipped", "needs a card")}
 
 

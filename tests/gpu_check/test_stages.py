@@ -1,13 +1,17 @@
 """What the stages compute from what they measure, and that they run on a CPU."""
 
+import subprocess
+import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import test_bench_kernels
 import torch
 from gpu_check.processes import STARTED
-from gpu_check.stages import agree, machine, resident, step, suite, trace
-from gpu_check.worker import _plain
+from gpu_check.stages import agree, kernels, launched, machine, resident, step, suite, trace
+from gpu_check.worker import Failure, _plain
 
 
 def test_overlapping_kernels_are_busy_once():
@@ -41,10 +45,14 @@ def test_a_profile_of_the_cpu_has_no_kernels(monkeypatch):
 
 
 def test_differences_are_relative_to_the_largest_value():
-    one = {"elbo": [10.0, -20.0], "zero": [0.0, 0.0], "rgb_cosine_a_b": [1.0, 1.0]}
-    other = {"elbo": [10.0, -19.0], "zero": [0.0, float("nan")], "rgb_cosine_a_b": [0.0, 0.0]}
+    one = {"elbo": [10.0, -20.0], "tiny": [1e-6, 0.0], "zero": [0.0, 0.0], "rgb_cosine_a_b": [1.0, 1.0]}
+    other = {"elbo": [10.0, -19.0], "tiny": [2e-6, 0.0], "zero": [0.0, float("nan")], "rgb_cosine_a_b": [0.0, 0.0]}
     found = agree.differences(one, other)
-    assert found == {"elbo": (0.0, pytest.approx(0.05)), "zero": (0.0, float("inf"))}
+    assert found == {
+        "elbo": (0.0, pytest.approx(0.05)),
+        "tiny": (pytest.approx(1e-4),) * 2,
+        "zero": (0.0, float("inf")),
+    }
 
 
 def test_numbers_without_a_form_in_json_become_text():
@@ -79,6 +87,27 @@ def test_the_gpu_tests_of_the_project_are_found():
     assert any(path.endswith("test_graph_capture.py") for path in suite.files())
 
 
+WRITER = """
+import sys
+file = open(sys.argv[1], "w", buffering=1)
+file.write('{"step": 1}\\n{"st')
+file.flush()
+sys.stdin.read(1)
+file.write('ep": 2}\\n{"step": 3')
+"""
+
+
+def test_a_log_is_followed_while_it_is_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE) as process:
+        rows = launched._follow(path, process)
+        assert next(rows) == {"step": 1}
+        assert process.poll() is None
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        assert list(rows) == [{"step": 2}]
+
+
 def test_rates_are_positive():
     assert machine.copied_bytes_a_second("cpu") > 0
     assert machine.product_flops("cpu", torch.float32, tf32=False) > 0
@@ -103,3 +132,45 @@ def test_a_step_is_measured_on_a_cpu(monkeypatch):
     assert found["host_ms"] <= found["ms_max"]
     assert found["frames_per_s"] == pytest.approx(2 / (found["pipelined_ms"] / 1000))
     assert abs(found["total_elbo"]) < 1e3
+
+
+def test_what_a_card_adds_to_a_step(monkeypatch):
+    """Memory and kernels of a card that is made up: two kernels of half a millisecond in each step."""
+    monkeypatch.setenv(STARTED, repr(time.time()))
+    monkeypatch.setattr(step, "SECONDS", 0.1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 10**9)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 2 * 10**9)
+
+    def kernels_of(call):
+        count = 2 * len(call())
+        intervals = [(1000.0 * n, 1000.0 * n + 500.0) for n in range(count)]
+        return trace.Kernels(["gemm"] * count, intervals, Counter(gemm=500.0 * count))
+
+    monkeypatch.setattr(trace, "kernels_of", kernels_of)
+    rows = []
+    step.run(rows.append, "cuda", "debug", 1, 2, "tf32", "as written")
+    found = {key: value for row in rows for key, value in row.items()}
+    assert [found[name] for name in ("allocated_gb", "reserved_gb", "card_gb")] == [1.0, 2.0, 20.0]
+    assert found["kernels"] == 2 and found["busy_ms"] == pytest.approx(1.0)
+    assert found["busy_percent"] == pytest.approx(100 / found["pipelined_ms"])
+    assert found["largest"] == [["gemm", 2.0, 1.0]]
+
+
+def test_a_kernel_that_fails_loses_no_other(monkeypatch):
+    measured = test_bench_kernels.row_of
+
+    def broken(case, *arguments, **options):
+        if case.kernel == "rgb_gram":
+            raise RuntimeError("illegal memory access\nmore")
+        return measured(case, *arguments, **options)
+
+    monkeypatch.setattr(test_bench_kernels, "row_of", broken)
+    rows = []
+    with pytest.raises(Failure, match="2 failed: rgb_gram"):
+        kernels.run(rows.append, "cpu")
+    errors = [row.get("error") for row in rows]
+    assert errors.count("RuntimeError: illegal memory access") == 2
+    assert sum(error is None for error in errors) >= 8
+    assert all(row["eager_ms"] > 0 for row in rows if "error" not in row)

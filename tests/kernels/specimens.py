@@ -1,10 +1,13 @@
 """Every kernel at the sizes that it is built for, for the ahead-of-time suite."""
 
 import torch
+import triton.language as tl
 from ahead_of_time import Specimen
 
+from aime_kernels.codebook import triton_kernel as codebook
 from aime_kernels.dpgmm import triton_density, triton_sticks
 from aime_kernels.frames import triton_kernel as frames_kernel
+from aime_kernels.logistic_mixture import triton_kernel as likelihood
 from aime_kernels.rgb import triton_combine as combine
 from aime_kernels.rgb import triton_gram as gram
 from aime_kernels.slot_attention import triton_kernel as slots
@@ -77,6 +80,21 @@ def frames():
     return Specimen("frames_fwd", frames_kernel.frames_fwd_kernel, signature, {"BLOCK": block}, frames_kernel.LAUNCH)
 
 
+def pixels(which, names, width="fp32"):
+    kernel = getattr(likelihood, f"pixel_{which}_kernel")
+    scalars = {"of_error": "fp32"} if which == "gradients" else {}
+    signature = {**pointers(names), "blocks": f"*{width}", **scalars, "mixtures": "i32", "pixels": "i32"}
+    constants = {"BLOCK": block, "COMPUTE": tl.float32}
+    # A lane holds one pixel, for seven programs on a multiprocessor: a warp's loads are whole lines of 128 bytes.
+    return Specimen(f"pixel_{which} {width}", kernel, signature, constants, likelihood.LAUNCH, 72, wide_share=0.0)
+
+
+def nearest_codes(dim):
+    signature = {**pointers("encodings codes distances"), "ids": "*i64", "rows": "i32", "count": "i32"}
+    constants = {"D": dim, "ROWS": block, "TOLERANCE": codebook.SAME * dim}
+    return Specimen(f"nearest_codes d={dim}", codebook.nearest_codes_kernel, signature, constants, codebook.LAUNCH)
+
+
 _MIXTURE = {
     "fwd": "z log_pi means log_vars log_prob log_responsibilities",
     "bwd": "z means log_vars log_responsibilities grad_log_prob grad_log_responsibilities "
@@ -88,6 +106,10 @@ _SLOTS = {
     "grad_slots grad_keys grad_values",
 }
 _SLOT_SIZES = [(5, 64, 64), (5, 64, 32), (3, 64, 16), (8, 256, 16)]
+_PIXELS = {
+    "terms": "x centre blocks log_probs means",
+    "gradients": "x centre blocks of_nats sums of_centre",
+}
 _EPS = torch.finfo(torch.float32).eps
 _ALL = [
     *(rgb_gram(vectors) for vectors in (2, 4, 8)),
@@ -110,9 +132,11 @@ _ALL = [
     ),
     *(mixture(which, names, *size) for size in [(15, 36), (32, 64)] for which, names in _MIXTURE.items()),
     frames(),
+    *(pixels(which, names, width) for width in ("fp32", "bf16") for which, names in _PIXELS.items()),
+    *(nearest_codes(dim) for dim in (64, 256)),
     *(slot_attention(which, names, *size) for size in _SLOT_SIZES for which, names in _SLOTS.items()),
 ]
 SPECIMENS = {specimen.name: specimen for specimen in _ALL}
-_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "frames")
+_MODEL = ("4 vectors float32", "3 rows float32", " 14 ", "=15", "=5", "frames", "pixel", "nearest")
 FIRST = [name for name in SPECIMENS if any(size in name for size in _MODEL)]
 """The model's sizes."""

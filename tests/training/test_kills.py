@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from recording import write_recording
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.long
 
 
 def test_killed_runs_end_bit_identical(tmp_path):

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from aime_fast.training.trainer import DMCVBTrainer
 
+pytestmark = pytest.mark.long
+
 STEPS, PAUSE, BATCH = 6, 3, 6
 # SGD: AdamW's first steps divide by the noise of near-zero gradients, which turns rounding into steps.
 OPTIM = {"name": "sgd", "lr": 0.005, "warmup_steps": 0}

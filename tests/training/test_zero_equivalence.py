@@ -22,7 +22,8 @@ from aime_fast.training.engines.engine import ADAM_EPSILON
 
 OPTIM = OptimConfig()
 torch.set_num_threads(1)
-pytestmark = pytest.mark.timeout(900)  # the first test waits for every case of both world sizes
+# The first test waits for every case of both world sizes.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 COMPARED = ("parameters", "gradients", "norms", "losses")
 

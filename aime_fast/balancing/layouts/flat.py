@@ -53,6 +53,7 @@ class FlatLayout(Layout):
         self.overlap = overlap
         self.tasks_reaching = [set() for _ in self.parameters]
         self._device = self.parameters[0].device
+        self._keeps_memory = self._device.type != "cpu"
         self._vectors: dict[int, Vector] = {}
         self._local: dict[int, Vector] = {}
         self._memory: dict[tuple[int, int], Tensor] = {}
@@ -89,13 +90,13 @@ class FlatLayout(Layout):
         Tables of addresses on the device stay valid then, and a CUDA graph can be captured: it cannot copy new ones. A
         CPU frees it after the step instead.
         """
-        if vector is None or self._device.type == "cpu":
+        if vector is None or not self._keeps_memory:
             return torch.empty(numel, device=self._device)
         if vector not in self._memory:
             self._memory[vector] = torch.empty(numel, device=self._device)
         return self._memory[vector]
 
-    def _flatten(self, gradients: Sequence[Tensor | None], task: int | None) -> Vector:
+    def _flatten(self, gradients: Sequence[Tensor | None], task: int | None = None) -> Vector:
         """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers.
 
         task: whose vector this becomes; None for memory that is used once.

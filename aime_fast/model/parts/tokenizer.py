@@ -9,12 +9,10 @@ from torch.nn import functional as F
 from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw
 from aime_fast.model.parts.layers import ConvBlock, in_float32, wide
+from aime_kernels import distance_to_codes, nearest_codes
 
 DEAD_BELOW = 0.5
 """A code that wins fewer encodings than this in 1 / (1 - decay) steps is dead and is moved onto an encoding."""
-SAME = 1e-5
-"""Codes whose squared distances differ by less than this per dimension, a hundred roundings, are equally near.
-Otherwise the order of a sum would choose between two codes on one encoding, as a static background often has."""
 REVIVED_SHARE = 64
 """At most one code in this many is moved in one step: moving many at once would change the meaning of the tokens."""
 
@@ -54,12 +52,7 @@ class Codebook(nn.Module):
         Of equally near codes the first is taken, so that ids depend neither on rounding nor on the number of processes.
         """
         with torch.no_grad():
-            flat = wide(encodings.detach()).flatten(0, -2)
-            scores = torch.addmm((self.codes**2).sum(1), flat, self.codes.t(), alpha=-2)
-            near = scores <= scores.amin(1, keepdim=True) + SAME * flat.shape[1]
-            # The smallest index: torch.compile generates ten times more code for an argmax over booleans.
-            order = torch.arange(len(self.codes), dtype=torch.int32, device=flat.device)
-            ids = torch.where(near, order, len(order) - 1).amin(1).long()  # NaN: the last code
+            ids = nearest_codes(wide(encodings.detach()).flatten(0, -2), self.codes)
             # Before the first update the codes are random: quantising by them would only destroy information.
             codes = torch.where(self.counts.any(), self.codes[ids].view_as(encodings), encodings)
             return ids.view(encodings.shape[:-1]), codes
@@ -85,7 +78,7 @@ class Codebook(nn.Module):
         self.counts.lerp_(statistics[:, dim], 1 - self.decay)
         # The rarest code moves to the candidate farthest from all codes, the second rarest to the next, and so on.
         offered = statistics[:, dim + 1 :]
-        farthest_first = offered[torch.cdist(offered, self.codes).amin(1).argsort(descending=True, stable=True)]
+        farthest_first = offered[distance_to_codes(offered, self.codes).argsort(descending=True, stable=True)]
         rarest_first = self.counts.argsort(stable=True)
         replaced = self.counts[rarest_first] < DEAD_BELOW * (1 - self.decay)
         few = torch.arange(num_codes, device=replaced.device) < max(1, num_codes // REVIVED_SHARE)

@@ -12,8 +12,8 @@ from aime_fast.errors import UserError
 from aime_kernels.dispatch import kernel_mode, obstacle_of_device
 
 GB = 1e9
-BUSY_SHARE = 0.1
-"""A GPU of which other programs hold more than this part is busy. A context of CUDA takes less."""
+BUSY_SHARE, CONTEXT = 0.1, 2 * GB
+"""A GPU of which other programs hold more than this part is busy; the context of this program counts as another's."""
 
 
 def describe(device: torch.device, precision: str, step: str) -> list[str]:
@@ -22,23 +22,21 @@ def describe(device: torch.device, precision: str, step: str) -> list[str]:
     step: how the step runs, such as "step as written".
     """
     if device.type != "cuda":
-        surprise = why_no_gpu()
-        return [f"CPU, {torch.get_num_threads()} threads: {precision}, {step}", *([surprise] if surprise else [])]
+        threads, surprise = torch.get_num_threads(), why_no_gpu()
+        first = f"CPU, {threads} thread{'s' * (threads > 1)}: {precision}, {step}"
+        return [first, surprise] if surprise else [first]
     obstacle = "AIME_KERNELS=reference" if kernel_mode() == "reference" else obstacle_of_device(device)
     kernels = f"no Triton kernels ({obstacle})" if obstacle else "Triton kernels"
     card = torch.cuda.get_device_properties(device)
-    busy = others_memory(device)
-    return [
-        f"{card.name}, {card.total_memory / GB:.0f} GB: {precision}, {step}, {kernels}",
-        *([busy] if busy else []),
-    ]
+    first, busy = f"{card.name}, {card.total_memory / GB:.0f} GB: {precision}, {step}, {kernels}", others_memory(device)
+    return [first, busy] if busy else [first]
 
 
 def others_memory(device: torch.device) -> str | None:
     """The line for a GPU that other programs use, or None."""
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device)
-    if others < BUSY_SHARE * total:
+    if others < max(BUSY_SHARE * total, CONTEXT):
         return None
     return (
         f"the GPU is busy: other programs hold {others / GB:.1f} of its {total / GB:.1f} GB, {free / GB:.1f} GB are "

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpu_check.worker import Emit
+from gpu_check.worker import Emit, Failure
 
 FIRST, LATER = 1e-4, 1e-2
 """Largest differences of a loss in float32, in the first step and in all. Rounding grows from step to step."""
@@ -19,6 +19,8 @@ WAYS: dict[str, dict[str, object]] = {
     "bf16": {"cuda_graph": "off", "optim": {"precision": "bf16", "tf32": True}},
 }
 """Options of the trainer by the name of the way. In float32 the losses must agree; the others are only shown."""
+LEAST = 0.01
+"""Smallest scale of a difference: some losses are differences of larger numbers, and rounding is all they are."""
 Terms = dict[str, list[float]]
 
 
@@ -30,7 +32,7 @@ def run(emit: Emit, device: str, steps: int) -> None:
         others = [Way(name, options, steps, folder) for name, options in ways.items()]
         truth, wrong = on_cpu.losses(), []
         if truth is None:
-            raise RuntimeError("the steps on the CPU failed; the log has the reason")
+            raise Failure("the steps on the CPU failed; the log has the reason")
         for way in others:
             if (found := way.losses()) is None:
                 emit({"row": way.name, "agrees": "failed"})
@@ -45,7 +47,7 @@ def run(emit: Emit, device: str, steps: int) -> None:
             if must and not agrees:
                 wrong.append(f"{way.name} differs by {apart[worst][1]:.2g} in {worst}")
         if wrong:
-            raise RuntimeError("; ".join(wrong))
+            raise Failure("; ".join(wrong))
 
 
 class Way:
@@ -63,7 +65,7 @@ class Way:
 
 
 def differences(one: Terms, other: Terms) -> dict[str, tuple[float, float]]:
-    """Largest difference of each loss in the first step and in all, relative to the loss's largest magnitude.
+    """Largest difference of each loss in the first step and in all, relative to the loss's largest magnitude or 0.01.
 
     Norms, angles and cosines of gradients are left out: an angle between two small vectors has no scale. A value that
     is not finite differs by infinity.
@@ -71,7 +73,7 @@ def differences(one: Terms, other: Terms) -> dict[str, tuple[float, float]]:
     found = {}
     for name, values in one.items():
         if not name.startswith(("rgb_", "grad_norm")):
-            scale = max(map(abs, values)) or 1.0
+            scale = max(LEAST, *map(abs, values))
             apart = [abs(a - b) / scale for a, b in zip(values, other[name], strict=True)]
             apart = [x if x == x else float("inf") for x in apart]
             found[name] = (apart[0], max(apart))

@@ -1,14 +1,29 @@
 """Each kernel against the eager and the compiled reference."""
 
-from gpu_check.worker import Emit, Skip
+import traceback
+
+from gpu_check.worker import Emit, Failure
 
 
 def run(emit: Emit, device: str) -> None:
-    """Emit the rows of `benchmarks/test_bench_kernels.py`, one a kernel and shape."""
+    """Emit the rows of `benchmarks/test_bench_kernels.py`, one a kernel and shape; one that fails loses no other.
+
+    On a card all are measured without the compiled reference first, because compiling takes most of the time.
+    """
     import test_bench_kernels as bench
 
-    if not hasattr(bench, "each_row"):
-        raise Skip("benchmarks/test_bench_kernels.py has no function each_row")
-    on_card = device == "cuda"
-    for row in bench.each_row(device, small=not on_card, compiled=on_card, rounds=50 if on_card else 3):
-        emit({"row": f"{row.pop('kernel')} {row.pop('shape')}", **row})
+    on_card, failed = device == "cuda", []
+    for compiled in (False, True)[: 1 + on_card]:
+        for case in bench.cases(device, small=not on_card):
+            what = f"{case.kernel} {case.shape}"
+            try:
+                row = bench.row_of(case, device, compiled, rounds=50 if on_card else 3)
+            except Exception as error:
+                traceback.print_exc()
+                emit({"row": what, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]})
+                failed.append(what)
+                continue
+            emit({"row": what, **{name: value for name, value in row.items() if name not in ("kernel", "shape")}})
+    if failed:
+        names = list(dict.fromkeys(failed))
+        raise Failure(f"{len(names)} failed: {', '.join(names)}")

@@ -1,8 +1,10 @@
 """Training by the command, as a user starts it."""
 
 import json
+import math
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpu_check import ROOT
-from gpu_check.worker import Emit
+from gpu_check.worker import Emit, Failure
 
 
 def zero2(emit: Emit, device: str, steps: int) -> None:
@@ -45,23 +47,25 @@ def train(emit: Emit, device: str, seconds: int) -> None:
     preset = "small" if device == "cuda" else "debug"
     flags = ["--preset", preset, "--minutes", str(seconds / 60), "--compile", "off"]
     speeds: list[float] = []
+    best = -math.inf
     for row in _training(flags, {}):
         if row["split"] == "train":
             speeds.append(row["frames_per_second"])
             continue
-        figures = {"psnr_db": row["psnr"], "total_elbo": row["total_elbo"]}
-        emit({"row": f"{preset} step {row['step']}", **figures, "frames_per_s": sorted(speeds)[len(speeds) // 2]})
+        best = max(best, row["psnr"])
+        values = {"step": row["step"], "psnr_db": row["psnr"], "best_psnr_db": best, "total_elbo": row["total_elbo"]}
+        emit({"row": preset, **values, "frames_per_s": statistics.median(speeds)})
 
 
 def _training(flags: list[str], variables: dict[str, str]) -> Iterator[dict]:
-    """Run the command; yield the rows of its log as they appear. RuntimeError if it fails."""
+    """Run the command; yield the rows of its log as they appear. `Failure` if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "aime_fast/train.py", *flags, "--logging.tensorboard", "false", "--out", str(out)]
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables})
         yield from _follow(out / "metrics.jsonl", process)
         if process.returncode:
-            raise RuntimeError(f"train.py ended with code {process.returncode}")
+            raise Failure(f"train.py ended with code {process.returncode}")
 
 
 def _follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[dict]:

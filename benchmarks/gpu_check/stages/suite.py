@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from gpu_check import ROOT
-from gpu_check.worker import Emit
+from gpu_check.worker import Emit, Failure
 
 MOST_WORKERS = 8
 EVERY = 5.0
@@ -21,15 +21,17 @@ def run(emit: Emit, device: str) -> None:
     import pytest
 
     outcomes = Outcomes(emit)
+    outcomes.count()
     # Warnings are rows, not failures: a new version's warning would fail every test and hide what else is wrong.
     options = ["-o", "addopts=", "-o", "timeout=60", "-q", "-p", "no:cacheprovider", "--tb=short", "-W", "default"]
     if device == "cuda" and importlib.util.find_spec("xdist"):
         options += ["-n", str(min(MOST_WORKERS, os.cpu_count() or 1))]
-    code = pytest.main([*options, "-m", "gpu", *files()], plugins=[outcomes])
+    options += ["--continue-on-collection-errors", "-m", "gpu"]
+    code = pytest.main([*options, *files()], plugins=[outcomes])
     outcomes.count()
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         bad = sum(outcomes.counts[word] for word in ("failed", "error"))
-        raise RuntimeError(f"{bad} tests failed" if bad else f"pytest ended with {code!r}")
+        raise Failure(f"{bad} tests failed" if bad else f"pytest ended with {code!r}")
 
 
 def files() -> list[str]:

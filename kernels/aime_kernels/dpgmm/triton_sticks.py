@@ -35,8 +35,9 @@ def regrid(values, FROM: tl.constexpr, TO: tl.constexpr, SHIFT: tl.constexpr, LA
 @triton.jit
 def load_rows(pointer, rows, WIDE: tl.constexpr, LANES: tl.constexpr):
     """The program's rows of a [rows, WIDE] array as one flat range."""
+    # A launcher makes an argument of 1 a constant, which has no method `to`.
     start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
-    inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
+    inside = (lane < ROWS * WIDE) & (start + lane < tl.cast(rows, tl.int64) * WIDE)
     return tl.load(pointer + start + lane, mask=inside, other=0.0)
 
 
@@ -44,7 +45,7 @@ def load_rows(pointer, rows, WIDE: tl.constexpr, LANES: tl.constexpr):
 def store_rows(pointer, values, rows, WIDE: tl.constexpr, LANES: tl.constexpr):
     """The inverse of `load_rows`."""
     start, lane = tl.program_id(0).to(tl.int64) * (ROWS * WIDE), tl.arange(0, LANES)
-    inside = (lane < ROWS * WIDE) & (start + lane < rows.to(tl.int64) * WIDE)
+    inside = (lane < ROWS * WIDE) & (start + lane < tl.cast(rows, tl.int64) * WIDE)
     tl.store(pointer + start + lane, values, mask=inside)
 
 

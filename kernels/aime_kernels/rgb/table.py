@@ -1,7 +1,7 @@
 """Lists of tensors as a kernel reads them: a table of addresses and a list of tiles. Nothing is concatenated."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -71,14 +71,31 @@ def obstacle(columns: Sequence[Vector], gradients: int, device: torch.device) ->
     return None
 
 
+def _table(addresses: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return written_table(addresses, device)
+    return _copied_table(addresses, device)
+
+
+def written_table(addresses: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    """The addresses as int64 on the device, as arguments of kernels.
+
+    A CUDA graph cannot copy from the host, and the memory of its tensors has addresses that no earlier step had.
+    """
+    table = torch.zeros(len(addresses), len(addresses[0]), dtype=torch.int64, device=device)
+    torch._foreach_add_(list(table.view(-1).unbind()), [address for row in addresses for address in row])
+    return table
+
+
 # The allocator returns the same addresses in every step: a step copies no table to the device, if the tables of all its
 # calls (one call per group of parameters) fit in the cache.
 @lru_cache(maxsize=256)
-def _table(addresses: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+def _copied_table(addresses: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
     return torch.tensor(addresses, dtype=torch.int64).to(device)
 
 
-@lru_cache(maxsize=256)
+# Never dropped: a CUDA graph may read them. There are as many as groups of parameters.
+@cache
 def _tiles(sizes: tuple[int, ...], block: int, device: torch.device) -> Tensor:
     tiles = [
         (position, start, min(block, size - start))

@@ -6,7 +6,7 @@ import torch
 from aime_kernels import rgb_combine, rgb_gram
 from aime_kernels.rgb import reference
 from aime_kernels.rgb.op import combine_operator, gram_operator
-from aime_kernels.rgb.table import Work, works
+from aime_kernels.rgb.table import Work, works, written_table
 from aime_kernels.rgb.triton_gram import rgb_gram_triton
 
 SHAPES = [(3, 5), (4096 + 19,), (1,), (2, 3, 4, 4), (0,), (2, 4096)]
@@ -221,6 +221,38 @@ def test_tiles_beyond_32_bits(device, tmp_path):
     addresses, tiles = torch.tensor([[long.data_ptr()]]), torch.tensor([[0, far, size]])
     work = Work(addresses.to(device), tiles.to(device), (torch.float32,), True)
     torch.testing.assert_close(rgb_gram_triton(work), rgb_gram([[long[far:].clone()]]), rtol=1e-6, atol=0)
+
+
+def test_a_table_written_on_the_device_has_every_bit_of_the_addresses(device):
+    addresses = ((0, 2**62 + 1, 2**47 - 16), (1, 0, 140_000_000_000_256))
+    assert torch.equal(written_table(addresses, torch.device(device)).cpu(), torch.tensor(addresses))
+
+
+def test_a_cuda_graph_of_vectors_that_it_allocates_itself(device, true):
+    if device == "cpu":
+        pytest.skip("the interpreter has no CUDA graphs")
+    sources, direction, coefficients = problem(2, device, torch.float32, torch.float32, [(3, 5), (70_000,)])
+
+    def step():
+        rows = [[tensor * 2 for tensor in row] for row in sources]  # new addresses in the memory of the graph
+        update = [torch.empty_like(tensor) for tensor in direction]
+        gram = rgb_gram([*rows, direction])
+        rgb_combine(rows, direction, update, coefficients, true)
+        return gram, *update
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    before = [tensor.clone() for tensor in direction]
+    with torch.cuda.stream(side):
+        expected = step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        found = step()
+    for tensor, value in zip(direction, before, strict=True):
+        tensor.copy_(value)
+    graph.replay()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_operators_and_a_graph_around_them(device, true):

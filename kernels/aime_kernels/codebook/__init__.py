@@ -1,0 +1,1 @@
+"""Codebooks: the nearest code of each vector, and how far it is."""
