@@ -107,7 +107,7 @@ def test_grams_of_modules_sum_to_that_of_all_under_shards(world_size, stage, see
             layout = FlatLayout(parameters, SimpleNamespace(groups=[buffer]), world_size, sharded=True)
             layout.total = lambda grams, losses: (grams, losses)
             for task in range(TASKS):
-                (flat_gradient,) = layout._flatten(gradients(module, task, seed), None)
+                (flat_gradient,) = layout._flatten(gradients(module, task, seed))
                 layout._vectors[task] = [flat_gradient.view(world_size, -1)[rank].contiguous()]
             whole += layout.gram(False)[0][0]
             layout.divide(group_of, 4)
