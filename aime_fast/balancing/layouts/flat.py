@@ -53,10 +53,8 @@ class FlatLayout(Layout):
         self.overlap = overlap
         self.tasks_reaching = [set() for _ in self.parameters]
         self._device = self.parameters[0].device
-        self._keeps_memory = self._device.type != "cpu"
         self._vectors: dict[int, Vector] = {}
         self._local: dict[int, Vector] = {}
-        self._memory: dict[tuple[int, int], Tensor] = {}
         self._under_way: tuple[int, Vector, list[dist.Work]] | None = None
 
     def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
@@ -69,47 +67,28 @@ class FlatLayout(Layout):
             for tasks, gradient in zip(self.tasks_reaching, gradients, strict=True):
                 if gradient is not None:
                     tasks.add(task)
-        first = task not in self._vectors and task not in self._local
-        flats = self._flatten(gradients, task if first and self.shards == 1 else None)
+        flats = self._flatten(gradients)
         if task in self._local:
             flats = _sum(self._local.pop(task), flats)
         if not (last or self.reduce_each):
             self._local[task] = flats
             return
-        reduced = [
-            (None, None) if flat is None else self._reduce(flat, (task, number) if task not in self._vectors else None)
-            for number, flat in enumerate(flats)
-        ]
+        reduced = [(None, None) if flat is None else self._reduce(flat) for flat in flats]
         self._under_way = task, [shard for shard, _ in reduced], [work for _, work in reduced if work is not None]
         if not self.overlap:
             self._finish()
 
-    def _empty(self, numel: int, vector: tuple[int, int] | None) -> Tensor:
-        """Memory for entries of a buffer. On a GPU that of a vector, by (task, buffer), is the same in every step.
-
-        Tables of addresses on the device stay valid then, and a CUDA graph can be captured: it cannot copy new ones. A
-        CPU frees it after the step instead.
-        """
-        if vector is None or not self._keeps_memory:
-            return torch.empty(numel, device=self._device)
-        if vector not in self._memory:
-            self._memory[vector] = torch.empty(numel, device=self._device)
-        return self._memory[vector]
-
-    def _flatten(self, gradients: Sequence[Tensor | None], task: int | None = None) -> Vector:
-        """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers.
-
-        task: whose vector this becomes; None for memory that is used once.
-        """
+    def _flatten(self, gradients: Sequence[Tensor | None]) -> Vector:
+        """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers."""
         flats: Vector = []
         zeros: list[Tensor] = []
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for number, buffer in enumerate(self.buffers):
+        for buffer in self.buffers:
             if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
                 flats.append(None)  # with other ranks there is a reduction to take part in
                 continue
-            flat = self._empty(buffer.numel, None if task is None else (task, number))
+            flat = torch.empty(buffer.numel, device=self._device)
             flats.append(flat)
             parameters, padding = buffer.views(flat)
             zeros += padding
@@ -131,12 +110,12 @@ class FlatLayout(Layout):
             torch._foreach_copy_(views, present)
         return flats
 
-    def _reduce(self, flat: Tensor, vector: tuple[int, int] | None) -> tuple[Tensor, dist.Work | None]:
+    def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
         if self.world_size == 1:
             return flat, None
         if self.shards == 1:
             return flat, dist.all_reduce(flat, async_op=True)
-        shard = self._empty(flat.numel() // self.world_size, vector)
+        shard = flat.new_empty(flat.numel() // self.world_size)
         return shard, _reduce_scatter(shard, flat, async_op=True)
 
     def _finish(self) -> None:
