@@ -141,7 +141,8 @@ def test_evaluate_prints_the_psnr(capsys, recording, trained):
     assert (code, err) == (0, "")
     assert 0 < float(re.search(r"PSNR (\d+\.\d\d) dB", out)[1]) < 20
     assert "open loop from 5 frames, 1 held-out windows at stride 10" in out
-    shown = {line[:32].strip(): line[32:].split() for line in out.splitlines()[2:]}
+    every = out.split("over moving pixels  ")[0]
+    shown = {line[:40].strip(): line[40:].split() for line in every.splitlines()[2:]}
     assert shown["frames ahead"] == ["1", "2", "5", "10", "15"]
     assert all(0 < float(value) < 20 for value in shown["mean of the futures"])
 

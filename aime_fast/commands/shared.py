@@ -40,12 +40,17 @@ def open_run(checkpoint: str, data: str | None, loader: "LoaderConfig") -> tuple
 
     model = load_model(checkpoint, note)
     backend = open_backend("auto", data, loader, "val", 0)
-    if backend.action_dim != model.config.action_dim:
+    check_sizes(model, backend.action_dim, backend.image_size)
+    return model, backend
+
+
+def check_sizes(model: "WorldModel", action_dim: int, image_size: int) -> None:
+    """Raise `UserError` unless the data's actions and frames have the model's sizes."""
+    if action_dim != model.config.action_dim:
         raise UserError(
-            f"the data's actions have {backend.action_dim} numbers and the model's {model.config.action_dim}; "
+            f"the data's actions have {action_dim} numbers and the model's {model.config.action_dim}; "
             "name the data it was trained on with --data"
         )
     size = model.config.image_size
-    if backend.image_size != size:
+    if image_size != size:
         raise UserError(f"the data's frames are not {size}x{size} as the model's; use `aime-fast pack --size {size}`")
-    return model, backend

@@ -1,16 +1,16 @@
-"""PSNR of frames and of a model's reconstructions, and the mode a model is evaluated in."""
+"""PSNR of frames, over all pixels and over those that move, and the mode a model is evaluated in."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from aime_fast.data.batch import Batch
-from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
-
-PROTOCOL_STRIDE = 4
-"""Windows start at the multiples of this in every held-out episode."""
+CEILING = 10 * math.log10(12 * 255**2)
+"""Largest PSNR that is counted, 58.9 dB: that of rounding to 256 levels. Equal frames would make a mean infinite."""
+MOVING_LEVELS = 10
+"""A pixel moves if a channel differs by more than this many levels from the episode's mean frame."""
 
 
 @contextmanager
@@ -30,29 +30,27 @@ def psnr(prediction: Tensor, target: Tensor) -> Tensor:
     `prediction` and `target`: [..., 3, H, W] of one shape, values in [-1, 1]; values outside are clipped. Returns
     float32 [...], infinite for equal frames. Averages over frames are means of these values.
     """
+    return -10.0 * squared_error(prediction, target).mean(dim=(-3, -2, -1)).log10()
+
+
+def moving_psnr(prediction: Tensor, target: Tensor, moving: Tensor) -> Tensor:
+    """`psnr` over the pixels of the target that move, bool [..., H, W]; nan for frames in which none moves."""
+    error = squared_error(prediction, target).mean(dim=-3)
+    return -10.0 * ((error * moving).sum((-2, -1)) / moving.sum((-2, -1))).log10()
+
+
+def moving_pixels(frames: Tensor, mean_frame: Tensor) -> Tensor:
+    """Which pixels of frames [..., 3, H, W] differ from the episode's mean frame, in levels: bool [..., H, W]."""
+    return ((frames - mean_frame).abs() > MOVING_LEVELS).any(dim=-3)
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error of every pixel and channel of frames in [-1, 1], after both are mapped to [0, 1] and clipped."""
     if prediction.shape != target.shape:
         raise ValueError(f"psnr compares equal shapes, got {tuple(prediction.shape)} and {tuple(target.shape)}")
-    error = (unit_range(prediction.float()) - unit_range(target.float())).square().mean(dim=(-3, -2, -1))
-    return -10.0 * error.log10()
+    return (unit_range(prediction.float()) - unit_range(target.float())).square()
 
 
 def unit_range(frames: Tensor) -> Tensor:
     """Frames from [-1, 1] to [0, 1]; values outside are clipped."""
     return ((frames + 1.0) * 0.5).clamp(0.0, 1.0)
-
-
-@torch.no_grad()
-def reconstruction_psnr(model: WorldModel, windows: Iterable[Batch]) -> float:
-    """PSNR in dB of the decoder's mean at the posterior mean, peak 1, per frame, then averaged over all frames.
-
-    `windows` are batches such as `backend.evaluation_windows(PROTOCOL_STRIDE)`. The model keeps its mode. Raises
-    ValueError if there are no windows.
-    """
-    values = []
-    with evaluating(model) as device:
-        for batch in windows:
-            frames, actions = batch.to(device).frames(), batch.actions.to(device)
-            values.append(psnr(model.reconstruct(model(frames, actions)), frames).flatten())
-    if not values:
-        raise ValueError("there are no windows to reconstruct")
-    return torch.cat(values).double().mean().item()

@@ -80,6 +80,14 @@ def assumed_device(kind: str) -> Iterator[None]:
         _assumed = before
 
 
+def rounds_products(device: torch.device) -> bool:
+    """Whether torch may round the factors of float32 products there: on a GPU, to the 11 bits of TF32.
+
+    References whose results need all 24 bits avoid such products there. Kernels never round.
+    """
+    return (_assumed or device.type) == "cuda"
+
+
 def call(
     op: str,
     device: torch.device,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aime_fast.evaluation.metrics import psnr, unit_range
+from aime_fast.evaluation.metrics import CEILING, moving_pixels, moving_psnr, psnr, unit_range
 
 
 @pytest.mark.parametrize("lead", [(), (5,), (2, 3)])
@@ -28,6 +28,12 @@ def test_equal_frames_are_infinitely_good():
     assert torch.isinf(psnr(frames, frames)).all()
 
 
+def test_the_ceiling_is_the_psnr_of_rounding():
+    levels = np.random.default_rng(0).uniform(0, 255, 10**6)
+    error = np.square((levels - levels.round()) / 255).mean()
+    assert pytest.approx(-10 * np.log10(error), abs=0.02) == CEILING
+
+
 def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match="equal shapes"):
         psnr(torch.zeros(1, 3, 8, 8), torch.zeros(2, 3, 8, 8))
@@ -35,3 +41,26 @@ def test_different_shapes_are_refused():
 
 def test_unit_range_clips():
     assert unit_range(torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0])).tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+def test_moving_psnr_is_that_of_the_moving_pixels_alone():
+    draw = np.random.default_rng(0)
+    a, b = draw.random((4, 3, 9, 7)), draw.random((4, 3, 9, 7))
+    moving = draw.random((4, 9, 7)) < 0.2
+    moving[3] = False
+    expected = [
+        -10 * np.log10(((x - y) ** 2)[:, mask].mean()) for x, y, mask in zip(a, b, moving, strict=True) if mask.any()
+    ]
+    found = moving_psnr(torch.from_numpy(2 * a - 1), torch.from_numpy(2 * b - 1), torch.from_numpy(moving))
+    np.testing.assert_allclose(found[:3].numpy(), expected, rtol=1e-5)
+    assert found[3].isnan()
+    whole = torch.ones(4, 9, 7, dtype=torch.bool)
+    frames = torch.from_numpy(2 * a - 1), torch.from_numpy(2 * b - 1)
+    torch.testing.assert_close(moving_psnr(*frames, whole), psnr(*frames))
+
+
+def test_a_pixel_moves_if_one_channel_differs_by_more_than_ten_levels():
+    mean = torch.full((3, 2, 2), 100.0)
+    frame = mean.clone()
+    frame[1, 0, 0], frame[2, 0, 1], frame[0, 1, 0] = 110.0, 111.0, 89.0
+    assert moving_pixels(frame, mean).tolist() == [[False, True], [True, False]]

@@ -1,17 +1,17 @@
-"""The protocol on a model whose reconstruction is known."""
+"""The reconstruction of a model whose errors are known."""
 
 from types import SimpleNamespace
 
-import pytest
+import numpy as np
 import torch
+from made_windows import windows_of
 from torch import nn
 
-from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import reconstruction_psnr
+from aime_fast.evaluation.open_loop import reconstruction_psnr
 
 
 class Dimmed(nn.Module):
-    """Reconstructs each frame a tenth of the range too dark, in the second window two tenths."""
+    """Reconstructs each frame a tenth of the range too dark, bright windows two tenths."""
 
     def __init__(self):
         super().__init__()
@@ -27,21 +27,32 @@ class Dimmed(nn.Module):
         return frames - torch.where(frames[:, :1, :1, :1, :1] > 0.5, 0.4, 0.2)
 
 
-def batch_of(*levels):
-    frames = torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1, 1).expand(-1, 5, 8, 8, 3).contiguous()
-    size = frames.shape[:2]
-    return Batch(frames, torch.zeros(*size, 2), torch.zeros(size), torch.zeros(size, dtype=torch.bool))
+def windows(*levels, frames=5):
+    return windows_of(
+        [np.full((frames, 16, 16, 3), level, np.uint8) for level in levels], [np.zeros((frames, 2))] * len(levels)
+    )
 
 
-def test_frames_count_alike_whatever_the_batch():
+def test_each_window_has_its_value():
     model = Dimmed().train()
-    first, second = -20 * torch.log10(torch.tensor([0.1, 0.2])).double()
-    expected = (3 * first + second) / 4
-    for batches in ([batch_of(150, 150, 150, 220)], [batch_of(150), batch_of(150, 220, 150)]):
-        assert reconstruction_psnr(model, batches) == pytest.approx(expected.item(), abs=1e-4)
+    found = reconstruction_psnr(model, windows(150, 150, 220, 150))
+    first, second = (-20 * torch.log10(torch.tensor([0.1, 0.2])).double()).tolist()
+    torch.testing.assert_close(found.psnr, torch.tensor([first, first, second, first]).double(), atol=1e-4, rtol=0)
+    assert found.moving.isnan().all(), "nothing moves in an episode of equal frames"
     assert model.training
 
 
-def test_no_windows_is_an_error():
-    with pytest.raises(ValueError, match="no windows"):
-        reconstruction_psnr(Dimmed(), [])
+def test_many_windows_pass_in_parts():
+    found = reconstruction_psnr(Dimmed(), windows(*[150] * 19))
+    assert found.psnr.shape == (19,)
+    assert (found.psnr - 20).abs().max() < 1e-3
+
+
+def test_moving_pixels_alone():
+    """Half of the frame moves, and the error is everywhere the same."""
+    frames = np.full((6, 16, 16, 3), 100, np.uint8)
+    frames[:, :8] = (20 + 30 * np.arange(6))[:, None, None, None]
+    found = reconstruction_psnr(Dimmed(), windows_of([frames], [np.zeros((6, 1))]))
+    # Frames darker than a tenth of the range are clipped, the same in both.
+    assert 19.9 < found.moving.item() < 30
+    assert found.psnr.item() > 19.9

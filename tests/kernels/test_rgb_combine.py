@@ -94,7 +94,8 @@ def test_not_finite_writes_zeros_and_leaves_the_direction(poison):
 
 def test_scratch_does_not_grow_with_the_vectors(peak_bytes):
     rows, direction, coefficients = problem(3, shapes=[(20 * CHUNK,), (300, 1000)])
-    assert peak_bytes(lambda: rgb_combine(rows, direction, rows[0], coefficients, TRUE)) <= 4 * 6 * CHUNK
+    held = peak_bytes(lambda: rgb_combine(rows, direction, rows[0], coefficients, TRUE))
+    assert held <= 4 * 6 * CHUNK + 1000  # coefficients
 
 
 def test_a_chunk_of_a_long_vector_takes_few_operator_calls():

@@ -161,7 +161,7 @@ def test_a_policy_is_trained_through_imagination(model):
     model.zero_grad()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("prior", PRIORS)
 def test_a_model_on_a_gpu_is_filtered_and_imagined(prior):
     model = made(prior=prior).cuda()

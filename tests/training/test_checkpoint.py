@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch import nn
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint import files as module
+from aime_fast.training.checkpoint import state as state_module
 from aime_fast.training.checkpoint.checkpoint import Checkpoints
 from aime_fast.training.checkpoint.finding import checkpoint_folders, fault, find, pointed
 from aime_fast.training.checkpoint.state import Progress, RunState
@@ -246,3 +248,11 @@ def test_another_version_is_named_in_one_line(checkpoints, tmp_path, manifest, w
             find(where)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_deepspeed_has_no_version_of_it(monkeypatch):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(state_module, "version", missing)
+    assert state_module.versions()["deepspeed"] is None

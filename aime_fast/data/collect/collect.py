@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from aime_fast.data.collect.collector_pool import CollectorPool, usable_cores
+from aime_fast.data.collect.collector_pool import CollectorPool, read_states, usable_cores
 from aime_fast.data.collect.policies import check_policy_name
 from aime_fast.data.collect.simulation import Choices
 from aime_fast.data.episode import DEFAULT_SIZE, check_image_size
@@ -50,6 +50,8 @@ def collect(
     Finished episodes are kept in a folder beside `out`; after an interruption the same call continues from there. The
     same choices on the same machine give the same bytes, interrupted or not, for any number of processes. An `out` with
     files in it is replaced only with `force`, and only if it holds shards. `UserError` if it cannot be recorded.
+
+    The simulator's state of every frame is kept beside the shards (`aime_fast/data/shards/states.py`).
     """
     out = Path(out).resolve()
     processes = processes or usable_cores()
@@ -156,4 +158,5 @@ def _as_source(files: list[Path], provenance: dict[str, Any], size: int) -> Sour
     parts = [open_source(path, size=size) for path in files]
     lengths = [length for part in parts for length in part.lengths]
     where, environment = str(files[0].parent), provenance["environment"]
-    return Source("recorded", where, environment, lengths, size, lambda n: parts[n].episode(0), (), provenance)
+    facts = ("recorded", where, environment, lengths, size, lambda n: parts[n].episode(0), (), provenance)
+    return Source(*facts, states=lambda n: read_states(files[n]))

@@ -3,13 +3,14 @@
 import difflib
 import importlib.metadata
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from aime_fast import __version__
+from aime_fast.data.collect.physics_state import read_state, restart, state_layout
 from aime_fast.data.collect.policies import SIGMA, THETA, act, find_policy
 from aime_fast.data.episode import DEFAULT_SIZE, Episode
 from aime_fast.errors import UserError
@@ -58,6 +59,7 @@ class Simulation:
         cameras = environment.physics.model.ncam
         if choices.camera >= cameras:
             raise UserError(f"{choices.environment} has {cameras} cameras; choose --camera 0 to {cameras - 1}")
+        self._state = state_layout(environment.physics, choices.camera)
         self._renderer = _renderer(environment, choices.size)
 
     def provenance(self) -> dict[str, Any]:
@@ -65,20 +67,24 @@ class Simulation:
         packages = ("dm_control", "mujoco", "numpy")
         versions = {"aime-fast": __version__} | {name: importlib.metadata.version(name) for name in packages}
         noise = {"theta": THETA, "sigma": SIGMA} if self._choices.policy == "ou" else {}
-        return {**asdict(self._choices), **noise, "versions": versions, "renderer": self._renderer}
+        chosen = {**asdict(self._choices), **noise}
+        return {**chosen, "versions": versions, "renderer": self._renderer, "state": self._state}
 
-    def record(self, number: int, tick: Callable[[], object]) -> Episode:
-        """Simulate episode `number`, independently of all others, and call `tick` after each frame."""
+    def record(self, number: int, tick: Callable[[], object]) -> tuple[Episode, np.ndarray]:
+        """Simulate episode `number`, independently of all others, and call `tick` after each frame.
+
+        Also returns the simulator's state of each frame, float64 [N, n] (see `StateLayout`).
+        """
         choices = self._choices
-        task_seed, policy_seed = np.random.SeedSequence(choices.seed, spawn_key=(number,)).spawn(2)
-        environment = self._environment(np.random.RandomState(np.random.MT19937(task_seed)))
-        generator = np.random.Generator(np.random.Philox(policy_seed))
-        spec, step = environment.action_spec(), environment.reset()
+        environment, step, policy_seed = self._begin(number)
+        generator, spec = np.random.Generator(np.random.Philox(policy_seed)), environment.action_spec()
         frames: list[np.ndarray] = []
+        states: list[np.ndarray] = []
         actions: list[np.ndarray] = []
         rewards: list[float] = []
         try:
             while len(frames) < choices.length and not step.last():
+                states.append(read_state(environment.physics))
                 frames.append(render(environment, choices.camera, choices.size))
                 action = act(self._policy, choices.policy, frames[-1].copy(), step, spec, generator)
                 step, reward = _repeat(environment, action, choices.action_repeat)
@@ -90,17 +96,58 @@ class Simulation:
             raise UserError(f"{where}: the simulation became unstable ({error}); choose another --seed") from error
         finally:
             environment.physics.free()
+        return self._episode(number, frames, actions, rewards, step), np.stack(states)
+
+    def futures(self, number: int, starts: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """What follows states of episode `number` if other actions are taken: frames uint8 [h, S, S, 3] of each start.
+
+        A start is a kept state [n] and the actions [h, A] from there. The task's own end does not stop it.
+        `UserError` if the simulation becomes unstable.
+        """
+        choices = self._choices
+        environment, _, _ = self._begin(number)
+        physics, task = environment.physics, environment.task
+        steps = round(environment.control_timestep() / physics.timestep())
+        made = []
+        try:
+            for state, actions in starts:
+                restart(physics, state)
+                frames = []
+                for action in actions:
+                    for _ in range(choices.action_repeat):
+                        task.before_step(action.astype(np.float64), physics)
+                        physics.step(steps)
+                        task.after_step(physics)
+                    frames.append(render(environment, choices.camera, choices.size))
+                made.append(np.stack(frames))
+        except self._unstable as error:
+            where = f"{choices.environment}, episode {number}"
+            raise UserError(f"{where}: unstable under other actions ({error}); judge other episodes") from error
+        finally:
+            physics.free()
+        return made
+
+    def _begin(self, number: int) -> tuple[Any, Any, np.random.SeedSequence]:
+        """Episode `number` before its first action: environment, first time step, and the seed of the policy."""
+        task_seed, policy_seed = np.random.SeedSequence(self._choices.seed, spawn_key=(number,)).spawn(2)
+        environment = self._environment(np.random.RandomState(np.random.MT19937(task_seed)))
+        return environment, environment.reset(), policy_seed
+
+    def _episode(
+        self, number: int, frames: list[np.ndarray], actions: list[np.ndarray], rewards: list[float], last: Any
+    ) -> Episode:
+        """The recorded columns, of which `last` is the last time step."""
         ended = np.zeros(len(frames), bool)
         ended[-1] = True
         # The task's own end has a discount of 0, its time limit a discount of 1.
-        terminated = ended & (step.last() and step.discount == 0.0)
+        terminated = ended & (last.last() and last.discount == 0.0)
         return Episode(
             observations=np.stack(frames),
             actions=np.stack(actions),
             rewards=np.array(rewards, np.float32),
             terminated=terminated,
             truncated=ended & ~terminated,
-            name=f"{choices.environment}, episode {number}",
+            name=f"{self._choices.environment}, episode {number}",
         )
 
     def _environment(self, random: np.random.RandomState) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from aime_fast.data.files import SAMPLE
 from aime_fast.data.shards.manifest import Manifest, action_moments, action_statistics, load_manifest, split_of_episodes
 from aime_fast.data.shards.reader import ShardReader, open_shards
+from aime_fast.data.shards.states import STATE, STATES
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError
 from aime_fast.reporting.figures import save_rows
@@ -70,6 +71,8 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
     lines += [f"note           {note}" for note in source.notes]
     if source.collection:
         lines += _provenance(source.collection)
+    if source.states:
+        lines.append(f"states         of the simulator, in {STATES}")
     if manifest:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         seed = "the last episodes validate" if manifest.split_seed is None else f"split seed {manifest.split_seed}"
@@ -86,7 +89,7 @@ def _count(number: int, thing: str) -> str:
 def _provenance(collection: dict[str, Any]) -> list[str]:
     """How episodes were recorded, in two lines. Fields that a later release adds are shown as well."""
     versions = collection.get("versions", {})
-    shown = [key for key in collection if key not in ("environment", "length", "versions")]
+    shown = [key for key in collection if key not in ("environment", "length", "versions", STATE)]
     choices = [f"{key.replace('_', ' ')} {collection[key]}" for key in shown]
     used = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
     return [f"collected      {', '.join(choices)}", f"versions       {', '.join(used)}"]

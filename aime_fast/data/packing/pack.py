@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from aime_fast.data.episode import Episode
 from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
 from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, Manifest, action_statistics, split_of_episodes
+from aime_fast.data.shards.states import STATE, write_states
 from aime_fast.data.shards.writer import WrittenShard, write_shard
 from aime_fast.data.sources import Source, open_source
 from aime_fast.errors import UserError, check_at_least, unknown_name
@@ -88,7 +90,7 @@ def write_folder(
     action_dim = recording.episode(0).action_dim
     try:
         folder.mkdir(parents=True)
-        write = partial(_write_shard, recording, folder, codec, splits, action_dim)
+        write = partial(_write_shard, replace(recording, states=None), folder, codec, splits, action_dim)
         tasks = list(enumerate(shard_spans(recording.lengths, chunks_per_shard)))
         with tqdm(total=sum(recording.lengths), unit="frame", disable=None if progress else True) as bar:
             packed = _write_shards(write, tasks, min(workers, len(tasks)), bar.update)
@@ -102,7 +104,7 @@ def write_folder(
             action_statistics=action_statistics([moments for *_, part in packed for moments in part], splits),
             split_seed=split_seed,
             notes=list(recording.notes),
-            collection=recording.collection,
+            collection=_collection(recording, folder),
             shards=[shard for shard, _, _ in packed],
             episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,
@@ -112,6 +114,18 @@ def write_folder(
         raise UserError(f"{out}: cannot be written ({error}); make room or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collection(recording: Source, folder: Path) -> dict[str, Any] | None:
+    """How the episodes were recorded, with the simulator's states as a file in `folder` if they are still known."""
+    if not recording.collection or STATE not in recording.collection:
+        return recording.collection
+    collection = dict(recording.collection)
+    layout = collection.pop(STATE)
+    if recording.states:
+        checksum = write_states(folder, map(recording.states, range(len(recording.lengths))))
+        collection[STATE] = {**layout, "sha256": checksum}
+    return collection
 
 
 def shard_spans(lengths: Sequence[int], chunks_per_shard: int) -> list[range]:

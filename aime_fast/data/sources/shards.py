@@ -7,6 +7,7 @@ import numpy as np
 from aime_fast.data.episode import Episode
 from aime_fast.data.shards.chunks import read_chunks
 from aime_fast.data.shards.reader import open_shards
+from aime_fast.data.shards.states import STATE, STATES, read_states
 from aime_fast.data.shards.writer import TERMINATED, TRUNCATED
 from aime_fast.data.sources.frames import as_frames, size_notes
 from aime_fast.data.sources.source import Pictures, Source
@@ -18,6 +19,8 @@ def open_shard_folder(folder: Path, pictures: Pictures) -> Source:
     manifest = episodes.manifest
     notes = [*manifest.notes, *([f"frames were stored as {manifest.codec}, which is lossy"] if manifest.lossy else [])]
     notes += size_notes((manifest.image_size, manifest.image_size, 3), episodes.size)
+    named, kept = STATE in (manifest.collection or {}), (folder / STATES).exists()
+    notes += [f"{STATES} is missing, so the simulator's states are lost"] if named and not kept else []
     return Source(
         "shards",
         str(folder),
@@ -28,6 +31,7 @@ def open_shard_folder(folder: Path, pictures: Pictures) -> Source:
         tuple(dict.fromkeys(notes)),
         manifest.collection,
         manifest.has_rewards,
+        read_states(folder, manifest).of if kept else None,
     )
 
 

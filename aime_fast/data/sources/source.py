@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aime_fast.data.episode import DEFAULT_SIZE, Episode
 from aime_fast.errors import UserError
 
@@ -57,6 +59,8 @@ class Source:
     """How the episodes were recorded, if this project recorded them."""
     has_rewards: bool = True
     """Whether the recording has rewards; without them they are zero."""
+    states: Callable[[int], np.ndarray] | None = None
+    """Reads the simulator's states float64 [N, n] of an episode; None if the recording keeps none."""
 
     def checked(self, number: int, action_dim: int | None) -> Episode:
         """The episode of a number; `UserError` unless it has the listed length, S, and this action size (None: any)."""

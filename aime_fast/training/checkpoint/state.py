@@ -2,7 +2,7 @@
 
 import platform
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
@@ -89,5 +89,13 @@ def set_generator_states(states: dict[str, Tensor]) -> None:
 
 def versions() -> dict[str, object]:
     """Versions that results depend on."""
-    installed = {"torch": torch.__version__, "numpy": np.__version__, "deepspeed": version("deepspeed")}
+    installed = {"torch": torch.__version__, "numpy": np.__version__, "deepspeed": _deepspeed()}
     return {"aime-fast": __version__, "python": platform.python_version(), **installed}
+
+
+def _deepspeed() -> str | None:
+    """None where it is missing: a run on one process does without it."""
+    try:
+        return version("deepspeed")
+    except PackageNotFoundError:
+        return None

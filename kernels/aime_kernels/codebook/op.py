@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from aime_kernels.dispatch import call, shapes
+from aime_kernels.dispatch import call, rounds_products, shapes
 from aime_kernels.torch_operator import kernel_operator
 
 SAME = 1e-5
@@ -27,7 +27,7 @@ def distance_to_codes(points: Tensor, codes: Tensor) -> Tensor:
 
 
 def _nearest(encodings: Tensor, codes: Tensor) -> Tensor:
-    if encodings.is_cuda:
+    if rounds_products(encodings.device):
         scores = _distances(encodings, codes).square()
     else:
         scores = torch.addmm((codes**2).sum(1), encodings, codes.t(), alpha=-2)
@@ -42,8 +42,9 @@ def _distance(points: Tensor, codes: Tensor) -> Tensor:
 
 
 def _distances(points: Tensor, codes: Tensor) -> Tensor:
-    """[M, n]. On a GPU a matrix product would round its factors to TF32 where that is allowed."""
-    products = "donot_use_mm_for_euclid_dist" if points.is_cuda else "use_mm_for_euclid_dist_if_necessary"
+    """[M, n], by a matrix product where that rounds nothing."""
+    exact = rounds_products(points.device)
+    products = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist_if_necessary"
     return torch.cdist(points, codes, compute_mode=products)
 
 

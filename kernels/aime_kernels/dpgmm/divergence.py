@@ -6,6 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from aime_kernels.dispatch import rounds_products
 from aime_kernels.dpgmm.sticks import log_sticks_at
 
 _EULER_GAMMA = 0.5772156649015329
@@ -49,7 +50,7 @@ def minus_expected_log_remainder(log_a: Tensor, log_b: Tensor) -> Tensor:
     quadrature = _quadrature.__wrapped__ if torch.compiler.is_compiling() else _quadrature
     node, weight = quadrature(log_a.dtype, log_a.device)
     _, log_remainder = log_sticks_at(node, log_a[..., None], log_b[..., None])
-    return -(log_remainder @ weight)
+    return -((log_remainder * weight).sum(-1) if rounds_products(log_a.device) else log_remainder @ weight)
 
 
 @cache

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from aime_kernels.dispatch import call, float_obstacle, padded_size, shapes
+from aime_kernels.dispatch import call, float_obstacle, padded_size, rounds_products, shapes
 from aime_kernels.torch_operator import differentiable_operator, empty_like
 
 _MAX_SLOTS, _MAX_TILE = 8, 4096
@@ -25,10 +25,17 @@ def slot_attention(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor,
 
 def reference(slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`slot_attention` in tensor algebra."""
-    logits = torch.bmm(slots * slots.shape[-1] ** -0.5, keys.transpose(1, 2))
+    logits = _product(slots * slots.shape[-1] ** -0.5, keys.transpose(1, 2))
     log_assignments = logits.log_softmax(dim=1)
     maps = log_assignments.softmax(dim=2)
-    return torch.bmm(maps, values), log_assignments.exp(), maps
+    return _product(maps, values), log_assignments.exp(), maps
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, [N, i, j] and [N, j, k], with no factor rounded; nor is one in its gradient."""
+    if rounds_products(left.device):
+        return torch.bmm(left.double(), right.double()).to(left.dtype)
+    return torch.bmm(left, right)
 
 
 def _obstacle(slots: Tensor, keys: Tensor, values: Tensor) -> str | None:

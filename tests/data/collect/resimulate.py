@@ -26,9 +26,9 @@ for number, actions in enumerate(given["actions"]):
 from aime_fast.data.collect.simulation import Choices, Simulation  # noqa: E402
 
 choices = dict(length=20, policy="random", action_repeat=100, camera=0, seed=0)
-cut = Simulation(Choices(environment="cartpole_swingup", **choices)).record(0, lambda: None)
+cut, _ = Simulation(Choices(environment="cartpole_swingup", **choices)).record(0, lambda: None)
 cartpole.Balance.get_termination = lambda self, physics: 0.0 if physics.time() > 2.5 else None
-over = Simulation(Choices(environment="cartpole_swingup", **choices)).record(0, lambda: None)
+over, _ = Simulation(Choices(environment="cartpole_swingup", **choices)).record(0, lambda: None)
 ends = [episode.terminated.nonzero()[0].tolist() for episode in (cut, over)]
 ends += [episode.truncated.nonzero()[0].tolist() for episode in (cut, over)]
 assert (len(cut), len(over)) == (10, 3), (len(cut), len(over))

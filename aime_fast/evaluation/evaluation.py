@@ -1,0 +1,174 @@
+"""Judges a trained model on held-out episodes: the protocol of docs/learning.md."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from aime_fast.config import LoaderConfig
+from aime_fast.data.files import SAMPLE
+from aime_fast.data.shards.manifest import load_manifest
+from aime_fast.data.shards.states import KeptStates, read_states
+from aime_fast.data.store import Episodes, open_store
+from aime_fast.errors import UserError
+from aime_fast.evaluation import parts, share
+from aime_fast.evaluation.baseline import fit_rolled_ridge
+from aime_fast.evaluation.intervals import Estimate, mean_over
+from aime_fast.evaluation.linear import PCA
+from aime_fast.evaluation.open_loop import MEAN, OTHER, OpenLoop, open_loop_psnr, reconstruction_psnr
+from aime_fast.evaluation.parts import price_parts
+from aime_fast.evaluation.predictors import compare_predictors
+from aime_fast.evaluation.probe import Probe, probe
+from aime_fast.evaluation.report import AT_OWN, AT_REFERENCE, Report
+from aime_fast.evaluation.windows import OPEN_LOOP_STRIDE, PROTOCOL_STRIDE, Windows, make_windows
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
+from aime_fast.tasks.registry import evaluable
+
+T = TypeVar("T")
+RIDGE = "ridge on PCA codes"
+PROBE_WINDOWS = 600
+"""Largest number of windows of each split for the probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What is asked of a model."""
+
+    context: int = 5
+    """Frames that it observes."""
+    horizon: int = 15
+    """Frames that it imagines after them."""
+    stride: int = OPEN_LOOP_STRIDE
+    """Frames between the starts of two windows of the open loop."""
+    reconstruction_stride: int = PROTOCOL_STRIDE
+    """The same for the reconstruction."""
+    simulator: bool = False
+    """Ask for the share of the actions' possible effect and for the probe, which need the simulator's states."""
+    parts: bool = False
+    """Ask what each part is worth."""
+
+
+def _found(report: Report, name: str, find: Callable[[], T]) -> T | None:
+    """What `find` gives; after a `UserError` None, and a line that says why."""
+    try:
+        return find()
+    except UserError as reason:
+        report.remarks.append(f"{name}: left out, {reason}")
+        return None
+
+
+class Evaluation:
+    """The held-out episodes of one data set, opened once; `UserError` if no episode is long enough."""
+
+    def __init__(self, data: str | None, questions: Questions, note: Callable[[str], None] = lambda line: None) -> None:
+        """`note` is told what is under way."""
+        self.data, self.questions, self.note = data, questions, note
+        self.held_out = open_store(data, "val")
+        self.windows = make_windows(self.held_out, questions.context + questions.horizon, questions.stride)
+        self.short = LoaderConfig().sequence_length
+        self.frames = make_windows(self.held_out, self.short, questions.reconstruction_stride)
+        self._train: Episodes | None = None
+
+    @property
+    def train(self) -> Episodes:
+        """The training episodes; `UserError` if they do not fit the memory."""
+        if self._train is None:
+            self._train = open_store(self.data, "train")
+        return self._train
+
+    def of(self, model: WorldModel, checkpoint: str) -> Report:
+        """Judge a model, which keeps its mode."""
+        asked, report = self.questions, Report(self._facts(checkpoint))
+        self.note("reconstruction")
+        reconstruction = reconstruction_psnr(model, self.frames)
+        report.reconstruction = {
+            name: mean_over(values.numpy(), self.frames.episodes) for name, values in vars(reconstruction).items()
+        }
+        kept = _found(report, "share and probe", self._states) if asked.simulator else None
+        truth = _found(report, "share", partial(self._other_futures, kept, report)) if kept else None
+        ridge = _found(report, RIDGE, lambda: fit_rolled_ridge(self.train, asked.context, asked.horizon))
+        self.note("open loop")
+        seen = open_loop_psnr(
+            model,
+            self.windows,
+            asked.context,
+            tasks=evaluable(model.heads, self.held_out.has_rewards),
+            baselines={RIDGE: ridge} if ridge else None,
+            other_truth=truth,
+        )
+        report.psnr, report.moving = (self._by_horizon(values) for values in (seen.psnr, seen.moving))
+        report.errors = {name: values.tolist() for name, values in seen.errors.items()}
+        if truth is not None:
+            self._add_share(report, seen, truth)
+        if kept:
+            self.note("probe")
+            report.probe = _found(report, "probe", partial(self._probe, model, kept, ridge.pca if ridge else None))
+        if asked.parts:
+            _found(report, "parts", partial(self._add_parts, report, model))
+        return report
+
+    def _facts(self, checkpoint: str) -> dict[str, str | int]:
+        return {
+            "checkpoint": checkpoint,
+            "data": str(self.data or SAMPLE),
+            "environment": self.held_out.environment or "unknown",
+            "context": self.questions.context,
+            "windows": len(self.windows),
+            "stride": self.questions.stride,
+            "reconstruction stride": self.questions.reconstruction_stride,
+            "episodes": len(set(self.windows.episodes.tolist())),
+        }
+
+    def _by_horizon(self, values: dict[str, Tensor]) -> dict[str, list[Estimate]]:
+        return {
+            name: [mean_over(column.numpy(), self.windows.episodes) for column in by_window.T]
+            for name, by_window in values.items()
+        }
+
+    def _states(self) -> KeptStates:
+        folder = Path(self.data or SAMPLE)
+        if not folder.is_dir():
+            raise UserError(f"{folder} keeps no simulator's states; `aime-fast collect` does")
+        return read_states(folder, load_manifest(folder))
+
+    def _numbers(self, split: str) -> list[int]:
+        """Number in the recording of each episode of a split."""
+        folder = Path(self.data or SAMPLE)
+        return [entry.id for entry in load_manifest(folder).entries(split, folder)]
+
+    def _other_futures(self, kept: KeptStates, report: Report) -> Tensor:
+        self.note(f"simulating {len(self.windows)} futures under other actions")
+        truth, difference = share.other_futures(self.windows, self._numbers("val"), kept, self.questions.context)
+        if difference:
+            report.remarks.append(
+                f"share: frames simulated again differ from the recorded ones by up to {difference:.0f} levels: "
+                "another MuJoCo, another renderer, or a lossy codec"
+            )
+        return truth
+
+    def _add_share(self, report: Report, seen: OpenLoop, truth: Tensor) -> None:
+        own = torch.cat([batch.observations[:, self.questions.context :] for _, batch in self.windows.parts(64)])
+        distance = share.frame_distance(own, truth)
+        episodes = self.windows.episodes
+        for name, decibels in ((AT_REFERENCE, share.REFERENCE), (AT_OWN, report.reconstruction["psnr"].mean)):
+            possible = share.possible_loss(distance, decibels)
+            report.possible[name] = [mean_over(column.numpy(), episodes) for column in possible.T]
+            report.share[name] = share.share_of_possible(seen.psnr[MEAN], seen.psnr[OTHER], possible, episodes)
+
+    def _probe(self, model: WorldModel, kept: KeptStates, pca: PCA | None) -> Probe:
+        train, held_out = (
+            make_windows(store, self.short, self.short, PROBE_WINDOWS) for store in (self.train, self.held_out)
+        )
+        return probe(model, train, held_out, kept, self._numbers("train"), self._numbers("val"), pca)
+
+    def _add_parts(self, report: Report, model: WorldModel) -> None:
+        context = self.questions.context
+        length = context + min(max(parts.HORIZONS), self.questions.horizon)
+        train = make_windows(self.train, length, length, parts.FIT_WINDOWS)
+        held_out: Windows = make_windows(self.held_out, length, self.questions.stride, parts.WINDOWS)
+        report.parts = price_parts(model, train, held_out, context, note=self.note)
+        report.predictors = compare_predictors(model, train, held_out)

@@ -1,0 +1,1 @@
+"""The protocol by which changes of the model are judged: docs/learning.md."""
