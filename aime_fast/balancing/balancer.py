@@ -73,7 +73,11 @@ class Balancer:
         state = solver.initial_state(self._groups.balanced, tasks) if self.state is None else self.state
         self.state = {name: value.to(grams.device) for name, value in state.items()}
         targets = self.layout.targets(solver.needs_direction)
-        report = self._decide_and_combine(grams, losses, self.state, targets, max_norm)
+        following, report = self._decide_and_combine(grams, losses, self.state, targets, max_norm)
+        for name, value in following.items():
+            # In place: a captured graph reads and writes the memory that it was captured with. Not within the region:
+            # with `out=` of an input Inductor 2.13 computes other angles.
+            self.state[name].copy_(value)
         return BalanceReport(update=self.layout.update, **report)
 
     def _decide_and_combine(
@@ -83,16 +87,17 @@ class Balancer:
         state: State,
         targets: list[list[Vector]],
         max_norm: float | None,
-    ) -> dict[str, Tensor]:
-        """What follows the Gram matrices: one region for `torch.compile`. Returns the tensors of `BalanceReport`."""
+    ) -> tuple[State, dict[str, Tensor]]:
+        """What follows the Gram matrices: one region for `torch.compile`.
+
+        Returns the solver's next state, and the tensors of `BalanceReport`.
+        """
         tasks = grams.shape[1] - self.solver.needs_direction
         decision = self._decide(grams, losses, state, tasks, max_norm)
         finite = decision.report["finite"]
         self.layout.combine(targets, decision.weights, decision.direction, finite)
-        for name, value in decision.state.items():
-            # In place: a captured graph reads and writes the memory that it was captured with.
-            torch.where(finite, value, state[name], out=state[name])
-        return decision.report
+        following = {name: torch.where(finite, value, state[name]) for name, value in decision.state.items()}
+        return following, decision.report
 
     def _decide(
         self, grams: Tensor, losses: Tensor | None, state: State, tasks: int, max_norm: float | None

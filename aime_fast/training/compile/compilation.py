@@ -3,7 +3,7 @@
 A region is a method that the backward passes of the same tasks cross. The backward pass of a compiled region computes
 all its gradients, needed or not. With one region around the whole step, the backward pass of each task would cost as
 much as those of all tasks; so what only some tasks reach is a region of its own, unless its gradients cost little.
-Fewer regions compile faster. Code between regions (the LSTM, which already is a fused operator, and a few copies) runs
+Code between regions (the LSTM, which already is a fused operator, and a few copies) runs
 as written.
 
 Objects declare their regions: a class attribute `compiled` names the methods, `compile_options` their inductor options,
