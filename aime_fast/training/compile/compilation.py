@@ -15,6 +15,7 @@ and its relatives stay off.
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -47,6 +48,8 @@ class Compilation:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder())
         # Otherwise the first of several backward passes over one graph may overwrite what the next one reads.
         functorch_config.donated_buffer = False
+        # Torch's compiler warns of its own code.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")
         self.tell: Callable[[str], None] = lambda line: None
         """Gets a line every few seconds while something compiles, from any thread."""
         self.on_graph: Callable[[], None] = lambda: None
