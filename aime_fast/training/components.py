@@ -111,7 +111,9 @@ class Components:
             if choice == "auto" and obstacle and self.engine.device.type == "cuda":
                 self.notes.append(f"the step runs as written, not as a CUDA graph: {obstacle}")
             return None
-        return CapturedStep(step, CudaRecorder(self.engine.device), self.hosts, choice == "on")
+        captured = CapturedStep(step, CudaRecorder(self.engine.device), self.hosts, choice == "on")
+        self._closing.callback(captured.close)
+        return captured
 
     def _resume(self, checkpoint: Path) -> None:
         saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]

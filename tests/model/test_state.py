@@ -161,6 +161,22 @@ def test_a_policy_is_trained_through_imagination(model):
     model.zero_grad()
 
 
+def test_the_lstm_has_gradients_in_evaluation_mode():
+    """cuDNN has none while a network is in evaluation mode; this one has no dropout to switch off."""
+    evaluated = made().eval()
+    assert evaluated.dynamics.lstm.training and not evaluated.dynamics.training and not evaluated.prior.training
+
+
+@pytest.mark.gpu
+def test_a_policy_is_trained_through_imagination_on_a_gpu():
+    model = made().cuda().eval()
+    observations, actions = (x.float().cuda() for x in window(2, 2))
+    policy = torch.nn.Linear(CONFIG.latent_dim, CONFIG.action_dim, device="cuda")
+    state = model.observe(observations, actions)
+    model.imagine(state, lambda s: policy(s.latent[:, 0]), horizon=3, differentiable=True).latent.sum().backward()
+    assert policy.weight.grad.isfinite().all() and policy.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("prior", PRIORS)
 def test_a_model_on_a_gpu_is_filtered_and_imagined(prior):

@@ -35,6 +35,9 @@ class FakeRecorder:
         self.calls.append("warm up")
         return function()
 
+    def wait(self):
+        self.calls.append("wait")
+
     def capture(self, function):
         self.calls.append("capture")
         self.captures += 1

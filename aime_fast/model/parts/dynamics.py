@@ -21,6 +21,12 @@ class Dynamics(nn.Module):
             if "weight_hh" in name:
                 nn.init.orthogonal_(parameter)
 
+    def train(self, mode: bool = True) -> "Dynamics":
+        """The LSTM, which has no dropout, stays in training mode: cuDNN has no gradients in the other."""
+        super().train(mode)
+        self.lstm.train()
+        return self
+
     def start_state(self, batch: int) -> tuple[Tensor, Tensor]:
         """The learned state before the first frame, (h, c), each [1, B, H]."""
         h, c = self.start[:, None, None].expand(-1, 1, batch, -1)

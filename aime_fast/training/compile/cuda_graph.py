@@ -31,6 +31,10 @@ class Recorder(Protocol):
         """Record a function without doing what it does; raises what stops it, and leaves the device as it was."""
         ...
 
+    def wait(self) -> None:
+        """Wait for all that the device was given to do."""
+        ...
+
 
 class CudaRecorder:
     """CUDA graphs that share one stream and one pool of memory. Replay them in the order of their captures.
@@ -68,3 +72,7 @@ class CudaRecorder:
                 torch._C._cuda_endAllocateToPool(self._device, self._pool)
             raise
         return Graph(graph.replay, result)
+
+    def wait(self) -> None:
+        """As in `Recorder`."""
+        torch.cuda.synchronize(self._device)

@@ -67,6 +67,12 @@ class CapturedStep:
         message, self._message = self._message, None
         return message
 
+    def close(self) -> None:
+        """Drop the graphs; NCCL's communicators cannot be closed while graphs hold their reductions."""
+        self._recorder.wait()
+        self._graphs.clear()
+        self._static = None
+
     def _played(self, inputs: Inputs) -> StepResult:
         step, beta = self._step, self._beta
         if not step.engine.steps_from_host:

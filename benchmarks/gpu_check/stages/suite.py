@@ -10,6 +10,8 @@ from gpu_check import ROOT
 from gpu_check.worker import Emit, Failure
 
 MOST_WORKERS = 8
+SLOW = "on_a_gpu and plain-on"
+"""Tests that compile for longer than the stage may take; `steps` covers compiled and captured steps."""
 EVERY = 5.0
 """Seconds between two counts, so that a killed run has said how far it came."""
 
@@ -26,7 +28,7 @@ def run(emit: Emit, device: str) -> None:
     options = ["-o", "addopts=", "-o", "timeout=60", "-q", "-p", "no:cacheprovider", "--tb=short", "-W", "default"]
     if device == "cuda" and importlib.util.find_spec("xdist"):
         options += ["-n", str(min(MOST_WORKERS, os.cpu_count() or 1))]
-    options += ["--continue-on-collection-errors", "-m", "gpu"]
+    options += ["--continue-on-collection-errors", "-m", "gpu", "-k", f"not ({SLOW})"]
     code = pytest.main([*options, *files()], plugins=[outcomes])
     outcomes.count()
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

@@ -241,8 +241,8 @@ def test_a_cuda_graph_of_vectors_that_it_allocates_itself(device, true):
         return gram, *update
 
     side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
     before = [tensor.clone() for tensor in direction]
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         expected = step()
     torch.cuda.synchronize()

@@ -50,8 +50,9 @@ def test_halves_of_one_projection_and_transposed_rows(device):
     both = torch.cat([keys, values], -1)
     turned = slots.transpose(1, 2).contiguous().transpose(1, 2), keys.transpose(1, 2).contiguous().transpose(1, 2)
     expected = with_gradients(slot_attention, [slots, keys, values])
-    for inputs in [(slots, *both.chunk(2, -1)), (*turned, values)]:
-        assert all(torch.equal(a, b) for a, b in zip(slot_attention(*inputs), expected[:3], strict=True))
+    # Other strides may be read in another width, and summed in another order.
+    torch.testing.assert_close(slot_attention(slots, *both.chunk(2, -1)), tuple(expected[:3]))
+    assert all(torch.equal(a, b) for a, b in zip(slot_attention(*turned, values), expected[:3], strict=True))
 
 
 @pytest.mark.slow
