@@ -170,7 +170,7 @@ def test_the_lstm_has_gradients_in_evaluation_mode():
 @pytest.mark.gpu
 def test_a_policy_is_trained_through_imagination_on_a_gpu():
     model = made().cuda().eval()
-    observations, actions = (x.float().cuda() for x in window(2, 2))
+    observations, actions = (x.cuda() for x in window(2, 2))
     policy = torch.nn.Linear(CONFIG.latent_dim, CONFIG.action_dim, device="cuda")
     state = model.observe(observations, actions)
     model.imagine(state, lambda s: policy(s.latent[:, 0]), horizon=3, differentiable=True).latent.sum().backward()
