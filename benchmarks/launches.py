@@ -15,6 +15,7 @@ from collections import Counter
 import torch
 
 from aime_fast import DMCVBTrainer
+from aime_fast.config.schema import PRESETS
 from aime_fast.profiling.compiled import counted_graphs
 from aime_fast.profiling.launches import Launches, counted_launches, gpu_routes, without_modes
 
@@ -60,7 +61,7 @@ def _trainer(preset: str, batch_size: int, folder: str, **options: object) -> DM
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("preset")
+    parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("batch_size", type=int, nargs="?", default=8)
     parser.add_argument("--operators", type=int, default=0)
     parser.add_argument("--compile", choices=("on", "off"), default="off")

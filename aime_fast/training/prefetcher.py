@@ -59,7 +59,8 @@ class CopyStream:
         """What `load` returns, a nest of tensors, complete on the device and ready for the stream of training."""
         if self._stream is None:
             return load()
-        with torch.cuda.stream(self._stream):
+        # The device belongs to a thread: a new one is at GPU 0, and would make a context there on every rank.
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
             loaded = load()
         self._stream.synchronize()
         for tensor in tensors(loaded):

@@ -78,7 +78,10 @@ class DMCVBTrainer(Components):
             for line in [*self._opening(), *self.notes]:
                 reporter.note(line)
             limit = time_limit().total_seconds()
-            with Interruptions() as interruptions, Watchdog(hosts.rank, hosts.world_size, limit) as watchdog:
+            with (
+                Interruptions(hosts.rank == 0) as interruptions,
+                Watchdog(hosts.rank, hosts.world_size, limit) as watchdog,
+            ):
                 try:
                     signal = Loop(self, reporter, prefetcher, interruptions, watchdog).train(until)
                 except RuntimeError as error:

@@ -1,6 +1,7 @@
 """The command: options, what must be known before a job runs, the jobs, the table."""
 
 import argparse
+import math
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from gpu_check import ROOT
 from gpu_check.check import Check, Interrupted, interrupt, listen
@@ -26,9 +28,10 @@ RESERVE = 3.0
 
 def main(argv: Sequence[str]) -> int:
     """Run the check; 0, 1 if a job failed, 2 for a mistake of the user, 128 + n after signal n."""
-    options, started = _parser().parse_args(argv), time.monotonic()
+    started = time.monotonic()
     listen(interrupt)
     try:
+        options = _parser().parse_args(argv)
         if options.table:
             return _table(options.table)
         return _check(options, started + options.budget - RESERVE)
@@ -39,15 +42,21 @@ def main(argv: Sequence[str]) -> int:
         return 128 + signalled.number
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End in one line, as for every other mistake."""
+        raise Mistake(message)
+
+
 def _parser() -> argparse.ArgumentParser:
     stages = "\n".join(f"  {name:<10} {what}" for name, what in STAGES.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gpu-check",
         description="Checks and measures this project on a machine with a GPU (docs/gpu-check.md).",
         epilog=f"stages:\n{stages}\n\n{PACKAGES} names a folder of wheels or of installed packages.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds for everything (default 480)")
+    parser.add_argument("--budget", type=_seconds, default=480.0, help="seconds for everything (default 480)")
     parser.add_argument("--only", default="", metavar="STAGES", help="stages to run, separated by commas")
     parser.add_argument(
         "--out",
@@ -60,10 +69,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    """An argument that is a finite number of at least 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}")
+    return seconds
+
+
 def _table(path: Path) -> int:
     if not path.is_file():
         raise Mistake(f"{path}: no such file; name a file of results of gpu-check")
-    print(report(Records(path).rows()))
+    rows = Records(path).rows()
+    if not any("stage" in row for row in rows):
+        raise Mistake(f"{path}: has no results; name a file of results of gpu-check")
+    print(report(rows))
     return 0
 
 
@@ -103,7 +126,7 @@ def opening(options: argparse.Namespace, machine: Machine, bad_wheels: list[str]
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         commit = ""  # a bare tree
     return {
         "stage": "run",

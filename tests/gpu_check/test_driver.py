@@ -29,6 +29,9 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
     [
         (["--only", "kernel"], "unknown stage 'kernel'; did you mean 'kernels'? choose from machine, agree, tests"),
         (["--table", "/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
+        (["--table", __file__], f"{__file__}: has no results"),
+        (["--budget", "nan"], "argument --budget: must be a number of seconds, not 'nan'"),
+        (["--device", "gpu"], "argument --device: invalid choice: 'gpu'"),
         (["--device", "cpu", "--only", "machine", "--out", "/proc/x.jsonl"], "/proc/x.jsonl: cannot be written"),
     ],
 )

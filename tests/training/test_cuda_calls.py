@@ -8,7 +8,7 @@ import torch
 from aime_fast.training.compile.cuda_graph import CudaRecorder
 from aime_fast.training.prefetcher import CopyStream
 
-GPU = torch.device("cuda", 0)
+GPU = torch.device("cuda", 1)
 
 
 class Cuda:
@@ -16,14 +16,17 @@ class Cuda:
 
     def __init__(self, monkeypatch):
         self.calls, self.streams, self.current = [], 0, self.Stream(self, "training")
+        self.of_thread = None
         for name in ("Stream", "stream", "current_stream", "set_stream", "graph_pool_handle", "CUDAGraph", "graph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, f"make_{name}", None) or getattr(self, name))
-        note = lambda device, pool: self.calls.append(f"end pool {pool}")  # noqa: E731
-        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", note, raising=False)
+        monkeypatch.setattr(torch.cuda, "device", self.device)
+        for call, word in (("_cuda_endAllocateToPool", "end"), ("_cuda_releasePool", "release")):
+            note = lambda device, pool, word=word: self.calls.append(f"{word} pool {pool}")  # noqa: E731
+            monkeypatch.setattr(torch._C, call, note, raising=False)
 
     class Stream:
         def __init__(self, cuda, name):
-            self.cuda, self.name = cuda, name
+            self.cuda, self.name, self.device = cuda, name, GPU
 
         def wait_stream(self, other):
             self.cuda.calls.append(f"{self.name} waits for {other.name}")
@@ -40,6 +43,12 @@ class Cuda:
 
     def set_stream(self, stream):
         self.current = stream
+
+    @contextmanager
+    def device(self, device):
+        before, self.of_thread = self.of_thread, device
+        yield
+        self.of_thread = before
 
     @contextmanager
     def stream(self, stream):
@@ -89,7 +98,7 @@ def test_a_capture_that_fails_gives_stream_and_pool_back(cuda):
     with pytest.raises(ZeroDivisionError):
         recorder.capture(lambda: 1 / 0)
     assert cuda.current.name == "training"
-    assert cuda.calls[-1] == "end pool pool"
+    assert cuda.calls[-2:] == ["end pool pool", "release pool pool"]
 
 
 def test_a_pool_that_torch_has_ended_is_no_second_error(cuda, monkeypatch):
@@ -99,6 +108,7 @@ def test_a_pool_that_torch_has_ended_is_no_second_error(cuda, monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", ended, raising=False)
     with pytest.raises(ZeroDivisionError):
         CudaRecorder(GPU).capture(lambda: 1 / 0)
+    assert "release pool pool" not in cuda.calls, "torch releases it with the graph"
 
 
 def test_what_is_loaded_belongs_to_both_streams_and_only_the_loader_waits(cuda, monkeypatch):
@@ -106,8 +116,10 @@ def test_what_is_loaded_belongs_to_both_streams_and_only_the_loader_waits(cuda, 
     load = CopyStream(GPU)
     assert cuda.calls == ["side 1 waits for training"], "data that stays on the device was written by training"
     cuda.calls.clear()
-    found = load(lambda: {"stream": cuda.current.name, "x": torch.zeros(1), "y": {"z": torch.ones(2)}})
-    assert found["stream"] == "side 1"
+    found = load(
+        lambda: {"device": cuda.of_thread, "stream": cuda.current.name, "x": torch.zeros(1), "y": {"z": torch.ones(2)}}
+    )
+    assert found["stream"] == "side 1" and found["device"] == GPU
     assert cuda.current.name == "training"
     assert cuda.calls == ["host waits for side 1", "for training", "for training"]
 

@@ -20,6 +20,13 @@ def test_the_first_signal_is_recorded_and_handlers_are_restored(number):
     assert signal.getsignal(number) is before
 
 
+def test_the_first_signal_is_announced_once(capfd):
+    with Interruptions(announce=True):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err.encode() == interruptions.ANNOUNCEMENT
+
+
 def test_a_second_signal_later_acts_at_once(monkeypatch):
     monkeypatch.setattr(interruptions, "REPEAT_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt), Interruptions():

@@ -8,8 +8,8 @@ as written.
 
 Objects declare their regions: a class attribute `compiled` names the methods, `compile_options` their inductor options,
 and `compiled_gradients` says whether backward passes cross them. A new task or solver needs no change here. Each region
-is compiled without graph breaks, for one shape. Nothing is timed to choose between kernels: Inductor's `max_autotune`
-and its relatives stay off.
+is compiled without graph breaks, for one shape. Inductor's timing of kernels is off (`max_autotune` and its relatives,
+`triton.autotune_pointwise`), except that it may time a few block sizes of a reduction on a GPU.
 """
 
 import os
@@ -73,7 +73,7 @@ class Compilation:
 
     def _compile_regions(self, owner_name: str, owner: Any) -> None:
         """Replace the methods that `owner` declares as regions by compiled ones."""
-        options = getattr(owner, "compile_options", None) or None
+        options = {"triton.autotune_pointwise": False, **getattr(owner, "compile_options", {})}
         for method in owner.compiled:
             made = torch.compile(getattr(owner, method), fullgraph=True, dynamic=False, options=options)
             setattr(owner, method, self._named(f"{owner_name}.{method.strip('_')}", made))

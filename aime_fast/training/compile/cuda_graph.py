@@ -70,6 +70,7 @@ class CudaRecorder:
             torch.cuda.set_stream(current)
             with suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(self._device, self._pool)
+                torch._C._cuda_releasePool(self._device, self._pool)
             raise
         return Graph(graph.replay, result)
 

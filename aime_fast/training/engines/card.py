@@ -38,6 +38,8 @@ def use_precision(device: torch.device, tf32: bool, bf16: bool) -> str:
     # The older names of these switches: torch 2.11 to 2.14 all have them, and refuse a mixture with the newer ones.
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
+    # Torch's default lets a product of bfloat16 that is split between programs add its parts in bfloat16.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     # The LSTM's weights lie in the optimiser's buffers: cuDNN copies those few megabytes at each call, and would warn.
     warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
     cores = torch.cuda.get_device_capability(device) >= TENSOR_CORES

@@ -66,8 +66,9 @@ class DeepSpeedEngine(Engine[M]):
         """As in `Engine`; with ZeRO-3 nothing can be captured."""
         if self._cut is not None:
             return "ZeRO-3 gathers the parameters into new memory in every step"
-        if os.environ.get("TORCH_NCCL_BLOCKING_WAIT", "0") not in ("", "0"):
-            return "TORCH_NCCL_BLOCKING_WAIT makes the host wait for every reduction; unset it"
+        for name in ("TORCH_NCCL_BLOCKING_WAIT", "NCCL_BLOCKING_WAIT"):  # torch reads both
+            if os.environ.get(name, "").lower() in ("1", "y", "yes", "t", "true"):
+                return f"{name} makes the host wait for every reduction; unset it"
         return super().capture_obstacle
 
     @property

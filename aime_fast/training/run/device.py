@@ -54,9 +54,10 @@ def why_no_gpu() -> str | None:
 
 
 def memory_ended(error: BaseException) -> bool:
-    """Whether an error says that a GPU has no memory left: torch's own, or one of a CUDA library."""
-    said = ("CUDA error: out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    """Whether an error says that a GPU has no memory left: torch's own, or one of CUDA, Triton or NCCL."""
+    said = str(error).lower()
+    of_cuda = "out of memory" in said and any(library in said for library in ("cuda", "nccl"))
+    return isinstance(error, torch.OutOfMemoryError) or of_cuda or "alloc_failed" in said
 
 
 def out_of_memory(error: BaseException, phase: str, config: TrainConfig, windows: int, saved: Path | None) -> UserError:

@@ -8,14 +8,19 @@ from collections.abc import Callable
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ANNOUNCEMENT = b"\nstopping with a checkpoint after this step; a second signal stops at once\n"
 REPEAT_SECONDS = 2.0
 """A launcher forwards a signal that the terminal has already sent; within this time both count as one request."""
 
 
 class Interruptions:
-    """A context in which the first signal sets `received`; a later one takes its usual effect."""
+    """A context in which the first signal sets `received`; a later one takes its usual effect.
 
-    def __init__(self) -> None:
+    announce: say on standard error at once what the first signal does; a step that compiles can take minutes.
+    """
+
+    def __init__(self, announce: bool = False) -> None:
+        self._announce = announce
         self.received = 0
         """Number of the first signal; 0 if none has arrived."""
         self._when = 0.0
@@ -35,6 +40,8 @@ class Interruptions:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received, self._when = number, time.monotonic()
+            if self._announce:
+                os.write(2, ANNOUNCEMENT)  # a handler must not print: it may have interrupted a print
         elif time.monotonic() - self._when > REPEAT_SECONDS:
             self.__exit__()
             os.kill(os.getpid(), number)

@@ -76,7 +76,9 @@ def nearest_codes_kernel(
         x = tl.load(encodings + row[:, None] * D + d[None, :], mask=(row[:, None] < rows) & (d[None, :] < D), other=0.0)
         square += tl.sum(x * x, 1)
     tl.store(ids + row, chosen.to(tl.int64), mask=row < rows)
-    tl.store(distances + row, tl.sqrt(tl.maximum(best + square, 0.0)), mask=row < rows)
+    distance = best + square
+    # A select, unlike a maximum, keeps a NaN.
+    tl.store(distances + row, tl.sqrt(tl.where(distance < 0, 0.0, distance)), mask=row < rows)
 
 
 def launch(kernel: triton.JITFunction, tensors: list[Tensor]) -> None:

@@ -49,6 +49,8 @@ def test_what_is_not_a_number_gets_the_last_code(device):
     expected = first_near(encodings, codes)
     encodings[1, 3], expected[1] = float("nan"), 69
     assert torch.equal(nearest_codes(encodings.to(device), codes.to(device)).cpu(), expected)
+    distances = distance_to_codes(encodings.to(device), codes.to(device)).cpu()
+    assert distances.isnan().tolist() == [False, True, False, False]
 
 
 def test_nothing_strided_and_wrong_inputs(device):
