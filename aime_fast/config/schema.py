@@ -92,7 +92,7 @@ class ModelConfig:
     """Frames that training predicts from its own predictions, from several starts in a window."""
     regime_rank: Size = 8
     """Directions in which the components of the prior differ from frame to frame."""
-    codec: Literal["slots", "dense"] = "slots"
+    codec: Literal["slots", "own", "dense"] = "slots"
     """x"""
     posterior_low: float = -6.0
     """x"""

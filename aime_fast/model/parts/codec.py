@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw
 from aime_fast.model.parts.attention_schema import Attention
-from aime_fast.model.parts.layers import ConvBlock, Residual, bounded_log_variance, wide
+from aime_fast.model.parts.layers import SILU_GAIN, ConvBlock, Residual, bounded_log_variance, wide
 
 BIAS = 0.25
 """Added to every feature that the decoder's head reads. It replaces a bias of the head, which would cost two passes
@@ -50,6 +50,29 @@ class Pieces(NamedTuple):
         return cls(config.latent_dim - config.num_slots * slot, slot)
 
 
+class PerSlot(nn.Module):
+    """x"""
+
+    def __init__(self, config: ModelConfig, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0) -> None:
+        super().__init__()
+        self.shared = config.codec == "slots"
+        if self.shared:
+            self.layer = nn.Linear(inputs, outputs, bias=bias)
+            nn.init.normal_(self.layer.weight, std=gain * inputs**-0.5)
+            if bias:
+                nn.init.zeros_(self.layer.bias)
+        else:
+            self.weight = nn.Parameter(torch.randn(config.num_slots, inputs, outputs) * gain * inputs**-0.5)
+            self.bias = nn.Parameter(torch.zeros(config.num_slots, 1, outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, S, in] -> [N, S, out]."""
+        if self.shared:
+            return self.layer(x)
+        made = torch.bmm(x.transpose(0, 1), self.weight)
+        return (made if self.bias is None else made + self.bias).transpose(0, 1)
+
+
 class Posterior(nn.Module):
     """Diagonal Gaussian q(z_t | x_t, c_t), z_t = [shared, slot 1 .. slot S].
 
@@ -65,17 +88,17 @@ class Posterior(nn.Module):
         width, self.side = 2 * config.encoder_width, config.grid // 2
         cells, slots, hidden = self.side**2 * 2 * width, config.num_slots, config.mlp_dim
         self.down = ConvBlock(width, 2 * width, stride=2)
-        self.whole = nn.Linear(cells, hidden)
+        self.whole = nn.Linear(cells, hidden, bias=False)
         self.context = nn.Linear(config.context_dim, hidden, bias=False)
         self.read_whole = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, 2 * self.pieces.shared))
         self.dense = config.codec == "dense"
         if not self.dense:
-            narrow = hidden // 2
-            self.own = nn.Linear(cells, narrow, bias=False)
+            narrow = hidden // 3 if config.codec == "slots" else hidden // slots
+            self.own = PerSlot(config, cells, narrow, bias=False)
             self.slot = nn.Linear(config.slot_dim, narrow, bias=False)
             self.slot_context = nn.Linear(config.context_dim, narrow, bias=False)
-            self.identity = nn.Parameter(torch.randn(slots, narrow) * 0.5)
-            self.read_slot = nn.Sequential(nn.LayerNorm(narrow), nn.SiLU(), nn.Linear(narrow, 2 * self.pieces.slot))
+            self.identity = nn.Parameter(torch.randn(slots, narrow) * 0.1)
+            self.read_slot = nn.Sequential(nn.LayerNorm(narrow), nn.SiLU(), PerSlot(config, narrow, 2 * self.pieces.slot))
 
     def forward(self, features: Tensor, attention: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B*T, 2w, G, G], the frames' attention, c [B, T, C] -> mean and log-variance of z, [B, T, D]."""
@@ -86,13 +109,13 @@ class Posterior(nn.Module):
         if not self.dense:
             own = attention.assignments.flatten(0, 1).unflatten(-1, (2 * self.side, 2 * self.side))
             own = F.avg_pool2d(own, 2).flatten(2)  # [N, S, cells]
-            masked = own[..., None].to(cells.dtype) * cells[:, None]
+            masked = own[..., None].to(cells.dtype) * cells[:, None] * own.shape[1] ** 0.5
             hidden = self.own(masked.flatten(2)) + self.slot(attention.slots.flatten(0, 1)) + self.identity
-            hidden = hidden.unflatten(0, shape) + self.slot_context(context)[:, :, None]
-            slot_mean, slot_raw = wide(self.read_slot(hidden)).chunk(2, -1)
+            hidden = hidden + self.slot_context(context).flatten(0, 1)[:, None]
+            slot_mean, slot_raw = wide(self.read_slot(hidden)).unflatten(0, shape).chunk(2, -1)
             mean = torch.cat([mean, slot_mean.flatten(2)], -1)
             raw = torch.cat([raw, slot_raw.flatten(2)], -1)
-        return mean, bounded_log_variance(raw - 2.0, low=self.low)
+        return mean, bounded_log_variance(raw - 4.0, low=self.low)
 
 
 class Decoder(nn.Module):
@@ -117,11 +140,12 @@ class Decoder(nn.Module):
             self.expand = nn.Linear(config.mlp_dim, (self.grid // 2) ** 2 * 4 * width)
             first = [nn.SiLU(), ConvBlock(4 * width, 2 * width, stride=-2)]
         else:
-            self.channels, hidden = 2 * width, config.mlp_dim // 2
-            self.inputs = nn.Linear(self.pieces.shared + self.pieces.slot, hidden, bias=False)
-            self.identity = nn.Parameter(torch.randn(self.slots, hidden) * 0.5)
+            self.channels = 2 * width
+            hidden = config.mlp_dim // 3 if config.codec == "slots" else config.mlp_dim // self.slots
+            self.inputs = PerSlot(config, self.pieces.shared + self.pieces.slot, hidden, bias=False)
+            self.identity = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
             self.norm = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU())
-            self.expand = nn.Linear(hidden, self.grid**2 * (self.channels + 1))
+            self.expand = PerSlot(config, hidden, self.grid**2 * (self.channels + 1), gain=SILU_GAIN * self.slots**0.5)
             first = [nn.SiLU()]
         self.layers = nn.Sequential(
             *first,
