@@ -148,7 +148,7 @@ class LossConfig:
     precision_weight: Weight = 0.0
     """Weight of the attention-weighted prediction error in the reconstruction term."""
     free_bits: Weight = 0.0
-    """Nats of kl_z per frame that are not penalised."""
+    """Nats of kl_z per frame that are not penalised. The log shows kl_z itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
