@@ -100,14 +100,10 @@ def check_sizes(config: ModelConfig) -> None:
     """Raise `UserError` for an unknown likelihood and for sizes that do not fit together."""
     if config.likelihood not in FAMILIES:
         raise unknown_name("likelihood", config.likelihood, FAMILIES)
-    broken = [
-        f"{field.name} must be at least 1"
-        for field in fields(config)
-        if isinstance(field.default, int) and getattr(config, field.name) < 1
-    ]
+    least = {field.name: 1 for field in fields(config) if isinstance(field.default, int)} | {"action_dim": 0}
+    broken = [f"{name} must be at least {low}" for name, low in least.items() if getattr(config, name) < low]
     if not broken:
         rules = {
-            "max_components must be at least 2": config.max_components >= 2,
             "grid must be an even number": config.grid % 2 == 0,
             "image_size must be a multiple of 4 * grid": config.image_size % (4 * config.grid) == 0,
             "perceiver_dim must be a multiple of perceiver_heads": config.perceiver_dim % config.perceiver_heads == 0,
