@@ -56,6 +56,12 @@ CASES = {
     "windows of one frame": (lambda made: made, {"loader": {"sequence_length": 1}}, (ONE_FRAME,)),
     "one component": (lambda made: made, {"model": {"max_components": 1}}, ()),
     "one slot": (lambda made: made, {"model": {"num_slots": 1}}, ()),
+    "the smallest of all": (
+        lambda made: no_actions(black(made)),
+        {"loader": {"sequence_length": 1}, "model": {"max_components": 1, "num_slots": 1}},
+        (STILL, ONE_COLOUR, NO_ACTIONS, ONE_FRAME),
+    ),
+    "one Gaussian, no actions": (no_actions, {"model": {"prior": "gaussian"}}, (NO_ACTIONS,)),
 }
 
 
