@@ -96,6 +96,8 @@ class ModelConfig:
     """x"""
     posterior_low: float = -6.0
     """x"""
+    position: bool = False
+    """x"""
     location_gain: Positive = 0.1
     """x"""
     teacher_decay: Fraction = 0.995

@@ -106,7 +106,7 @@ def check_sizes(config: ModelConfig) -> None:
     broken = [
         f"{field.name} must be at least 1"
         for field in fields(config)
-        if isinstance(field.default, int) and getattr(config, field.name) < 1
+        if isinstance(field.default, int) and not isinstance(field.default, bool) and field.name != "rolled_frames" and getattr(config, field.name) < 1
     ]
     if not broken:
         rules = {
