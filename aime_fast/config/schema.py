@@ -52,8 +52,6 @@ class ModelConfig:
     """Size of one slot."""
     slot_iterations: Size = 3
     """Rounds of slot attention per frame."""
-    attention_state_dim: Size = 256
-    """Size of the attention state that the LSTM reads."""
     grid: Size = 8
     """G, height and width of the attention grid and the token grid."""
     num_codes: Size = 1024
@@ -88,11 +86,18 @@ class ModelConfig:
     """b0 of the prior Gamma(a0, b0) of the concentration alpha."""
     kl_samples: Size = 4
     """Monte Carlo samples of kl_z. The rest of the model uses the first sample."""
-    imagination_dropout: Fraction = 0.5
-    """Probability that training treats a frame as imagined: slots predicted from z_t, context and attention state
-    zero."""
     latent_noise: Weight = 0.3
     """Standard deviation of the noise added in training to the z_t that the dynamics and the prior read."""
+    rolled_frames: Count = 8
+    """Frames that training predicts from its own predictions, from several starts in a window."""
+    regime_rank: Size = 8
+    """Directions in which the components of the prior differ from frame to frame."""
+    codec: Literal["slots", "own", "dense"] = "slots"
+    """x"""
+    posterior_low: float = -6.0
+    """x"""
+    location_gain: Positive = 0.1
+    """x"""
     teacher_decay: Fraction = 0.995
     """EMA decay of the Gram loss's teacher."""
     codebook_decay: Fraction = 0.99
@@ -122,6 +127,16 @@ class LossConfig:
     lambda_mean: Weight = 500.0
     """Weight of the squared error of the decoder's mean, which helps to learn small moving parts early. 0 is the
     pure ELBO."""
+    lambda_rolled: Weight = 1.0
+    """x"""
+    lambda_ahead: Weight = 0.0
+    """x"""
+    lambda_diversity: Weight = 1.0
+    """x"""
+    beta: Weight = 1.0
+    """x"""
+    posterior_pull: Weight = 1.0
+    """x"""
     lambda_gram: Weight = 0.05
     """Weight of the Gram loss."""
     lambda_att_dyn: Weight = 0.1

@@ -38,7 +38,7 @@ class Facts:
     """What the counterparts take from training windows."""
 
     slots: Tensor | None
-    """Mean of the slots that the decoder reads, [S, d]; None if it reads none."""
+    """Mean of the slots' pieces of z that the decoder reads, end to end; None if it has none."""
     step_log_var: Tensor
     """Log of the mean square of z_t - z_{t-1}, [D]."""
     mixture: bool
@@ -65,11 +65,13 @@ class Counterpart:
 
 
 def _mean_slots(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
-    def constant(slots: object) -> object:
+    def constant(latent: object) -> object:
         assert facts.slots is not None
-        return facts.slots.expand_as(cast(Tensor, slots))
+        z = cast(Tensor, latent)
+        shared = z.shape[-1] - len(facts.slots)
+        return torch.cat([z[..., :shared], facts.slots.expand(*z.shape[:-1], -1)], -1)
 
-    return [(model.decoder, with_argument("slots", constant))]
+    return [(model.decoder, with_argument("latent", constant))]
 
 
 def _zero(value: object) -> object:
@@ -78,14 +80,6 @@ def _zero(value: object) -> object:
 
 def _no_context(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
     return [(part, with_argument("context", _zero)) for part in readers(model, "context")]
-
-
-def _no_side_inputs(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
-    def around(original: Original, arguments: dict[str, object]) -> object:
-        side = ("context", "attention")
-        return original(**{name: _zero(x) if name in side else x for name, x in arguments.items()})
-
-    return [(part, around) for part in (model.dynamics, model.prior)]
 
 
 def _forgetful(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
@@ -136,7 +130,7 @@ def _uniform(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Aro
 
 
 def _no_slots(model: WorldModel, facts: Facts) -> str | None:
-    return "the decoder reads no slots" if facts.slots is None else None
+    return "no piece of z belongs to a slot" if facts.slots is None else None
 
 
 def _no_mixture(model: WorldModel, facts: Facts) -> str | None:
@@ -147,11 +141,6 @@ def _no_context_reader(model: WorldModel, facts: Facts) -> str | None:
     return None if readers(model, "context") else "no part reads the context"
 
 
-def _no_side_reader(model: WorldModel, facts: Facts) -> str | None:
-    read = [*readers(model, "context"), *readers(model, "attention")]
-    return None if model.dynamics in read or model.prior in read else "neither reads them"
-
-
 def _no_carry(model: WorldModel, facts: Facts) -> str | None:
     return None if model.prior in readers(model, "latent") else "the prior does not read z of the frame before"
 
@@ -159,7 +148,6 @@ def _no_carry(model: WorldModel, facts: Facts) -> str | None:
 COUNTERPARTS = (
     Counterpart("slots: their mean", _mean_slots, _no_slots),
     Counterpart("context: zero", _no_context, _no_context_reader),
-    Counterpart("LSTM, prior: no context, attention", _no_side_inputs, _no_side_reader),
     Counterpart("LSTM: reset each frame", _forgetful),
     Counterpart("prior: N(z of the frame before)", _random_walk, _no_carry),
     Counterpart("mixture: one Gaussian", _collapse, _no_mixture),
@@ -170,26 +158,18 @@ COUNTERPARTS = (
 @torch.no_grad()
 def find_facts(model: WorldModel, windows: Windows) -> Facts:
     """What the counterparts need, from training `windows`; the model runs as it is and keeps its mode."""
-    slots, slot_means, steps = list[Tensor](), list[Tensor](), list[Tensor]()
-
-    def watch(original: Original, arguments: dict[str, object]) -> object:
-        slots.append(cast(Tensor, arguments["slots"]))
-        return original(**arguments)
-
-    mixture = False
+    means, steps, mixture = list[Tensor](), list[Tensor](), False
     with ExitStack() as stack:
         device = stack.enter_context(evaluating(model))
-        if model.decoder in readers(model, "slots"):
-            stack.enter_context(replaced(model.decoder, watch))
         for rows, batch in windows.parts():
             on_device = batch.to(device)
             draws = filtering_draws(model, int(rows[0]), *on_device.actions.shape[:2])
             outputs: SequenceOutputs = model(on_device.frames(), on_device.actions, draws)
             mixture = isinstance(outputs.prior, Mixture) and outputs.prior.log_weights.shape[-1] > 1
             steps.append((outputs.samples[:, 1:] - outputs.latents[:, :-1, None]).square().mean((1, 2)))
-            slot_means += [slots.pop().mean(1)] if slots else []
-    mean = torch.cat(slot_means).mean(0) if slot_means else None
-    return Facts(mean, torch.cat(steps).mean(0).clamp_min(1e-8).log(), mixture)
+            means.append(outputs.latents.mean(1))
+    slots = torch.cat(means).mean(0)[model.decoder.pieces.shared :]
+    return Facts(slots if len(slots) else None, torch.cat(steps).mean(0).clamp_min(1e-8).log(), mixture)
 
 
 def filtering_draws(model: WorldModel, key: int, batch: int, frames: int) -> Draws:

@@ -11,8 +11,8 @@ from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError, unknown_name
 from aime_fast.model.draws import Draw
 from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
-from aime_fast.model.parts.codec import Decoder, PosteriorHead, Trunk, subimages
-from aime_fast.model.parts.dynamics import Dynamics, SlotPredictor
+from aime_fast.model.parts.codec import Decoder, Posterior, Trunk, subimages
+from aime_fast.model.parts.dynamics import Dynamics
 from aime_fast.model.parts.likelihood import FAMILIES, Likelihood
 from aime_fast.model.parts.perceiver import CausalPerceiver
 from aime_fast.model.parts.tokenizer import Tokenizer
@@ -50,13 +50,12 @@ class Assembly(nn.Module):
         self.trunk = Trunk(config)
         self.teacher = Trunk(config).requires_grad_(False)
         self.teacher.load_state_dict(self.trunk.state_dict())
-        self.posterior = PosteriorHead(config)
+        self.posterior = Posterior(config)
         self.decoder = Decoder(config)
         self.prior = make_prior(config)
         self.attention = BottomUpAttention(config)
         self.attention_prior = TopDownAttention(config)
         self.dynamics = Dynamics(config)
-        self.predictor = SlotPredictor(config)
         self.heads = nn.ModuleDict()
 
     def add_heads(self, makers: Iterable[HeadMaker]) -> None:
@@ -68,7 +67,7 @@ class Assembly(nn.Module):
     @property
     def declared_draws(self) -> list[Draw]:
         """The draws of all parts; their order fixes the numbers that a key gives."""
-        parts = (self.prior, self.posterior, self.predictor, self.tokenizer, self.dynamics)
+        parts = (self.prior, self.posterior, self.tokenizer, self.dynamics)
         return [draw for part in parts for draw in part.draws]
 
     def standardise(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,10 +75,14 @@ class Assembly(nn.Module):
         flat = ((frames.flatten(0, 1) - self.mean_frame) * CONTRAST).contiguous(memory_format=torch.channels_last)
         return flat, subimages(frames, self.decoder.patch).contiguous()
 
-    def likelihood(self, latents: Tensor, slots: Tensor) -> Likelihood:
-        """p(x | z, slots) of z [B, T, D] and slots [B, T, S, d]."""
-        features, centre = self.decoder(latents, slots, self.mean_frame)
-        return FAMILIES[self.config.likelihood](features, self.decoder.head.weight, centre)
+    def likelihood(self, latents: Tensor) -> Likelihood:
+        """p(x | z) of z [B, T, D]."""
+        return self._decoded(latents)[0]
+
+    def _decoded(self, latents: Tensor) -> tuple[Likelihood, Tensor]:
+        """p(x | z) of z [B, T, D], and the slots' masks [B, T, S, P]."""
+        features, centre, masks = self.decoder(latents, self.mean_frame)
+        return FAMILIES[self.config.likelihood](features, self.decoder.head_weight, centre), masks
 
     def check(self, observations: Tensor, actions: Tensor) -> Tensor:
         """The frames [B, T, 3, H, W] as floats in [-1, 1]; `UserError` for other types and shapes of the inputs."""
@@ -107,7 +110,7 @@ def check_sizes(config: ModelConfig) -> None:
     ]
     if not broken:
         rules = {
-            "max_components must be at least 2": config.max_components >= 2,
+            "latent_dim must be above num_slots": config.latent_dim > config.num_slots,
             "grid must be an even number": config.grid % 2 == 0,
             "image_size must be a multiple of 4 * grid": config.image_size % (4 * config.grid) == 0,
             "perceiver_dim must be a multiple of perceiver_heads": config.perceiver_dim % config.perceiver_heads == 0,

@@ -11,12 +11,13 @@ from aime_fast.model.parts.attention_schema import Attention
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
 from aime_fast.model.priors.prior import PriorDistribution
+from aime_fast.model.rolling import Rolled
 from aime_fast.model.state import LatentState
 
 
 @dataclass
 class Seen:
-    """What perception makes of [B, T] frames, and what dynamics, prior and decoder read of it."""
+    """What perception makes of [B, T] frames."""
 
     features: Tensor  # trunk features [B*T, F, G, G]
     teacher_features: Tensor  # the same of the EMA teacher, without gradient
@@ -24,12 +25,8 @@ class Seen:
     log_var: Tensor  # [B, T, D]
     samples: Tensor  # of the posterior, [B, T, n, D]
     latents: Tensor  # the first sample [B, T, D]
+    noisy: Tensor  # this sample with noise, which dynamics and prior read, [B, T, D]
     attention: Attention
-    predicted: Tensor  # slots predicted from z alone, [B, T, S, d]
-    used_slots: Tensor  # [B, T, S, d]; the predicted ones where a frame is treated as imagined
-    used_context: Tensor  # [B, T, C]; zero there
-    used_attention: Tensor  # [B, T, N]; zero there
-    noisy: Tensor  # z with noise, [B, T, D]
 
 
 @dataclass
@@ -44,14 +41,16 @@ class SequenceOutputs:
     posterior_mean: Tensor  # [B, T, D]
     posterior_log_var: Tensor  # [B, T, D]
     samples: Tensor  # Monte Carlo samples of q(z), [B, T, n, D]
+    context: Tensor  # c [B, T, C]; c_t depends on frames <= t
     state: LatentState  # of every frame, with the first sample as `latent`, without `cell` and `memory`
-    prior: PriorDistribution  # p(z_t | h_{t-1}, c_{t-1}, z_{t-1}) of every frame
-    attention: Attention  # slots, maps and attention state of every frame
+    prior: PriorDistribution  # p(z_t | h_{t-1}, a_{t-1}, z_{t-1}) of every frame
+    attention: Attention  # slots, maps and owners of the cells, of every frame
+    masks: Tensor  # the decoder's: share of each slot in each cell, [B, T, S, P]; sums to 1 over the slots
     prior_log_maps: Tensor  # log of the maps predicted for frames 1 .. T-1, [B, T-1, S, P]
     motion: Tensor  # predicted motion field into frames 1 .. T-1, [B, T-1, 2, P], in grid widths
-    predicted: Tensor  # slots predicted from z alone, [B, T, S, d]
     hidden_states: Tensor  # h [B, T, H]; h_t is the LSTM's output after frame t and a_t
-    likelihood: Likelihood  # p(x_t | z_t, slots_t)
+    likelihood: Likelihood  # p(x_t | z_t)
+    rolled: Rolled | None  # frames predicted without looking at them; None for a window of one frame
     features: Tensor  # trunk features [B, T, F, G, G]
     teacher_features: Tensor  # the EMA teacher's features [B, T, F, G, G], without gradient
     token_info: Tokens  # tokens, codes and the tokenizer's reconstruction
@@ -65,14 +64,9 @@ class SequenceOutputs:
         return self.state.latent
 
     @property
-    def context(self) -> Tensor:
-        """c [B, T, C]; c_t depends on frames <= t."""
-        return self.state.context
-
-    @property
     def slots(self) -> Tensor:
         """[B, T, S, d]."""
-        return self.state.slots
+        return self.attention.slots
 
     @property
     def attention_maps(self) -> Tensor:
@@ -93,7 +87,7 @@ class SequenceOutputs:
 
     @cached_property
     def reconstructions(self) -> Tensor:
-        """Mean of p(x | z, slots), [B, T, 3, H, W] in [-1, 1]."""
+        """Mean of p(x | z), [B, T, 3, H, W] in [-1, 1]."""
         return self.likelihood.mean()
 
     @property

@@ -27,9 +27,8 @@ class Rollouts(Assembly):
             return self.mean_frame.new_zeros(batch, 0, *size)
 
         c = self.config
-        slots, attention, hidden = empty(c.num_slots, c.slot_dim), empty(c.attention_state_dim), empty(c.hidden_dim)
-        memory = PerceiverMemory()
-        return LatentState(empty(c.latent_dim), empty(c.context_dim), slots, attention, hidden, hidden, memory)
+        hidden, maps = empty(c.hidden_dim), empty(c.num_slots, c.grid**2)
+        return LatentState(empty(c.latent_dim), maps, hidden, hidden, PerceiverMemory())
 
     @torch.no_grad()
     def observe(self, observations: Tensor, actions: Tensor) -> LatentState:
@@ -74,16 +73,16 @@ class Rollouts(Assembly):
         flat, _ = self.standardise(frames)
         context, memory = self.perceiver.extend(self.tokenizer.encode(flat, shape)[2], state.memory)
         features = self.trunk(flat)
-        latent, _ = self.posterior(flat, features, context)
         attention = self.attention(features, context)
+        latent, _ = self.posterior(features, attention, context)
         states = [state.at(-1)] if state.frames else []
         for t in range(time):
             if states:
                 hidden, cell = self._advance(states[-1], previous_actions[:, t])
             else:
                 hidden, cell = (x.transpose(0, 1) for x in self.dynamics.start_state(batch))
-            z, c, slots, seen = (x[:, t : t + 1] for x in (latent, context, attention.slots, attention.state))
-            states.append(LatentState(z, c, slots, seen, hidden, cell, memory))
+            z, maps = (x[:, t : t + 1] for x in (latent, attention.maps))
+            states.append(LatentState(z, maps, hidden, cell, memory))
         return join(states[-time:])
 
     def _advance(self, state: LatentState, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +94,7 @@ class Rollouts(Assembly):
             raise UserError(f"the actions of one frame are {tuple(action.shape)}; the model reads {wanted}")
         before = state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous()
         actions = action[:, None].to(state.latent)
-        hidden, (_, cell) = self.dynamics(state.latent, state.context, state.attention, actions, before)
+        hidden, (_, cell) = self.dynamics(state.latent, actions, before)
         return hidden, cell.transpose(0, 1)
 
     def imagine(
@@ -138,16 +137,17 @@ class Rollouts(Assembly):
         generator, imagined = torch.Generator().manual_seed(key), []
         with torch.set_grad_enabled(differentiable):
             state = state.at(-1).repeat(samples)
-            no_context, no_attention = torch.zeros_like(state.context), torch.zeros_like(state.attention)
             for t in range(steps):
                 action = actions[:, t].repeat_interleave(samples, 0) if isinstance(actions, Tensor) else actions(state)
                 hidden, cell = self._advance(state, action)
                 draws = make_draws(self.prior.draws, len(hidden), 1, generator).to(hidden.device)
-                latent = self.prior(hidden, state.context, state.latent, draws).sample(generator)
-                state = LatentState(latent, no_context, self.predictor(latent), no_attention, hidden, cell)
+                taken = action[:, None].to(hidden)
+                latent = self.prior(hidden, taken, state.latent, draws).sample(generator)
+                log_maps, _ = self.attention_prior(state.maps, hidden, state.latent, taken)
+                state = LatentState(latent, log_maps.exp(), hidden, cell)
                 imagined.append(state)
             return join(imagined)
 
     def decode(self, state: LatentState) -> Likelihood:
-        """p(x | z, slots) of the frames of a state; `decode(state).mean()` is the expected frames [B, T, 3, H, W]."""
-        return self.likelihood(state.latent, state.slots)
+        """p(x | z) of the frames of a state; `decode(state).mean()` is the expected frames [B, T, 3, H, W]."""
+        return self.likelihood(state.latent)

@@ -18,9 +18,7 @@ class LatentState:
     """
 
     latent: Tensor  # z [B, T, D]
-    context: Tensor  # c [B, T, C]; zero for an imagined frame
-    slots: Tensor  # [B, T, S, d]; predicted from z for an imagined frame
-    attention: Tensor  # the attention state that the LSTM reads, [B, T, N]; zero for an imagined frame
+    maps: Tensor  # where each slot looks, [B, T, S, P]; predicted for an imagined frame
     hidden: Tensor  # h_{t-1} [B, T, H]: the LSTM's output after frame t-1 and a_{t-1}, which the prior of frame t reads
     cell: Tensor | None = None  # the LSTM's cell that belongs to `hidden`, [B, T, H]
     memory: PerceiverMemory | None = None

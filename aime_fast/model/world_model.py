@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
 from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
@@ -16,15 +17,19 @@ from aime_fast.errors import UserError
 from aime_fast.model.assembly import HeadMaker
 from aime_fast.model.draws import Draws, make_draws
 from aime_fast.model.outputs import Seen, SequenceOutputs
+from aime_fast.model.parts.dynamics import LSTMState
 from aime_fast.model.parts.layers import previous
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
 from aime_fast.model.priors.prior import PriorDistribution
+from aime_fast.model.rolling import Rolled, Starts, roll
 from aime_fast.model.rollout import Rollouts
 from aime_fast.model.state import LatentState
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The files of an exported model."""
+ROLLED_STEP = 2
+"""Every second rolled frame is decoded."""
 
 
 class DPGMMVariationalRecurrentAutoencoder(Rollouts):
@@ -34,7 +39,7 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
     `UserError` for an unknown field, prior or likelihood, and for sizes that do not fit together.
     """
 
-    compiled = ("_tokenize", "_see", "_generate")
+    compiled = ("_tokenize", "_see", "_foresee")
     """Regions of `torch.compile`: each is crossed by the backward passes of the same tasks as a whole."""
 
     def __init__(
@@ -99,29 +104,36 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         context = self.perceiver(tokens.codes)
         seen = self._see(flat, context, draws)
         start = self.dynamics.start_state(batch)
-        hidden, _ = self.dynamics(seen.noisy, seen.used_context, seen.used_attention, actions, start)
-        before, prior, likelihood = self._generate(seen, hidden, start[0][-1, 0], draws)
+        starts = Starts.of(time, self.config.rolled_frames)
+        hidden, states = self.dynamics.in_segments(seen.noisy, actions, start, starts.seen)
+        before = previous(hidden, start[0][-1, 0])
+        prior = self._foresee(seen, before, actions, draws)
+        likelihood, masks, rolled = self._generate(seen, states, actions, pixels, starts)
         fixed = (x[:, :-1].detach() for x in (seen.attention.maps, hidden, seen.latents))
         prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
-        state = LatentState(seen.latents, context, seen.attention.slots, seen.attention.state, before)
+        state = LatentState(seen.latents, seen.attention.maps, before)
         return SequenceOutputs(
             observations=frames,
             pixels=pixels,
             posterior_mean=seen.mean,
             posterior_log_var=seen.log_var,
             samples=seen.samples,
+            context=context,
             state=state,
             prior=prior,
             attention=seen.attention,
+            masks=masks,
             prior_log_maps=prior_log_maps,
             motion=motion,
-            predicted=seen.predicted,
             hidden_states=hidden,
             likelihood=likelihood,
+            rolled=rolled,
             features=seen.features.unflatten(0, shape),
             teacher_features=seen.teacher_features.unflatten(0, shape),
             token_info=tokens,
-            next_token_logits=self.perceiver.next_frame_logits(context[:, :-1]),
+            next_token_logits=self.perceiver.next_frame_logits(
+                context[:, :-1], tokens.codes[:, :-1], tokens.ids[:, :-1]
+            ),
             heads={name: head(state) for name, head in self.heads.items()},
             draws=draws,
         )
@@ -136,44 +148,49 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         features = self.trunk(flat)
         with torch.no_grad():
             teacher_features = self.teacher(flat)
-        mean, log_var = self.posterior(flat, features, context)
+        attention = self.attention(features, context)
+        mean, log_var = self.posterior(features, attention, context)
         samples = mean[:, :, None] + (0.5 * log_var).exp()[:, :, None] * draws["latent"]
         latents = samples[:, :, 0]
-        attention = self.attention(features, context)
-        # z is fixed for the predictive task: balancing keeps a task's pull on z strong even after it has learned.
-        predicted = self.predictor(latents.detach())
-        # Imagination dropout: the frame is treated as imagined, with no context, no attention and an inexact z.
-        mask = draws["imagination_mask"][..., None]
-        return Seen(
-            features=features,
-            teacher_features=teacher_features,
-            mean=mean,
-            log_var=log_var,
-            samples=samples,
-            latents=latents,
-            attention=attention,
-            predicted=predicted,
-            used_slots=torch.where(mask[..., None], predicted, attention.slots),
-            used_context=context.masked_fill(mask, 0.0),
-            used_attention=attention.state.masked_fill(mask, 0.0),
-            noisy=latents + self.config.latent_noise * draws["latent_noise"],
-        )
+        noisy = latents + self.config.latent_noise * draws["latent_noise"]
+        return Seen(features, teacher_features, mean, log_var, samples, latents, noisy, attention)
+
+    def _foresee(self, seen: Seen, before: Tensor, actions: Tensor, draws: Draws) -> PriorDistribution:
+        """The prior of z of every frame, from h_{t-1} [B, T, H] in `before`."""
+        taken = F.pad(actions[:, :-1], (0, 0, 1, 0))
+        return self.prior(before, taken, previous(seen.noisy, self.prior.start_latent), draws)
 
     def _generate(
-        self, seen: Seen, hidden: Tensor, start: Tensor, draws: Draws
-    ) -> tuple[Tensor, PriorDistribution, Likelihood]:
-        """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z, slots)."""
-        before = previous(hidden, start)
-        context = previous(seen.used_context, self.prior.start_context)
-        prior = self.prior(before, context, previous(seen.noisy, self.prior.start_latent), draws)
-        return before, prior, self.likelihood(seen.latents, seen.used_slots)
+        self, seen: Seen, states: list[LSTMState], actions: Tensor, pixels: Tensor, starts: Starts
+    ) -> tuple[Likelihood, Tensor, Rolled | None]:
+        """p(x | z) of all frames, the slots' masks, and what is predicted from the starts; one pass of the decoder."""
+        if not states:
+            likelihood, masks = self._decoded(seen.latents)
+            return likelihood, masks, None
+        latents = roll(self.dynamics, self.prior, states, seen.latents, actions, starts)
+        step = min(ROLLED_STEP, starts.length)
+        shown = latents[:, step - 1 :: step]
+        rows = seen.latents.shape[:2].numel()
+        every = torch.cat([seen.latents.flatten(0, 1), shown.flatten(0, 1)])[None]
+        both, masks = self._decoded(every)
+        own, ahead = (
+            replace(both, features=features.unflatten(1, shape)[0], centre=centre.unflatten(1, shape)[0])
+            for shape, features, centre in zip(
+                (seen.latents.shape[:2], shown.shape[:2]),
+                both.features.split([rows, every.shape[1] - rows], 1),
+                both.centre.split([rows, every.shape[1] - rows], 1),
+                strict=True,
+            )
+        )
+        targets = starts.gather(pixels)[:, step - 1 :: step]
+        return own, masks[0, :rows].unflatten(0, seen.latents.shape[:2]), Rolled(latents, starts, ahead, targets)
 
     forward_sequence = forward
 
     @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:
-        """The decoder's mean at the posterior mean and the frame's own slots, [B, T, 3, H, W] in [-1, 1]."""
-        return self.likelihood(outputs.posterior_mean, outputs.slots).mean()
+        """The decoder's mean at the posterior mean, [B, T, 3, H, W] in [-1, 1]."""
+        return self.likelihood(outputs.posterior_mean).mean()
 
     def draws(self, key: int, batch: int, frames: int) -> Draws:
         """The random numbers of one step on a global batch, from `key` alone: equal on every rank and device."""

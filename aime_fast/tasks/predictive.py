@@ -20,13 +20,12 @@ class Predictive(Task):
             "attention_kl": attention_kl(outputs),
             "attention_dynamics_loss": motion_loss(outputs),
             "attention_diversity": diversity_loss(outputs),
-            "self_prediction_loss": F.mse_loss(outputs.predicted, outputs.attention.slots.detach()),
         }
 
     def weighted(self, terms: Values, beta: float | Tensor, weights: LossConfig) -> Tensor:
         """The sum of the weighted terms, 0-d."""
-        kl, motion, diversity, self_prediction = terms.values()
-        return beta * kl + weights.lambda_att_dyn * motion + diversity + self_prediction
+        kl, motion, diversity = terms.values()
+        return beta * kl + weights.lambda_att_dyn * motion + weights.lambda_diversity * diversity
 
 
 def attention_kl(outputs: SequenceOutputs) -> Tensor:

@@ -18,7 +18,7 @@ class Attention:
     slots: Tensor  # [B, T, S, d], normalised
     maps: Tensor  # [B, T, S, P]: where each slot looks; sums to 1 over the P = G*G grid cells
     centres: Tensor  # [B, T, S, 2]: centre of mass (x, y) of each map, in [-1, 1]
-    state: Tensor  # attention state [B, T, N] that the LSTM reads, normalised
+    assignments: Tensor  # [B, T, S, P]: which slot owns a cell; sums to 1 over the slots
 
 
 class BottomUpAttention(nn.Module):
@@ -43,23 +43,20 @@ class BottomUpAttention(nn.Module):
         self.update = nn.GRUCell(dim, dim)
         self.refine = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.slot_norm = nn.LayerNorm(dim)
-        self.state = mlp(self.num_slots * (dim + 2), config.attention_state_dim, config.attention_state_dim)
-        self.state_norm = nn.LayerNorm(config.attention_state_dim)
 
     def forward(self, features: Tensor, context: Tensor) -> Attention:
-        """Features [B*T, F, G, G] and context [B, T, C] -> slots, maps and state; all frames at once."""
+        """Features [B*T, F, G, G] and context [B, T, C] -> slots and maps; all frames at once."""
         inputs = self.input_norm(self.inputs(features.flatten(2).transpose(1, 2)) + self.position)
         keys, values = self.key_value(inputs).chunk(2, dim=-1)
         slots = wide(self.seed(context.flatten(0, 1))).unflatten(-1, (self.num_slots, -1))
         for _ in range(self.iterations):
-            updates, _, maps = in_float32(slot_attention)(self.query(self.query_norm(slots)), keys, values)
+            updates, assignments, maps = in_float32(slot_attention)(self.query(self.query_norm(slots)), keys, values)
             slots = self.update(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
             slots = slots + self.refine(slots)
         slots = self.slot_norm(wide(slots))
         batch = context.shape[:2]
         centres = in_float32(torch.matmul)(maps, self.cells)
-        state = self.state_norm(wide(self.state(torch.cat([slots, centres], dim=-1).flatten(1))))
-        return Attention(*(x.unflatten(0, batch) for x in (slots, maps, centres, state)))
+        return Attention(*(x.unflatten(0, batch) for x in (slots, maps, centres, assignments)))
 
 
 class TopDownAttention(nn.Module):
@@ -76,6 +73,9 @@ class TopDownAttention(nn.Module):
         self.action = nn.Linear(config.action_dim, width, bias=False)
         self.logits = nn.Conv2d(width, config.num_slots, 3, padding=1)
         self.motion = nn.Conv2d(width, 2, 3, padding=1)
+        for layer in (self.logits, self.motion):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Tensor, hidden: Tensor, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log of the maps predicted for frames 1 .. T-1 [B, T-1, S, P]; motion [B, T-1, 2, P], grid widths a frame.
@@ -86,7 +86,9 @@ class TopDownAttention(nn.Module):
         grid = (maps * self.grid**2).reshape(-1, maps.shape[2], self.grid, self.grid)
         state = self.state(torch.cat([hidden, latent], dim=-1)).view(-1, len(self.position), 1, 1)
         joint = self.maps(grid) + self.position + state
-        log_maps = wide(self.logits(F.silu(joint))).flatten(2).log_softmax(-1)
+        # A correction of the copied map, at first none.
+        copied = wide(maps).clamp_min(1e-6).log().flatten(0, 1)
+        log_maps = (copied + wide(self.logits(F.silu(joint))).flatten(2)).log_softmax(-1)
         action = self.action(actions).view(-1, len(self.position), 1, 1)
         motion = wide(self.motion(F.silu(joint + action))).flatten(2)
         return log_maps.unflatten(0, shape), motion.unflatten(0, shape)

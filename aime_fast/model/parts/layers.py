@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 T = TypeVar("T")
+SILU_GAIN = 1.68
+"""1 / sqrt(E[silu(x)^2]) of a standard normal x: weights scaled by it keep the size of signals (He et al. 2015)."""
 SHORTEST = 1e-12
 """Least length by which `unit` divides."""
 
@@ -52,6 +54,9 @@ class ConvBlock(nn.Module):
         super().__init__()
         kind = nn.ConvTranspose2d if stride < 0 else nn.Conv2d
         self.conv = kind(inputs, outputs, 3 if stride == 1 else 4, stride=abs(stride), padding=1)
+        read = inputs * (9 if stride == 1 else 16 if stride > 0 else 4)
+        nn.init.normal_(self.conv.weight, std=SILU_GAIN * read**-0.5)
+        nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, inputs, h, w] to [N, outputs, h', w']."""
@@ -67,7 +72,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, width, h, w] to the same shape."""
-        return x + self.block(x)
+        return (x + self.block(x)) * 0.7071
 
 
 def joined(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:

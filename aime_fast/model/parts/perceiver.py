@@ -96,7 +96,7 @@ class CausalPerceiver(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, cells = config.perceiver_dim, config.grid**2
-        self.heads, self.latents = config.perceiver_heads, config.perceiver_latents
+        self.heads, self.latents, self.grid = config.perceiver_heads, config.perceiver_latents, config.grid
         self.position = nn.Parameter(torch.randn(cells, config.code_dim) * 0.5)
         self.latent = nn.Parameter(torch.randn(self.latents, dim))
         self.read = Attention(dim, self.heads, config.code_dim)
@@ -106,6 +106,8 @@ class CausalPerceiver(nn.Module):
         self.context_norm = nn.LayerNorm(config.context_dim)
         self.next_context = nn.Linear(config.context_dim, dim)
         self.next_position = nn.Parameter(torch.randn(cells, dim))
+        self.next_codes = nn.Conv2d(config.code_dim, dim, 3, padding=1, bias=False)
+        self.next_copy = nn.Parameter(torch.full((config.num_codes,), 3.0))
         self.next_token = nn.Sequential(nn.SiLU(), nn.LayerNorm(dim), nn.Linear(dim, config.num_codes))
 
         self._masks: dict[tuple[int, torch.device], Masks] = {}
@@ -150,6 +152,14 @@ class CausalPerceiver(nn.Module):
         pooled = wide(self.pool(x)).unflatten(1, (frames, self.latents)).mean(2)
         return self.context_norm(pooled + wide(self.glance(codes.flatten(2)))), tuple(remembered)
 
-    def next_frame_logits(self, context: Tensor) -> Tensor:
-        """Logits [B, T, P, num_codes] of the tokens of frame t+1, from c_t [B, T, C] alone."""
-        return wide(self.next_token(self.next_context(context)[:, :, None] + self.next_position))
+    def next_frame_logits(self, context: Tensor, codes: Tensor, ids: Tensor) -> Tensor:
+        """Logits [B, T, P, num_codes] of the tokens of frame t+1, from c_t [B, T, C] and the codes of frame t.
+
+        Codes are [B, T, P, d] and their ids int64 [B, T, P]. The present token has a learned bonus, so the head starts
+        by copying it.
+        """
+        grid = codes.flatten(0, 1).transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        near = self.next_codes(grid.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
+        joint = near.unflatten(0, codes.shape[:2]) + self.next_context(context)[:, :, None] + self.next_position
+        logits = wide(self.next_token(joint))
+        return logits.scatter_add(-1, ids[..., None], self.next_copy[ids][..., None])

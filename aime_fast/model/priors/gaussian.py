@@ -45,15 +45,19 @@ class GaussianDistribution:
 
 
 class GaussianPrior(Prior):
-    """Mean and log-variance from h and c; z_{t-1} is added to the mean through a linear map, at first the identity."""
+    """Mean and log-variance from h and a; z_{t-1} is added to the mean through a linear map, at first the identity."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.carry = nn.Linear(config.latent_dim, config.latent_dim, bias=False)
         nn.init.eye_(self.carry.weight)
-        self.net = mlp(config.hidden_dim + config.context_dim, config.mlp_dim, 2 * config.latent_dim, layers=2)
+        self.net = mlp(config.hidden_dim + config.action_dim, config.mlp_dim, 2 * config.latent_dim, layers=2)
 
-    def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, draws: Draws) -> GaussianDistribution:
-        """The Gaussian of frames t from h_{t-1} [B, T, H], c_{t-1} [B, T, C] and z_{t-1} [B, T, D]; reads no draws."""
-        offset, raw = wide(self.net(torch.cat([hidden, context], dim=-1))).chunk(2, dim=-1)
+    def forward(self, hidden: Tensor, actions: Tensor, latent: Tensor, draws: Draws) -> GaussianDistribution:
+        """The Gaussian of frames t from h_{t-1} [B, T, H], a_{t-1} [B, T, A] and z_{t-1} [B, T, D]; reads no draws."""
+        offset, raw = wide(self.net(torch.cat([hidden, actions], dim=-1))).chunk(2, dim=-1)
         return GaussianDistribution(offset + wide(self.carry(latent)), bounded_log_variance(raw))
+
+    def mean_of(self, hidden: Tensor, actions: Tensor, latent: Tensor) -> Tensor:
+        """The mean [B, T, D]."""
+        return self(hidden, actions, latent, Draws({})).mean

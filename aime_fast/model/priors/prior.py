@@ -11,11 +11,15 @@ from aime_fast.model.draws import Draw, Draws
 
 
 class PriorDistribution(Protocol):
-    """p(z_t | h_{t-1}, c_{t-1}, z_{t-1}) of every frame of [B, T], as a mixture of K components (K = 1: no mixture)."""
+    """p(z_t | h_{t-1}, a_{t-1}, z_{t-1}) of every frame of [B, T], as a mixture of K components (K = 1: no mixture)."""
 
     @property
     def log_weights(self) -> Tensor:
         """Log of the components' weights, [B, T, K]; the weights sum to 1."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Its mean, [B, T, D]; differentiable."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats of n samples a frame: z [B, T, n, D] -> [B, T, n]."""
@@ -38,15 +42,18 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.start_context = nn.Parameter(torch.zeros(config.context_dim))
         self.start_latent = nn.Parameter(torch.zeros(config.latent_dim))
 
     @abstractmethod
-    def forward(self, hidden: Tensor, context: Tensor, latent: Tensor, draws: Draws) -> PriorDistribution:
-        """The prior of frames t from h_{t-1} [B, T, H], c_{t-1} [B, T, C], z_{t-1} [B, T, D] and `self.draws`.
+    def forward(self, hidden: Tensor, actions: Tensor, latent: Tensor, draws: Draws) -> PriorDistribution:
+        """The prior of frames t from h_{t-1} [B, T, H], a_{t-1} [B, T, A], z_{t-1} [B, T, D] and `self.draws`.
 
-        At t = 0 the model passes its learned start: the first LSTM state, `start_context` and `start_latent`.
+        At t = 0 the model passes its learned start, the first LSTM state and `start_latent`, and no action (zeros).
         """
+
+    @abstractmethod
+    def mean_of(self, hidden: Tensor, actions: Tensor, latent: Tensor) -> Tensor:
+        """The mean [B, T, D] of `forward` without draws; differentiable."""
 
 
 def standard_normal(like: Tensor, generator: Generator | None) -> Tensor:

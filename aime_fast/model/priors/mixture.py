@@ -1,0 +1,47 @@
+"""A mixture of diagonal Gaussians as the distribution of z, whatever its weights come from."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from aime_fast.model.priors.prior import device_of, standard_normal
+from aime_kernels import mixture_log_density
+
+
+@dataclass
+class MixtureDistribution:
+    """The prior of every frame: a mixture of K Gaussians."""
+
+    log_weights: Tensor  # log pi [B, T, K]; exp sums to 1
+    means: Tensor  # [B, T, K, D]
+    log_vars: Tensor  # [B, T, K, D]
+    divergences: dict[str, Tensor] = field(default_factory=dict)  # of what the weights come from, [B, T] in nats
+
+    @property
+    def mean(self) -> Tensor:
+        """[B, T, D]."""
+        return (self.log_weights.exp()[..., None] * self.means).sum(-2)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log sum_k pi_k N(z; mu_k, s_k) in nats: z [B, T, n, D] -> [B, T, n]."""
+        return self.log_prob_and_responsibilities(z)[0]
+
+    def log_prob_and_responsibilities(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob(z)` and log p(k | z) [B, T, n, K]."""
+        frames = (x.flatten(0, 1) for x in (z, self.log_weights, self.means, self.log_vars))
+        log_p, log_r = mixture_log_density(*frames)
+        return log_p.view(z.shape[:-1]), log_r.view(*z.shape[:-1], -1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of z [B, T, D]: a component by its weight, then its Gaussian, which alone is differentiable."""
+        batch, frames, _, dim = self.means.shape
+        weights = self.log_weights.detach().exp().flatten(0, 1).to(device_of(generator))
+        drawn = torch.multinomial(weights, 1, generator=generator).to(self.means.device)
+        chosen = drawn.view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
+        mean, log_var = (x.gather(2, chosen)[:, :, 0] for x in (self.means, self.log_vars))
+        return mean + (0.5 * log_var).exp() * standard_normal(mean, generator)
+
+    def kl_terms(self) -> dict[str, Tensor]:
+        """The divergences of sticks and concentration, each [B, T] in nats."""
+        return self.divergences
