@@ -26,7 +26,7 @@ def run(emit: Emit, device: str) -> None:
     outcomes.count()
     # Warnings are rows, not failures: a new version's warning would fail every test and hide what else is wrong.
     options = ["-o", "addopts=", "-o", "timeout=60", "-q", "-p", "no:cacheprovider", "--tb=short", "-W", "default"]
-    options += ["-rfEs", "--durations=12"]
+    options += ["-rsfE", "--durations=12"]
     if device == "cuda" and importlib.util.find_spec("xdist"):
         options += ["-n", str(min(MOST_WORKERS, os.cpu_count() or 1)), "--dist", "worksteal"]
     options += ["--continue-on-collection-errors", "-m", "gpu", "-k", f"not ({SLOW})"]
