@@ -71,7 +71,7 @@ CASES = {
     "accumulation": ({"optim": {"accumulation": 2}}, {}),
     "skipped": ({}, {1: spoiled, WARM_UP: spoiled, 8: spoiled}),
     "short": ({}, {5: half, 9: half}),
-    "groups": ({"balancing": {"groups": "module"}, "losses": {"beta_warmup_epochs": 1}}, {}),
+    "groups": ({"balancing": {"groups": "module"}, "losses": {"beta_warmup_steps": 3}}, {}),
     "uncertainty": ({"balancing": {"solver": "uncertainty"}}, {}),
     "zero0": ({"ds_config": "zero0"}, {}),
     "zero1": ({"ds_config": "zero1"}, {}),
