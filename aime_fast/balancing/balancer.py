@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aime_fast.balancing.groups import Groups, make_groups
 from aime_fast.balancing.layouts.layout import Layout
+from aime_fast.balancing.layouts.sample import SAMPLE, Sample, cosines
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.balancing.solvers.registry import make_solver
 from aime_fast.balancing.solvers.solver import Problem, Solver, State
@@ -55,6 +56,8 @@ class Balancer:
         self.parameters = list(parameters)
         self.state: State | None = None
         """The solver's state; None before the first step."""
+        self.sample: Sample | None = None
+        """The task gradients' sample; None before the first step, and for a layout without one."""
         self._groups: Groups | None = None
 
     @torch.no_grad()
@@ -69,7 +72,11 @@ class Balancer:
             self._groups = make_groups(self.config.groups, self.parameters, self.layout.tasks_reaching)
             if self._groups.number > 1:
                 self.layout.divide(self._groups.group_of, self._groups.number)
-        grams, losses = self.layout.gram(solver.needs_direction, losses if solver.needs_losses else None)
+        if self.sample is None:
+            self.sample = self.layout.new_sample(tasks)
+        grams, losses, successive = self.layout.gram(
+            solver.needs_direction, losses if solver.needs_losses else None, self.sample
+        )
         state = solver.initial_state(self._groups.balanced, tasks) if self.state is None else self.state
         self.state = {name: value.to(grams.device) for name, value in state.items()}
         targets = self.layout.targets(solver.needs_direction)
@@ -78,7 +85,10 @@ class Balancer:
             # In place: a captured graph reads and writes the memory that it was captured with. Not within the region:
             # with `out=` of an input Inductor 2.13 computes other angles.
             self.state[name].copy_(value)
-        return BalanceReport(update=self.layout.update, **report)
+        if self.sample is None or successive is None:
+            return BalanceReport(update=self.layout.update, successive=None, **report)
+        self.sample.keep(report["finite"])
+        return BalanceReport(update=self.layout.update, successive=cosines(successive), **report)
 
     def _decide_and_combine(
         self,
@@ -121,13 +131,15 @@ class Balancer:
         norm = ((safe @ whole.unsqueeze(2)).squeeze(2) * whole).sum().clamp(min=0.0).sqrt()
         clipped = weights if max_norm is None else weights * (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
+        group_norms = grams.diagonal(dim1=1, dim2=2)[:, :tasks].sqrt()
         overall = problem if len(grams) == 1 else Problem.of(safe.sum(0, keepdim=True), tasks)
         report = {
             "finite": finite,
             "cosines": overall.cosines[0],
             "projections": _mean(solution.projections, overall.norms),
             "angles": _mean(solution.angles, overall.norms),
-            "norms": (grams[0] if len(grams) == 1 else grams.sum(0)).diagonal()[:tasks].sqrt(),
+            "norms": group_norms[0] if len(grams) == 1 else grams.sum(0).diagonal()[:tasks].sqrt(),
+            "group_norms": group_norms,
             "active": overall.active[0],
             "cancelled": overall.cancelled[0, 0],
             "weights": own,
@@ -136,18 +148,22 @@ class Balancer:
         return Decision(clipped, direction, solution.state, report)
 
     def state_dict(self) -> dict[str, object]:
-        """The solver's name, copies of its state, and `direction` (this rank's shards); empty before the first step.
+        """The solver's name, copies of its state, the sample and `direction`; empty before the first step.
 
-        The tensors of `direction` are those that the next step overwrites.
+        Sample and `direction` are of this rank's shards. The tensors of `direction` are those that the next step
+        overwrites.
         """
         if self.state is None:
             return {}
         small = {name: value.clone() for name, value in self.state.items()}
+        if self.sample is not None:
+            small |= self.sample.state_dict()
         return {"solver": self.config.solver, "direction": self.layout.direction, **small}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over copies of the tensors of a `state_dict`. Raises UserError for the state of another solver."""
         small = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
+        sample = {name: small.pop(name) for name in SAMPLE if name in small}
         known = self.solver.initial_state(1, 1)
         if state and (state.get("solver") != self.config.solver or small.keys() != known.keys()):
             raise UserError(
@@ -155,6 +171,9 @@ class Balancer:
                 f"{self.config.solver!r} with {sorted(known)}; use that solver, or start another run"
             )
         self.state = small if state else None
+        self.sample = self.layout.new_sample(len(sample["sample"])) if sample else None
+        if self.sample is not None:
+            self.sample.load_state_dict(sample)
         direction = state.get("direction") if self.solver.needs_direction else None
         cloned = [None if t is None else t.clone() for t in direction] if isinstance(direction, list) else None
         self.layout.direction = cloned

@@ -27,6 +27,11 @@ class BalanceReport:
     """[n]: radians by which the gradients were turned, in [0, pi/2)."""
     norms: Tensor
     """[n]: norms of the gradients; not finite where a gradient is not."""
+    group_norms: Tensor
+    """[G, n]: norms of the gradients within each group."""
+    successive: Tensor | None
+    """[n]: cosine of each gradient with that of the last step that was not skipped, from a fixed sample; 0 in the first
+    step. -1 is a swing of period 2. None for a layout that does not know the parameters (`RGB`)."""
     active: Tensor
     """[n] bool: tasks with a gradient."""
     cancelled: Tensor

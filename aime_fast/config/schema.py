@@ -97,6 +97,8 @@ class ModelConfig:
     """x"""
     posterior_low: float = -6.0
     """x"""
+    position: bool = False
+    """x"""
     location_gain: Positive = 0.1
     """x"""
     teacher_decay: Fraction = 0.995
@@ -144,8 +146,8 @@ class LossConfig:
     """Weight of the attention dynamics loss."""
     entropy_weight: Weight = 0.1
     """Weight of the cluster entropy, which is maximised."""
-    beta_warmup_epochs: Count = 10
-    """Epochs in which beta rises from 0 to 1."""
+    beta_warmup_steps: Count = 0
+    """Steps in which beta, the weight of the KL terms, rises from 0 to 1. 0 means 1 from the first step."""
     precision_weight: Weight = 0.0
     """Weight of the attention-weighted prediction error in the reconstruction term."""
     free_bits: Weight = 0.0

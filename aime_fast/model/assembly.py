@@ -103,7 +103,8 @@ def check_sizes(config: ModelConfig) -> None:
     """Raise `UserError` for an unknown likelihood and for sizes that do not fit together."""
     if config.likelihood not in FAMILIES:
         raise unknown_name("likelihood", config.likelihood, FAMILIES)
-    least = {field.name: 1 for field in fields(config) if isinstance(field.default, int)} | {"action_dim": 0}
+    least = {field.name: 1 for field in fields(config) if type(field.default) is int}
+    least |= {"action_dim": 0, "rolled_frames": 0}
     broken = [f"{name} must be at least {low}" for name, low in least.items() if getattr(config, name) < low]
     if not broken:
         rules = {

@@ -10,7 +10,7 @@ class Schedules:
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int) -> None:
         self.optim = config.optim
-        self.beta_warmup_steps = config.losses.beta_warmup_epochs * steps_per_epoch
+        self.beta_warmup_steps = config.losses.beta_warmup_steps
         limits = [config.steps, config.epochs and config.epochs * steps_per_epoch]
         self.total_steps: int | None = min((limit for limit in limits if limit is not None), default=None)
         """Steps of the whole run, by the smaller of `steps` and `epochs`; None if `config` gives neither."""

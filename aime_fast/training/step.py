@@ -95,7 +95,8 @@ class TrainingStep:
         ]
         losses, ids, encodings = zip(*parts, strict=True)
         report = self.engine.balance(self.balancer)
-        result = StepResult(average(losses) | balance_values(self.names, report), report.finite)
+        groups = self.balancer.config.groups
+        result = StepResult(average(losses) | balance_values(self.names, report, groups), report.finite)
         return Computed(report, torch.cat(ids), torch.cat(encodings), result)
 
     def update(self, computed: Computed) -> None:
@@ -126,12 +127,16 @@ def draw_key(seed: int, step: int) -> int:
     return (seed << 32) + step
 
 
-def balance_values(names: list[str], report: StepReport) -> dict[str, Tensor]:
-    """Metrics of the task gradients, 0-d by name."""
+def balance_values(names: list[str], report: StepReport, groups: str) -> dict[str, Tensor]:
+    """Metrics of the task gradients, 0-d by name; of their shared parts too where `groups` is `shared`."""
     balance = report.balance
     values = {"grad_norm": report.grad_norm, "rgb_cancelled": balance.cancelled}
     for i, task in enumerate(names):
         values[f"grad_norm_{task}"] = balance.norms[i]
+        if groups == "shared":
+            values[f"grad_norm_shared_{task}"] = balance.group_norms[0, i]
+        if balance.successive is not None:
+            values[f"successive_cosine_{task}"] = balance.successive[i]
         values[f"rgb_angle_{task}"] = balance.angles[i]
         values[f"rgb_projection_{task}"] = balance.projections[i]
     for (i, one), (j, other) in combinations(enumerate(names), 2):

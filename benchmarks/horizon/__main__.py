@@ -1,7 +1,7 @@
 """Train and judge variants of the model at a fixed budget, and print them side by side.
 
     python -m benchmarks.horizon --quick
-    python -m benchmarks.horizon --quick --variant beta1 --set losses.beta_warmup_epochs=0
+    python -m benchmarks.horizon --quick --variant warmup --set losses.beta_warmup_steps=500
     python -m benchmarks.horizon --table
 
 Interrupted, the same command continues: finished results are kept. docs/learning.md explains the protocol.
@@ -118,7 +118,7 @@ def _ready(sets: list[DataSet], own_choice: bool) -> list[DataSet]:
 def _change(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise UserError(f"--set {text}: write OPTION=VALUE, such as losses.beta_warmup_epochs=0")
+        raise UserError(f"--set {text}: write OPTION=VALUE, such as losses.beta_warmup_steps=0")
     return name.replace("-", "_"), value
 
 

@@ -64,7 +64,7 @@ class Variant:
 
     name: str
     changes: dict[str, str] = field(default_factory=dict)
-    """Options of training by name, such as `losses.beta_warmup_epochs`."""
+    """Options of training by name, such as `losses.beta_warmup_steps`."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import nn
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.balancing.groups import make_groups
 from aime_fast.balancing.layouts import flat
+from aime_fast.balancing.layouts.cut import Cut, Piece
 from aime_fast.balancing.layouts.flat import FlatLayout
-from aime_fast.balancing.layouts.layout import Cut, Piece, segments
+from aime_fast.balancing.layouts.layout import segments
 from aime_fast.balancing.layouts.partitions import FlatGroup, WholePartition
 from aime_fast.balancing.solvers.registry import SOLVERS
 from aime_fast.config import BalancingConfig

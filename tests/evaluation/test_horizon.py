@@ -72,7 +72,7 @@ class Machine:
 
 def test_the_stages_and_what_they_are_told(tmp_path, monkeypatch, capsys):
     machine = Machine(monkeypatch)
-    assert horizon.main([*QUICK, "--out", str(tmp_path), "--set", "losses.beta-warmup-epochs=0", "--variant", "b"]) == 0
+    assert horizon.main([*QUICK, "--out", str(tmp_path), "--set", "losses.beta-warmup-steps=0", "--variant", "b"]) == 0
     verbs = [call[0] for call in machine.calls]
     assert verbs == ["collect"] * 2 + ["train", "evaluate"] * 4
     recorded = " ".join(machine.calls[0])
@@ -80,7 +80,7 @@ def test_the_stages_and_what_they_are_told(tmp_path, monkeypatch, capsys):
     trained = " ".join(machine.calls[4])
     assert "--preset small --steps 600 --seed 1" in trained
     assert "--resume auto" in trained and "--loader.batch_size 8" in trained
-    assert trained.endswith("--losses.beta_warmup_epochs 0")
+    assert trained.endswith("--losses.beta_warmup_steps 0")
     judged = " ".join(machine.calls[3])
     assert judged.startswith(
         f"evaluate --checkpoint {tmp_path}/small-600/b/cheetah_run/seed-0/run/checkpoints/step-00000600"
@@ -88,7 +88,7 @@ def test_the_stages_and_what_they_are_told(tmp_path, monkeypatch, capsys):
     assert "--stride 25 --simulator" in judged and "--parts" not in judged
     out = capsys.readouterr()
     assert "[3/4] b, walker_walk, seed 0: training, 600 steps" in out.err
-    assert "b: losses.beta_warmup_epochs=0 (trained at commit " in out.out
+    assert "b: losses.beta_warmup_steps=0 (trained at commit " in out.out
 
 
 @pytest.mark.parametrize("place", range(1, 11))

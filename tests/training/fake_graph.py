@@ -29,6 +29,7 @@ class FakeRecorder:
         for slots in engine.optimizer.state.values():
             yield from (slot for slot in slots.values() if isinstance(slot, torch.Tensor))
         yield from balancer.state.values()
+        yield balancer.sample.samples
         yield from (tensor for tensor in balancer.layout.direction or [] if tensor is not None)
 
     def warm_up(self, function):

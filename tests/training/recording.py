@@ -35,7 +35,7 @@ def tiny_options(data, out, **changes):
         "steps": 7,
         "checkpoint_every": 100,
         "loader": {"batch_size": 2, "sequence_length": 4, "windows_per_epoch": 6},
-        "losses": {"beta_warmup_epochs": 2},
+        "losses": {"beta_warmup_steps": 6},
         "logging": {"log_every": 2, "tensorboard": False},
     }
     return options | changes

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from aime_fast.balancing.layouts import flat as flat_rows
+from aime_fast.balancing.layouts.cut import Cut
 from aime_fast.balancing.layouts.flat import FlatLayout
-from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.layouts.partitions import FlatGroup, WholePartition
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state

@@ -9,10 +9,10 @@ from aime_fast.config.schema import LossConfig, OptimConfig
 from aime_fast.training.schedules import Schedules
 
 
-def schedules(warmup_steps=10, beta_warmup_epochs=4, total_steps=100):
+def schedules(warmup_steps=10, beta_warmup_steps=40, total_steps=100):
     """Schedules with ten steps an epoch."""
     optim = OptimConfig(lr=2e-4, final_lr_fraction=0.05, warmup_steps=warmup_steps)
-    losses = LossConfig(beta_warmup_epochs=beta_warmup_epochs)
+    losses = LossConfig(beta_warmup_steps=beta_warmup_steps)
     return Schedules(TrainConfig(steps=total_steps, optim=optim, losses=losses), 10)
 
 
@@ -25,7 +25,8 @@ def test_beta_rises_linearly_and_stays_at_one():
 
 
 def test_beta_is_one_without_a_warm_up():
-    assert schedules(beta_warmup_epochs=0).beta(0) == 1.0
+    assert schedules(beta_warmup_steps=0).beta(0) == 1.0
+    assert Schedules(TrainConfig(), 25).beta(0) == 1.0
 
 
 def test_lr_warms_up_then_falls_to_its_final_fraction():
@@ -52,5 +53,8 @@ def test_the_smaller_limit_ends_the_run(steps, epochs, expected):
     assert Schedules(TrainConfig(steps=steps, epochs=epochs), 25).total_steps == expected
 
 
-def test_epochs_become_steps():
-    assert Schedules(TrainConfig(), 25).beta_warmup_steps == 10 * 25
+def test_beta_does_not_depend_on_the_size_of_the_data():
+    config = TrainConfig(losses=LossConfig(beta_warmup_steps=30))
+    of_size = {epoch: [Schedules(config, epoch).beta(step) for step in range(50)] for epoch in (1, 25, 4500)}
+    assert of_size[1] == of_size[25] == of_size[4500]
+    assert of_size[1][15] == pytest.approx(0.5)

@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aime_fast.balancing.layouts.layout import Cut, Layout, Piece
+from aime_fast.balancing.layouts.cut import Cut, Piece
+from aime_fast.balancing.layouts.layout import Layout
 from aime_fast.balancing.layouts.partitions import Partition
+from aime_fast.balancing.layouts.sample import Sample
 from aime_fast.balancing.vectors import Vector
 
 # torch 2.13 gave it this name and warns of the older one.
@@ -131,6 +133,11 @@ class FlatLayout(Layout):
         """The reduced task gradients; None where one process reaches no parameter of a buffer."""
         self._finish()
         return [self._vectors[task] for task in sorted(self._vectors)]
+
+    def new_sample(self, tasks: int) -> Sample:
+        """Memory for the sample of this rank's vectors."""
+        sizes = {i: size for buffer in self.buffers for i, size in zip(buffer.indices, buffer.sizes, strict=True)}
+        return Sample(self.cuts(), sizes, tasks, self._device)
 
     def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Both summed over the ranks, by one all-reduce at most."""

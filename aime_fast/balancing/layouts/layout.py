@@ -6,43 +6,29 @@ parameters into groups.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from aime_fast.balancing.layouts.cut import Cut
+from aime_fast.balancing.layouts.sample import Sample
 from aime_fast.balancing.vectors import Vector, weighted_sum
 from aime_kernels import rgb_combine, rgb_gram
 
-
-@dataclass(frozen=True)
-class Piece:
-    """`numel` entries of one flattened parameter, and where they lie in a flat tensor. What no piece covers is zero."""
-
-    index: int
-    """Position of the parameter in the list of all trainable parameters."""
-    start: int
-    """The first of its entries."""
-    at: int
-    """Where that entry lies in the flat tensor."""
-    numel: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How one tensor consists of entries of parameters, when it is flattened."""
-
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-
-    @classmethod
-    def whole(cls, index: int, parameter: Tensor) -> "Cut":
-        """A tensor that is laid out as the parameter at this position."""
-        return cls(tuple(parameter.shape), (Piece(index, 0, 0, parameter.numel()),))
-
-
 Segments = list[tuple[int, int, int]]
 """Parts of a vector as (position of the tensor, first entry, end)."""
+
+
+class Products(NamedTuple):
+    """What one pass over the task gradients finds, summed over ranks; float64."""
+
+    grams: Tensor
+    """[G, n, n], or [G, n+1, n+1] with d last: inner products within each group."""
+    losses: Tensor | None
+    """[n]: sums of the loss values, where they were given."""
+    successive: Tensor | None
+    """[2, 2, n]: `Sample.products`, where a sample is kept."""
 
 
 class Layout:
@@ -69,19 +55,29 @@ class Layout:
         return self.given
 
     def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Both summed over the ranks, by one all-reduce at most."""
+        """Inner products of any shape and loss values, both summed over the ranks, by one all-reduce at most."""
         return grams if self.reduce is None else self.reduce(grams), losses
 
-    def gram(self, direction: bool, losses: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Inner products of the task gradients within each group, summed over ranks: float64 [G, n, n].
+    def new_sample(self, tasks: int) -> Sample | None:
+        """Memory for a sample of the task gradients; None for a layout that knows no parameters."""
+        return None
 
-        direction: keep d, and add its row and column last. losses: this rank's share of the loss values, [n]; their
-        sums over ranks are returned.
+    def gram(self, direction: bool, losses: Tensor | None = None, sample: Sample | None = None) -> Products:
+        """Inner products of the task gradients within each group.
+
+        direction: keep d, and add its row and column last. losses: this rank's share of the loss values, [n]. sample:
+        takes the sample of this step.
         """
         vectors = self.vectors()
+        successive = sample.products(vectors) if sample else None
         if direction:
             vectors = [*vectors, self._direction_like(vectors)]
-        return self.total(self._gram(self._parts(vectors)), losses)
+        grams = self._gram(self._parts(vectors))
+        if successive is None:
+            return Products(*self.total(grams, losses), None)
+        numbers, losses = self.total(torch.cat([grams.flatten(), successive.flatten()]), losses)
+        summed, products = numbers.split([grams.numel(), successive.numel()])
+        return Products(summed.view_as(grams), losses, products.view_as(successive))
 
     def targets(self, direction: bool) -> list[list[Vector]]:
         """What `combine` reads and writes in each group: the task gradients; with `direction` also d and the update.

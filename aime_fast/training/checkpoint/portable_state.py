@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from aime_fast.balancing.layouts.layout import Cut
+from aime_fast.balancing.layouts.cut import Cut
 from aime_fast.balancing.vectors import Vector
 from aime_fast.errors import UserError
 from aime_fast.training.engines.engine import Engine

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from aime_fast.balancing.balancer import Balancer
+from aime_fast.balancing.layouts.cut import Cut
 from aime_fast.balancing.layouts.flat import FlatLayout
-from aime_fast.balancing.layouts.layout import Cut
 from aime_fast.balancing.layouts.partitions import WholePartition, stored
 from aime_fast.balancing.report import BalanceReport
 from aime_fast.config import OptimConfig, TrainConfig
