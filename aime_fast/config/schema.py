@@ -97,6 +97,8 @@ class ModelConfig:
     """x"""
     posterior_low: float = -6.0
     """x"""
+    rolled_frozen: bool = False
+    """x"""
     position: bool = False
     """x"""
     location_gain: Positive = 0.1
