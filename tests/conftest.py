@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items):
         if marker := item.get_closest_marker("gpu"):
             needed = marker.kwargs.get("cards", 1)
             if cards < needed:
-                reason = "not verified on a GPU" if needed == 1 else f"not verified on {needed} GPUs"
+                reason = "needs a GPU" if needed == 1 else f"needs {needed} GPUs"
                 item.add_marker(pytest.mark.skip(reason=reason))
             # What a card's libraries warn of depends on the machine.
             item.add_marker(pytest.mark.filterwarnings("default"))

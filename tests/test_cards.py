@@ -51,7 +51,7 @@ class Item:
 
 @pytest.mark.parametrize(
     ("cards", "one", "two"),
-    [(0, ["not verified on a GPU"], ["not verified on 2 GPUs"]), (1, [], ["not verified on 2 GPUs"]), (2, [], [])],
+    [(0, ["needs a GPU"], ["needs 2 GPUs"]), (1, [], ["needs 2 GPUs"]), (2, [], [])],
 )
 def test_a_test_is_skipped_where_there_are_fewer_cards_than_it_needs(conftest, monkeypatch, cards, one, two):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from aime_fast.config.schema import PRESETS, TrainConfig, to_dict
+from aime_fast.config.schema import PRESETS, ModelConfig, TrainConfig, to_dict
 from aime_fast.errors import UserError
 
 DEFAULT_EPOCHS = 100
@@ -84,7 +84,7 @@ def checked(config: TrainConfig) -> TrainConfig:
 def with_data_sizes(config: TrainConfig, action_dim: int, image_size: int, data: str) -> TrainConfig:
     """The configuration with the sizes of the data filled in; `UserError` if it names other sizes."""
     for name, size in (("action_dim", action_dim), ("image_size", image_size)):
-        if getattr(config.model, name) not in (0, size):
+        if getattr(config.model, name) not in (getattr(ModelConfig, name), size):
             raise UserError(
                 f"model.{name} is {getattr(config.model, name)}, but {data} has {size}; "
                 f"leave model.{name} out or set it to {size}"

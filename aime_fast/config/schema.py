@@ -15,6 +15,7 @@ DEFAULT_IMAGE_SIZE = 64
 # The text in each type is the wording of the error message.
 Size = Annotated[int, Ge(1), "an integer of at least 1"]
 Count = Annotated[int, Ge(0), "an integer of at least 0"]
+CountOrUnknown = Annotated[int, Ge(-1), "-1 or an integer of at least 0"]
 FrameSize = Annotated[int, Ge(0), MultipleOf(16), "0 or a multiple of 16"]
 Weight = Annotated[float, Interval(ge=0, lt=inf), "a number of at least 0"]
 Positive = Annotated[float, Interval(gt=0, lt=inf), "a number above 0"]
@@ -37,8 +38,8 @@ class ModelConfig:
 
     image_size: FrameSize = 0
     """Height and width of a frame in pixels; a multiple of 16 and of four times `grid`. 0 takes it from the data."""
-    action_dim: Count = 0
-    """A, numbers in an action. 0 takes it from the data."""
+    action_dim: CountOrUnknown = -1
+    """A, numbers in an action; 0 if there are no actions. -1 takes it from the data."""
     max_components: Size = 15
     """K, mixture components of the prior (truncation of the Dirichlet process)."""
     latent_dim: Size = 36
@@ -96,6 +97,10 @@ class ModelConfig:
     codec: Literal["slots", "own", "dense"] = "slots"
     """x"""
     posterior_low: float = -6.0
+    """x"""
+    rolled_frozen: bool = False
+    """x"""
+    position: bool = False
     """x"""
     location_gain: Positive = 0.1
     """x"""

@@ -32,7 +32,7 @@ class Episode:
     observations: np.ndarray
     """uint8 [N,S,S,3], RGB; the image size S is a multiple of 16."""
     actions: np.ndarray
-    """float32 [N,A], finite, A >= 1."""
+    """float32 [N,A], finite; A is 0 where nothing acts."""
     rewards: np.ndarray
     """float32 [N], finite."""
     terminated: np.ndarray
@@ -93,14 +93,12 @@ class Episode:
 
 
 def _check_array(name: str, key: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int | None, ...]) -> None:
-    """Raise `UserError` unless `array` has this dtype and shape (None: any positive size)."""
+    """Raise `UserError` unless `array` has this dtype and shape (None: any size)."""
     if array.dtype != dtype:
         raise UserError(f"{name}: {key} are {array.dtype}, expected {dtype}; convert them before packing")
     if array.ndim == len(shape) and len(array) != shape[0]:
         raise UserError(f"{name}: {len(array)} {key} for {shape[0]} frames; every field needs one row a frame")
-    fits = array.ndim == len(shape) and all(
-        have == want if want is not None else have > 0 for have, want in zip(array.shape, shape, strict=True)
-    )
+    fits = array.ndim == len(shape) and all(want in (have, None) for have, want in zip(array.shape, shape, strict=True))
     if not fits:
         wanted = ", ".join("A" if size is None else str(size) for size in shape)
         raise UserError(f"{name}: {key} have shape {list(array.shape)}, expected [{wanted}]")

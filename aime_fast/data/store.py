@@ -20,11 +20,12 @@ from aime_fast.data.shards.reader import Chunk, open_shards
 from aime_fast.data.shards.writer import BLOCK
 from aime_fast.data.sources import Source, open_source
 from aime_fast.data.streaming.reader import PIPE, Shards
+from aime_fast.data.survey import FrameSurvey, Survey, action_limits
 from aime_fast.data.windows import valid_starts
 from aime_fast.errors import UserError
 
-MEAN_CHUNKS = 256
-"""Largest number of chunks for the mean frame."""
+SURVEYED_CHUNKS = 256
+"""Largest number of chunks that a survey reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,17 +118,15 @@ class Episodes:
         length = min(CHUNK_LENGTH, self.lengths[episode] - start)
         return self.gather(np.array([[episode, start]]), length).observations[0].numpy()
 
-    def mean_frame(self) -> torch.Tensor:
-        """Mean over up to `MEAN_CHUNKS` evenly spaced chunks, without damaged ones: float32 [3,S,S] in [-1, 1]."""
-        # Levels are summed as integers, so that every back-end of the same data gets the same bits.
-        starts = valid_starts(self.lengths, 1, CHUNK_LENGTH)
-        levels, frames = np.zeros((self.image_size, self.image_size, 3), np.int64), 0
-        for chunk in np.linspace(0, len(starts) - 1, min(len(starts), MEAN_CHUNKS)).round().astype(np.int64):
+    def survey(self) -> Survey:
+        """Look at all actions and at up to `SURVEYED_CHUNKS` evenly spaced chunks of frames, without damaged ones."""
+        starts, seen = valid_starts(self.lengths, 1, CHUNK_LENGTH), FrameSurvey(self.image_size, sum(self.lengths))
+        for chunk in np.linspace(0, len(starts) - 1, min(len(starts), SURVEYED_CHUNKS)).round().astype(np.int64):
             if self.sound(starts[chunk][None], 1)[0]:
-                pixels = self.chunk_frames(*starts[chunk].tolist())
-                levels += pixels.sum(0, dtype=np.int64)
-                frames += len(pixels)
-        return (torch.from_numpy(levels).double() / (max(frames, 1) * 127.5) - 1.0).movedim(-1, 0).float()
+                episode, start = starts[chunk].tolist()
+                seen.see(episode, self.chunk_frames(episode, start))
+        limits = action_limits(self.actions.min(0), self.actions.max(0)) + seen.limits()
+        return Survey(seen.mean_frame(), limits)
 
 
 def open_store(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from aime_fast.evaluation import parts, share
 from aime_fast.evaluation.baseline import fit_rolled_ridge
 from aime_fast.evaluation.intervals import Estimate, mean_over
 from aime_fast.evaluation.linear import PCA
+from aime_fast.evaluation.metrics import MOVING_LEVELS
 from aime_fast.evaluation.open_loop import MEAN, OTHER, OpenLoop, open_loop_psnr, reconstruction_psnr
 from aime_fast.evaluation.parts import price_parts
 from aime_fast.evaluation.predictors import compare_predictors
@@ -69,7 +71,7 @@ class Evaluation:
         self.data, self.questions, self.note = data, questions, note
         self.held_out = open_store(data, "val")
         self.windows = make_windows(self.held_out, questions.context + questions.horizon, questions.stride)
-        self.short = LoaderConfig().sequence_length
+        self.short = min(LoaderConfig().sequence_length, max(self.held_out.lengths))
         self.frames = make_windows(self.held_out, self.short, questions.reconstruction_stride)
         self._train: Episodes | None = None
 
@@ -102,6 +104,7 @@ class Evaluation:
         )
         report.psnr, report.moving = (self._by_horizon(values) for values in (seen.psnr, seen.moving))
         report.errors = {name: values.tolist() for name, values in seen.errors.items()}
+        report.remarks += self._limits(report)
         if truth is not None:
             self._add_share(report, seen, truth)
         if kept:
@@ -110,6 +113,15 @@ class Evaluation:
         if asked.parts:
             _found(report, "parts", partial(self._add_parts, report, model))
         return report
+
+    def _limits(self, report: Report) -> list[str]:
+        """What the held-out episodes can't show, and so why values are nan: one line each."""
+        lines = [f"held-out episodes: {line}" for line in self.held_out.survey().limits]
+        if isnan(report.reconstruction["moving"].mean):
+            lines.append(f"over moving pixels: nan, no pixel moves by more than {MOVING_LEVELS} levels")
+        if len(self.windows) == 1:
+            lines.append(f"{OTHER}: nan, there is only one held-out window")
+        return lines
 
     def _facts(self, checkpoint: str) -> dict[str, str | int]:
         return {

@@ -103,11 +103,9 @@ def check_sizes(config: ModelConfig) -> None:
     """Raise `UserError` for an unknown likelihood and for sizes that do not fit together."""
     if config.likelihood not in FAMILIES:
         raise unknown_name("likelihood", config.likelihood, FAMILIES)
-    broken = [
-        f"{field.name} must be at least 1"
-        for field in fields(config)
-        if isinstance(field.default, int) and getattr(config, field.name) < 1
-    ]
+    least = {field.name: 1 for field in fields(config) if type(field.default) is int}
+    least |= {"action_dim": 0, "rolled_frames": 0}
+    broken = [f"{name} must be at least {low}" for name, low in least.items() if getattr(config, name) < low]
     if not broken:
         rules = {
             "latent_dim must be above num_slots": config.latent_dim > config.num_slots,

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
@@ -170,6 +171,12 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         latents = roll(self.dynamics, self.prior, states, seen.latents, actions, starts)
         step = min(ROLLED_STEP, starts.length)
         shown = latents[:, step - 1 :: step]
+        if self.config.rolled_frozen:
+            likelihood, masks = self._decoded(seen.latents)
+            fixed = {name: p.detach() for name, p in self.decoder.named_parameters()}
+            features, centre, _ = functional_call(self.decoder, fixed, (shown, self.mean_frame))
+            ahead = replace(likelihood, features=features, centre=centre, weight=likelihood.weight.detach())
+            return likelihood, masks, Rolled(latents, starts, ahead, starts.gather(pixels)[:, step - 1 :: step])
         rows = seen.latents.shape[:2].numel()
         every = torch.cat([seen.latents.flatten(0, 1), shown.flatten(0, 1)])[None]
         both, masks = self._decoded(every)

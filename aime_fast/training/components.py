@@ -68,7 +68,11 @@ class Components:
         torch.manual_seed(config.seed)  # decides the initial weights
         self.model = model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         model.add_heads(tasks)
-        model.mean_frame.copy_(self.backend.mean_frame())
+        survey = self.backend.survey()
+        model.mean_frame.copy_(survey.mean_frame)
+        self.notes += survey.limits
+        if config.loader.sequence_length == 1:
+            self.notes.append("windows have one frame: what comes next can't be learnt; raise --loader.sequence-length")
         self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.engine = open_engine(model, config)
         self._closing.callback(self.engine.close)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from aime_fast.balancing.layouts.flat import FlatLayout
-from aime_fast.balancing.layouts.partitions import WholePartition
+from aime_fast.balancing.layouts.partitions import FlatGroup, Partition, WholePartition
 
 
 class Parts(nn.Module):
@@ -95,3 +95,14 @@ def test_a_step_on_the_buffers_is_a_step_on_the_parameters():
     torch.testing.assert_close(module.state_dict(), plain.state_dict())
     rows.clear()
     assert all(flat.grad is None for group in optimizer.param_groups for flat in group["params"])
+
+
+def test_an_empty_parameter_takes_no_place_where_each_is_cut():
+    """As ZeRO-3 cuts them over two ranks: 3, 0 and 5 entries are parts of 2, 0 and 3."""
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((3,), (2, 0), (5, 1))]
+    partition = Partition()
+    partition.groups = [FlatGroup((0, 1, 2), (0, 2, 2), (3, 0, 5), numel=10, cuts=2)]
+    rows = FlatLayout(parameters, partition)
+    rows.add(0, [torch.tensor([1.0, 2, 3]), torch.zeros(2, 0), torch.tensor([[4.0], [5], [6], [7], [8]])], last=True)
+    ((flat,),) = rows.vectors()
+    assert flat.tolist() == [1, 2, 4, 5, 6, 3, 0, 7, 8, 0]

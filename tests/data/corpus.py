@@ -105,7 +105,7 @@ def read_windows(kind: str, folder: Path, truth: Truth) -> Iterator[bytes]:
         for batch in (*batches, *(backend.evaluation_windows(1) if kind in EXACT else ())):
             truth.windows(batch)
             yield batch.observations.numpy().tobytes()
-        yield backend.mean_frame().numpy().tobytes()
+        yield backend.survey().mean_frame.numpy().tobytes()
 
 
 def read_dataset(folder: Path, truth: Truth) -> Iterator[bytes]:

@@ -125,7 +125,6 @@ COLUMN_CHANGES: dict[str, Callable[[dict], dict]] = {
     "truth values for actions": _put(actions=lambda a: a > 0),
     "flat actions": _put(actions=lambda a: a[:, 0]),
     "deep actions": _put(actions=lambda a: a[..., None]),
-    "actions of no width": _put(actions=lambda a: a[:, :0]),
     "wide rewards": _put(rewards=lambda a: a[:, None]),
     "frames in floats": _put(observations=lambda a: a / np.float32(255)),
     "signed frames": _put(observations=lambda a: a.astype(np.int8)),

@@ -37,7 +37,6 @@ def test_a_whole_episode_is_taken():
         ("actions", lambda a: a.astype(np.int64), "int64, expected float32"),
         ("actions", lambda a: a[:3], "3 actions for 4 frames"),
         ("actions", lambda a: a[:, 0], "expected [4, A]"),
-        ("actions", lambda a: a[:, :0], "expected [4, A]"),
         ("actions", lambda a: with_value(a, (2, 1), np.nan), "NaN or infinity at frame 2"),
         ("actions", lambda a: with_value(a, (0, 0), np.inf), "NaN or infinity at frame 0"),
         ("rewards", lambda a: with_value(a, 3, np.nan), "NaN or infinity at frame 3"),

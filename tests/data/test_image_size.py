@@ -49,7 +49,7 @@ def test_every_back_end_returns_the_frames(recordings, tmp_path, size, codec):
         for window in batch.observations.numpy():
             first = known[window[0].tobytes()]
             assert (window == frames[first : first + 6]).all()
-        means.append(backend.mean_frame())
+        means.append(backend.survey().mean_frame)
     assert all(mean.shape == (3, size, size) and torch.equal(mean, means[0]) for mean in means)
     item = DMCVBDataset(shards, 6)[5]["observations"]
     assert np.array_equal(((item + 1) * 127.5).round().byte().movedim(1, -1).numpy(), frames[5:11])

@@ -28,7 +28,7 @@ def test_names_are_unique(device):
 def test_the_order_of_worth():
     jobs = plan("cuda")
     stages = list(dict.fromkeys(job.stage for job in jobs))
-    assert stages[:4] == ["machine", "agree", "steps", "tests"]
+    assert stages[:5] == ["machine", "agree", "steps", "deepspeed", "tests"]
     steps = [job.name for job in jobs if job.stage == "steps"]
     assert steps[:4] == [
         f"{preset} B=8 T=16 tf32 {mode}" for mode in ("captured", "as written") for preset in ("small", "paper")

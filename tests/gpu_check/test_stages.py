@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -32,16 +33,39 @@ def test_ranges_and_host_events_are_no_kernels():
         {"ph": "M", "name": "process_name"},
     ]
     found = trace.kernels_in(events)
-    assert found.names == ["gemm", "gemm"]
+    assert found.names == ["gemm", "gemm"] and found.copies == 1
     assert found.busy == 8.0
     assert found.largest(steps=2) == [["gemm", 1.0, 0.003], ["copy", 0.0, 0.0015]]
+
+
+def test_kernels_are_counted_by_function():
+    """Names as torch 2.11 gave them on an H200, shortened."""
+    names = [
+        *["void at::native::reduce_kernel<128, 4, at::native::ReduceOp<float, at::native::func_wrapper_t>>(int)"] * 3,
+        "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<at::native::(anonymous namespace)::A>(int)",
+        "void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_64x64_32x6_nn_align4>(cutlass_80_tensorop)",
+        "fmha_cutlassB_f32_aligned_64x64_k64_sm80(PyTorchMemEffAttention::AttentionBackwardKernel<c>)",
+        "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<double>>(int)",
+        "nearest_codes_kernel",
+        "(odd)",
+    ]
+    found = trace.Kernels(names, 0, [], Counter()).families(steps=2)
+    assert next(iter(found.items())) == ("reduce_kernel", 2.0)
+    assert set(found) == {
+        *("reduce_kernel", "multi_tensor_apply_kernel", "Kernel2", "fmha_cutlassB_f32_aligned_64x64_k64_sm80"),
+        *("nearest_codes_kernel", "(odd)"),
+    }
+    assert sum(found.values()) == len(names) / 2
 
 
 def test_a_profile_of_the_cpu_has_no_kernels(monkeypatch):
     monkeypatch.setattr(trace.torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(trace, "ACTIVITY", trace.ProfilerActivity.CPU)
-    found = trace.kernels_of(lambda: torch.ones(3) + 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = trace.kernels_of(lambda: torch.ones(3) + 1)
     assert found.names == [] and found.busy == 0.0
+    assert not [warning for warning in caught if "clears events" in str(warning.message)]
 
 
 def test_differences_are_relative_to_the_largest_value():
@@ -83,7 +107,7 @@ def test_failures_are_told_at_once_and_counted():
 
 
 def test_the_gpu_tests_of_the_project_are_found():
-    assert suite.files()[0].endswith("tests/kernels/parity")
+    assert suite.files()[-1].endswith("tests/kernels/parity")
     assert any(path.endswith("test_graph_capture.py") for path in suite.files())
 
 
@@ -146,14 +170,15 @@ def test_what_a_card_adds_to_a_step(monkeypatch):
     def kernels_of(call):
         count = 2 * len(call())
         intervals = [(1000.0 * n, 1000.0 * n + 500.0) for n in range(count)]
-        return trace.Kernels(["gemm"] * count, intervals, Counter(gemm=500.0 * count))
+        return trace.Kernels(["gemm"] * count, 3 * count, intervals, Counter(gemm=500.0 * count))
 
     monkeypatch.setattr(trace, "kernels_of", kernels_of)
     rows = []
     step.run(rows.append, "cuda", "debug", 1, 2, "tf32", "as written")
     found = {key: value for row in rows for key, value in row.items()}
     assert [found[name] for name in ("allocated_gb", "reserved_gb", "card_gb")] == [1.0, 2.0, 20.0]
-    assert found["kernels"] == 2 and found["busy_ms"] == pytest.approx(1.0)
+    assert (found["kernels"], found["copies"]) == (2, 6) and found["busy_ms"] == pytest.approx(1.0)
+    assert found["families"] == {"gemm": 2.0}
     assert found["busy_percent"] == pytest.approx(100 / found["pipelined_ms"])
     assert found["largest"] == [["gemm", 2.0, 1.0]]
 

@@ -1,6 +1,8 @@
 """The step as a CUDA graph equals the step as written; what cannot be captured runs as written and says so."""
 
+import inspect
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,9 +10,11 @@ import pytest
 import torch
 from fake_graph import captured_trainer
 from recording import tiny_options, write_recording
+from torch.autograd.graph import get_gradient_edge
 
 from aime_fast.errors import UserError
 from aime_fast.training.compile.graph_capture import WARM_UP
+from aime_fast.training.engines.engine import Engine
 from aime_fast.training.nest import copied, copy_tensors, form, tensors
 from aime_fast.training.step import Inputs
 from aime_fast.training.trainer import DMCVBTrainer
@@ -140,7 +144,8 @@ def test_a_capture_that_fails_loses_and_repeats_nothing(data, tmp_path, monkeypa
     assert_equal(found, expected)
     assert recorder.calls.count("capture") == max(fails)
     message = trainer.capture.take_message()
-    assert message.startswith("the step runs as written, because")
+    part = "follow" if fails == {2} else "compute" if ds_config else "step"
+    assert message.startswith("the step runs as written, because capturing it as a CUDA graph failed: " + part)
     assert message.endswith("RuntimeError: Cannot copy between CPU and CUDA tensors")
     assert trainer.capture.take_message() is None
     trainer.close()
@@ -150,9 +155,56 @@ def test_a_capture_that_is_demanded_and_fails_ends_the_run(data, tmp_path, monke
     trainer, _ = captured_trainer(monkeypatch, options_of(data, tmp_path / "run", {}), "on", fails={1})
     train(trainer, steps=range(WARM_UP))
     before = weights(trainer).clone()
-    with pytest.raises(UserError, match=r"--cuda-graph on: the step cannot be captured .*Cannot copy .*graph auto"):
+    with pytest.raises(UserError, match=r"graph on: the step cannot be captured .*Cannot copy .*graph auto") as raised:
         train(trainer, steps=[WARM_UP])
     assert torch.equal(weights(trainer), before)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_failed_capture_names_the_line_of_ours_that_failed(data, tmp_path, monkeypatch, converted):
+    """Also where a library raises another error from the first one, which then has no frame of ours."""
+    trainer, _ = captured_trainer(monkeypatch, options_of(data, tmp_path / "run", {}), "on")
+    train(trainer, steps=range(WARM_UP))
+
+    def grad(*_args, **_options):
+        try:
+            raise ValueError("not while capturing")
+        except ValueError as error:
+            if converted:
+                raise RuntimeError("converted") from error
+            raise
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    lines, first = inspect.getsourcelines(Engine._gradients)
+    line = first + next(number for number, text in enumerate(lines) if "autograd.grad(" in text)
+    place = f"step at aime_fast/training/engines/engine.py:{line}: ValueError: not while capturing"
+    with pytest.raises(UserError, match=re.escape(f"cannot be captured ({place})")):
+        train(trainer, steps=[WARM_UP])
+
+
+@DEEPSPEED
+@pytest.mark.parametrize("ds_config", [None, "zero0", "zero1", "zero2"])
+def test_no_autograd_node_of_a_parameter_outlives_a_step(data, tmp_path, ds_config):
+    """It would belong to another stream than the capture's, which waits for that one: CUDA does not allow it."""
+    trainer = DMCVBTrainer(**options_of(data, tmp_path / "run", {"ds_config": ds_config}))
+    parameters = [parameter for parameter in trainer.engine.module.parameters() if parameter.requires_grad]
+
+    def outlived():
+        """How many nodes are still there after nobody here has held them."""
+        for parameter in parameters:
+            get_gradient_edge(parameter).node.metadata["seen"] = True
+        return sum("seen" in get_gradient_edge(parameter).node.metadata for parameter in parameters)
+
+    held = parameters[0].exp()
+    assert outlived() == 1, "a graph that is there is found"
+    del held
+    assert outlived() == 0
+    result = trainer.step(trainer.step.fetch(0), 0.5)
+    assert result.finite and outlived() == 0
+    trainer.engine.load_weights(trainer.engine.weights())
+    assert outlived() == 0
+    trainer.close()
 
 
 def test_graphs_end_before_the_engine(data, tmp_path, monkeypatch):

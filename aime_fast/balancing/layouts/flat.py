@@ -98,7 +98,7 @@ class FlatLayout(Layout):
                 gradient = gradients[index]
                 if gradient is None:
                     zeros += pieces
-                elif len(pieces) > 1:
+                elif len(pieces) != 1:  # an empty parameter has none where parameters are cut
                     views += pieces
                     present += gradient.flatten().split([len(piece) for piece in pieces])
                 elif gradient.is_contiguous():

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.batch import Batch
 from aime_fast.data.shards.manifest import Manifest
 from aime_fast.data.store import Episodes
+from aime_fast.data.survey import Survey
 from aime_fast.data.windows import WindowSampler, rank_part, valid_starts
 from aime_fast.errors import UserError
 
@@ -51,8 +51,8 @@ class Backend(ABC):
         """Number of windows replaced by the next one because they touch a damaged chunk."""
 
     @abstractmethod
-    def mean_frame(self) -> Tensor:
-        """Mean of many frames of the split, evenly spaced: float32 [3,S,S] in [-1, 1]."""
+    def survey(self) -> Survey:
+        """The mean of many frames of the split, evenly spaced, and what can't be learnt from the split."""
 
     @abstractmethod
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
@@ -77,9 +77,9 @@ class ExactBackend(Backend):
     def read(self, windows: np.ndarray) -> Batch:
         """A batch of these windows, int64 [b,2] of (episode, first frame), all sound."""
 
-    def mean_frame(self) -> Tensor:
-        """Mean of many frames of the split, evenly spaced: float32 [3,S,S] in [-1, 1]."""
-        return self.episodes.mean_frame()
+    def survey(self) -> Survey:
+        """The mean of many frames of the split, evenly spaced, and what can't be learnt from the split."""
+        return self.episodes.survey()
 
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """The windows of `batch`: int64 [b,2] of (episode, first frame).

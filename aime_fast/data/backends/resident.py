@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import torch
-from torch import Tensor
 
 from aime_fast.config import LoaderConfig
 from aime_fast.data.backends.backend import ExactBackend, training_device
 from aime_fast.data.batch import Batch
 from aime_fast.data.shards.manifest import CHUNK_LENGTH
 from aime_fast.data.store import Episodes
+from aime_fast.data.survey import Survey
 from aime_fast.data.windows import valid_starts
 from aime_fast.errors import UserError
 from aime_kernels import gather_windows
@@ -38,13 +38,13 @@ class ResidentBackend(ExactBackend):
             self._frames[place : place + len(frames)].copy_(torch.from_numpy(frames))
         columns = (episodes.actions, episodes.rewards, episodes.dones)
         self._columns = [torch.from_numpy(column).to(device) for column in columns]
-        self._mean_frame = episodes.mean_frame()
+        self._survey = episodes.survey()
         # Free the frames in host memory.
         self.episodes = replace(episodes, held=None)
 
-    def mean_frame(self) -> Tensor:
-        """Mean of many frames of the split, evenly spaced: float32 [3,S,S] in [-1, 1]."""
-        return self._mean_frame
+    def survey(self) -> Survey:
+        """The mean of many frames of the split, evenly spaced, and what can't be learnt from the split."""
+        return self._survey
 
     def read(self, windows: np.ndarray) -> Batch:
         """A batch of these windows, on the device."""

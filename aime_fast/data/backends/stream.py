@@ -16,6 +16,7 @@ from aime_fast.data.store import open_episodes, open_store
 from aime_fast.data.streaming.block import Block, Piece
 from aime_fast.data.streaming.order import Pass, StreamOrder
 from aime_fast.data.streaming.reader import ReadMembers, Shards, StreamedChunk
+from aime_fast.data.survey import FrameSurvey, Survey, action_limits
 from aime_fast.data.windows import rank_part
 from aime_fast.errors import UserError
 
@@ -54,16 +55,20 @@ class StreamBackend(Backend):
         """Frames of blocks that are no longer used."""
         self._reading: tuple[tuple[int, tuple[int, int]], Iterator[list[Piece]]] | None = None
 
-    def mean_frame(self) -> Tensor:
-        """Mean frame: float32 [3,S,S] in [-1, 1]. Of a pipe, that of the first block."""
+    def survey(self) -> Survey:
+        """The mean of many frames, and what can't be learnt. Of a pipe, the windows of the first block are read."""
         if not self.shards.piped:
-            return open_episodes(self.shards.place, "train", self.shards.skips).mean_frame()
+            return open_episodes(self.shards.place, "train", self.shards.skips).survey()
         self.turn_to((0, 1))
         self._read_ahead(0, 0)
         block = self._blocks[0].result()
-        frames = self.frames([(block, row) for row in block.order if not block.is_damaged(row)])
-        mean = frames.sum((0, 1), dtype=torch.int64).double() / (frames.shape[:2].numel() * 127.5) - 1.0
-        return mean.movedim(-1, 0).float()
+        rows = [row for row in block.order if not block.is_damaged(row)]
+        seen = FrameSurvey(self.image_size, sum(entry.length for entry in self._entries))
+        for row, frames in zip(rows, self.frames([(block, row) for row in rows]).numpy(), strict=True):
+            seen.see(row, frames)
+        actions = block.columns[0][rows]
+        limits = action_limits(actions.min((0, 1)), actions.max((0, 1)), seen.part) + seen.limits()
+        return Survey(seen.mean_frame(), limits)
 
     def evaluation_windows(self, stride: int) -> Iterator[Batch]:
         """Every window that starts at a multiple of `stride` once, in order, read by the exact `memory` back-end."""

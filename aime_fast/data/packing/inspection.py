@@ -3,6 +3,8 @@
 import hashlib
 import os
 import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,19 @@ from aime_fast.data.shards.manifest import Manifest, action_moments, action_stat
 from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.shards.states import STATE, STATES
 from aime_fast.data.sources import Source, open_source
+from aime_fast.data.survey import FrameSurvey, action_limits
 from aime_fast.errors import UserError
 from aime_fast.reporting.figures import save_rows
 
 SHEET_ROWS, SHEET_COLUMNS = 16, 12
+SURVEYED_EPISODES = 4
+"""Largest number of episodes, evenly spaced, that are read to find what can't be learnt, unless all are read."""
 
 
 def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet: str | Path | None = None) -> str:
     """Describe a folder of shards or a recording (None: the shipped sample) as a table of a few lines.
 
+    Lines named `limit` say what can't be learnt from its actions and frames; up to four episodes are read for them.
     `deep` reads everything: all checksums, all members of all shards, all pixels, and the action statistics.
     `contact_sheet` names a new PNG: 12 evenly spaced frames of each of the first 16 episodes. `UserError` names the
     first missing or damaged file.
@@ -30,27 +36,53 @@ def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet
     source = open_source(path)
     manifest = load_manifest(path) if source.format == "shards" else None
     splits = [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths))
-    lines = _summary(path, source, splits, manifest)
+    count = len(source.lengths)
+    numbers = np.linspace(0, count - 1, count if deep else min(count, SURVEYED_EPISODES)).round().astype(int).tolist()
+    look = _look(source, numbers)
+    lines = _summary(path, source, splits, manifest) + [f"limit          {line}" for line in look.limits]
     if deep:
-        lines += _deep_check(path, source, splits, manifest)
+        lines += _deep_check(path, look, source, splits, manifest)
     if contact_sheet:
         lines.append(f"contact sheet  {_write_contact_sheet(source, splits, Path(contact_sheet))}")
     return "\n".join(lines)
 
 
-def _deep_check(path: Path, source: Source, splits: list[str], manifest: Manifest | None) -> list[str]:
+@dataclass(frozen=True)
+class _Look:
+    """What was found in the episodes that were read."""
+
+    moments: list[np.ndarray]
+    """The `action_moments` of each."""
+    rewards: list[float]
+    """Sum over each."""
+    limits: list[str]
+    """What can't be learnt from them."""
+
+
+def _look(source: Source, numbers: Iterable[int]) -> _Look:
+    """Read the episodes of these numbers, in order."""
     moments, rewards = [], []
-    for episode in source.read():
+    seen = FrameSurvey(source.image_size, sum(source.lengths))
+    for number in numbers:
+        episode = source.episode(number)
         moments.append(action_moments(episode.actions))
         rewards.append(float(episode.rewards.sum(dtype=np.float64)))
-    found = action_statistics(moments, splits)
+        seen.see(number, episode.observations)
+    low, high = (np.stack([part[row] for part in moments]) for row in (3, 4))
+    return _Look(moments, rewards, action_limits(low.min(0), high.max(0), seen.part) + seen.limits())
+
+
+def _deep_check(path: Path, look: _Look, source: Source, splits: list[str], manifest: Manifest | None) -> list[str]:
+    found = action_statistics(look.moments, splits)
     if manifest is not None:
         _verify_files(path)
         # They agree to the last of the six stored decimals.
         recorded = manifest.action_statistics
         if not all(np.allclose(found[name], recorded[name], rtol=0, atol=2e-6) for name in found):
             raise UserError(f"{path}: the manifest's action statistics are not those of the actions; pack it again")
-    spread = f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}, sum over an episode"
+    spread = (
+        f"{min(look.rewards):.4g} to {max(look.rewards):.4g}, mean {np.mean(look.rewards):.4g}, sum over an episode"
+    )
     return [
         *([] if manifest else _statistics_table(found)),
         f"rewards        {spread if source.has_rewards else 'not recorded'}",

@@ -85,7 +85,8 @@ class Manifest:
     """S, the side of a frame in pixels."""
     strip_length: Annotated[int, Field(ge=16, le=16)] = CHUNK_LENGTH
     """Frames of a chunk."""
-    action_dim: PositiveInt
+    action_dim: NonNegativeInt
+    """A; 0 where nothing acts."""
     convention: str = CONVENTION
     action_statistics: dict[str, list[FiniteFloat]]
     """`mean`, `std`, `min`, `max` of each action component over the training episodes, to six decimals."""

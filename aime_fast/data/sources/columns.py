@@ -120,7 +120,10 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
         if not present and column == "rewards":
             continue
         if not present:
-            raise UserError(f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add it")
+            none = ", of shape [N,0] if nothing acts" if column == "actions" else ""
+            raise UserError(
+                f"{where}: no {column} ({' or '.join(keys)}); it holds {_listed(arrays)}. Rename or add it{none}"
+            )
         # One of the names may hold a state vector, and another the pictures.
         pictures = (key for key in present if arrays[key].ndim == 4 and arrays[key].dtype == np.uint8)
         found[column] = arrays[next(pictures, present[0])]

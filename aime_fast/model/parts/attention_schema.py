@@ -70,7 +70,7 @@ class TopDownAttention(nn.Module):
         self.maps = nn.Conv2d(config.num_slots, width, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(width, config.grid, config.grid))
         self.state = mlp(config.hidden_dim + config.latent_dim, width, width)
-        self.action = nn.Linear(config.action_dim, width, bias=False)
+        self.action = nn.Linear(config.action_dim, width, bias=False) if config.action_dim else None
         self.logits = nn.Conv2d(width, config.num_slots, 3, padding=1)
         self.motion = nn.Conv2d(width, 2, 3, padding=1)
         for layer in (self.logits, self.motion):
@@ -89,8 +89,9 @@ class TopDownAttention(nn.Module):
         # A correction of the copied map, at first none.
         copied = wide(maps).clamp_min(1e-6).log().flatten(0, 1)
         log_maps = (copied + wide(self.logits(F.silu(joint))).flatten(2)).log_softmax(-1)
-        action = self.action(actions).view(-1, len(self.position), 1, 1)
-        motion = wide(self.motion(F.silu(joint + action))).flatten(2)
+        if self.action is not None:
+            joint = joint + self.action(actions).view(-1, len(self.position), 1, 1)
+        motion = wide(self.motion(F.silu(joint))).flatten(2)
         return log_maps.unflatten(0, shape), motion.unflatten(0, shape)
 
 

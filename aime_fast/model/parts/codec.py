@@ -153,6 +153,10 @@ class Decoder(nn.Module):
             ConvBlock(2 * width, width, stride=-2),
             ConvBlock(width, width, stride=-2),
         )
+        side = config.image_size // self.patch
+        self.position = None
+        if config.position:
+            self.position = nn.Parameter(torch.zeros(width, side, side))
         channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Linear(width, self.patch**2 * channels, bias=False)
         gains = torch.ones(self.patch**2, channels // 10 or 1, 10 if channels >= 10 else 3)
@@ -181,7 +185,8 @@ class Decoder(nn.Module):
             masks = wide(logits).softmax(1)
             cells = (masks.to(appearance.dtype) * appearance).sum(1).view(-1, self.grid, self.grid, self.channels)
             masks = masks[..., 0].unflatten(0, shape)
-        features = self.layers(cells.movedim(-1, 1)).add_(BIAS)  # channels-last
+        features = self.layers(cells.movedim(-1, 1))  # channels-last
+        features = features.add_(BIAS) if self.position is None else features + (BIAS + 10 * self.position)
         centre = subimages(mean_frame, self.patch).expand(*shape, -1, -1, -1, -1)
         return features.movedim(1, -1).reshape(*shape, -1, features.shape[1]), centre, masks
 

@@ -1,6 +1,8 @@
 """The training step as a CUDA graph: after the capture, the host launches a step at once."""
 
 from collections.abc import Callable
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +16,8 @@ from aime_fast.training.step import Inputs, StepResult, TrainingStep
 T = TypeVar("T")
 WARM_UP = 3
 """Steps that run as written before the capture: they create states, workspaces and kernels."""
+OWN = ("aime_fast", "aime_kernels", "deepspeed")
+"""Packages whose line is named where a capture fails; torch's own lines say little."""
 
 
 class CapturedStep:
@@ -93,29 +97,44 @@ class CapturedStep:
         return graph.result
 
     def _capture(self, part: str, function: Callable[[], T]) -> None:
-        obstacle = None
+        obstacle = cause = None
         try:
             self._graphs[part] = self._recorder.capture(function)
         except Exception as error:
-            obstacle = _first_cause(error)
+            obstacle = f"{part} at {_first_cause(error)}"
+            # A run that goes on must not keep it: its frames hold the memory of the capture.
+            cause = error if self._demanded else None
         # Ranks that replay a graph and ranks that do not would keep in step, but with `demanded` one would end alone.
         obstacles = [each for each in self._hosts.gather(obstacle) if each]
         if obstacles:
-            self._give_up(obstacles[0])
+            self._give_up(obstacles[0], cause)
 
-    def _give_up(self, obstacle: str) -> None:
+    def _give_up(self, obstacle: str, cause: Exception | None) -> None:
         self._gave_up, self._static = True, None
         self._graphs.clear()
         self._step.engine.abandon()
         if self._demanded:
             raise UserError(
                 f"--cuda-graph on: the step cannot be captured ({obstacle}); use --cuda-graph auto to train as written"
-            )
+            ) from cause
         self._message = f"the step runs as written, because capturing it as a CUDA graph failed: {obstacle}"
 
 
 def _first_cause(error: BaseException) -> str:
-    """The first line of the first error in a chain: ending a capture that has failed raises errors of its own."""
+    """The first error of a chain and its place: ending a capture that has failed raises errors of its own."""
+    place = _place(error)
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+        place = _place(error) or place
+    return f"{place}: {type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame that runs the code of `OWN` packages; empty if there is none."""
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        module, path = frame.f_globals.get("__name__", ""), Path(frame.f_code.co_filename)
+        if module.partition(".")[0] in OWN:
+            depth = module.count(".") + 1 + (path.name == "__init__.py")
+            place = f"{Path(*path.parts[-depth:])}:{line}"
+    return place

@@ -165,7 +165,10 @@ def _partitioned(
 
         if settings.stage == 3:
             return None, ParameterPartition(module, optimizer, rank, world_size)
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
+        # It keeps slices of the parameters. With a graph they would keep the parameters' autograd nodes alive, which
+        # belong to the stream of this moment; a capture on another stream cannot wait for that one.
+        with torch.no_grad():
+            engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings.deepspeed)
         return engine, OptimizerPartition(engine.optimizer, trainable(module))
 
 

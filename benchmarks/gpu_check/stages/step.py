@@ -120,9 +120,11 @@ def _kernels(step: Callable[[], object], pipelined_ms: float) -> dict[str, objec
     busy_ms = found.busy / PROFILED / 1000
     return {
         "kernels": round(len(found.names) / PROFILED),
+        "copies": round(found.copies / PROFILED),
         "busy_ms": busy_ms,
         "busy_percent": 100 * busy_ms / pipelined_ms,
         "largest": found.largest(PROFILED),
+        "families": found.families(PROFILED),
     }
 
 

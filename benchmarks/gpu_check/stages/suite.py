@@ -26,8 +26,9 @@ def run(emit: Emit, device: str) -> None:
     outcomes.count()
     # Warnings are rows, not failures: a new version's warning would fail every test and hide what else is wrong.
     options = ["-o", "addopts=", "-o", "timeout=60", "-q", "-p", "no:cacheprovider", "--tb=short", "-W", "default"]
+    options += ["-rsfE", "--durations=12"]
     if device == "cuda" and importlib.util.find_spec("xdist"):
-        options += ["-n", str(min(MOST_WORKERS, os.cpu_count() or 1))]
+        options += ["-n", str(min(MOST_WORKERS, os.cpu_count() or 1)), "--dist", "worksteal"]
     options += ["--continue-on-collection-errors", "-m", "gpu", "-k", f"not ({SLOW})"]
     code = pytest.main([*options, *files()], plugins=[outcomes])
     outcomes.count()
@@ -37,12 +38,15 @@ def run(emit: Emit, device: str) -> None:
 
 
 def files() -> list[str]:
-    """Files of tests that need a GPU: those with the mark, and the kernels against their references."""
+    """Files of tests that need a GPU: those with the mark, and then the kernels against their references.
+
+    Tests that train take longest. They begin, so that no worker is left alone with them at the end.
+    """
     marked = [
         path for path in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")
     ]
     parity = ROOT / "tests" / "kernels" / "parity"
-    return [str(path) for path in (parity, *(path for path in marked if parity not in path.parents)) if path.exists()]
+    return [str(path) for path in (*(path for path in marked if parity not in path.parents), parity) if path.exists()]
 
 
 class Outcomes:

@@ -138,7 +138,7 @@ def test_evaluation_and_mean_frame_leave_the_chunk_out(whole, tmp_path, kind):
     frames = columns()["observations"][: sum(LENGTHS[:4])]
     kept = np.concatenate([frames[:16], frames[32:]])
     mean = torch.from_numpy(kept.mean(0, dtype=np.float64) / 127.5 - 1).movedim(-1, 0).float()
-    torch.testing.assert_close(backend.mean_frame(), mean, atol=1e-6, rtol=0)
+    torch.testing.assert_close(backend.survey().mean_frame, mean, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("ending", ["obs", "rew"])

@@ -134,8 +134,8 @@ def test_evaluation_is_that_of_memory(shards, kind, codec):
 def test_the_mean_frame_is_the_same_to_the_bit(shards, data, kind):
     frames = data["observations"][: sum(TRAIN)]
     mean = torch.from_numpy(frames.mean(0, dtype=np.float64) / 127.5 - 1).movedim(-1, 0).float()
-    found = opened(kind, shards["raw"]).mean_frame()
-    assert torch.equal(found, opened("memory", shards["png"]).mean_frame())
+    found = opened(kind, shards["raw"]).survey().mean_frame
+    assert torch.equal(found, opened("memory", shards["png"]).survey().mean_frame)
     torch.testing.assert_close(found, mean, atol=1e-6, rtol=0)
 
 

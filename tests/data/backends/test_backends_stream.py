@@ -139,11 +139,11 @@ def test_what_is_known_before_training(shards):
         assert stream.steps_per_epoch == exact.steps_per_epoch
         assert (stream.action_dim, stream.environment) == (3, "reacher_easy")
         assert "read in order" in stream.description and "\n" not in stream.description
-        mean = stream.mean_frame()
+        mean = stream.survey().mean_frame
         if kind == "pipe":  # of the first block of windows
-            torch.testing.assert_close(mean, exact.mean_frame(), atol=0.25, rtol=0)
+            torch.testing.assert_close(mean, exact.survey().mean_frame, atol=0.25, rtol=0)
         else:
-            assert torch.equal(mean, exact.mean_frame())
+            assert torch.equal(mean, exact.survey().mean_frame)
 
 
 def test_auto_streams_a_pipe(shards):

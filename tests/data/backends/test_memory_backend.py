@@ -161,6 +161,6 @@ def test_the_mean_frame_is_that_of_all_frames():
     store = open_store(None, "train")
     every = np.stack([np.arange(len(store.lengths)), np.zeros(len(store.lengths), np.int64)], 1)
     levels = store.gather(every, min(store.lengths)).observations.double().mean((0, 1))
-    mean = open_backend("memory", None, LoaderConfig(), "train", 0).mean_frame()
+    mean = open_backend("memory", None, LoaderConfig(), "train", 0).survey().mean_frame
     assert len(set(store.lengths)) == 1
     torch.testing.assert_close(mean, (levels / 127.5 - 1).movedim(-1, 0).float(), rtol=0, atol=1e-6)

@@ -1,7 +1,7 @@
 """The kernels against their references: in triton's interpreter (TRITON_INTERPRET=1), otherwise on a GPU.
 
 One set of tests for both. Without the interpreter every test carries the marker `gpu`, and where there is no GPU it is
-skipped as "not verified on a GPU".
+skipped as "needs a GPU".
 """
 
 import os
