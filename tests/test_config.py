@@ -176,6 +176,7 @@ def test_a_file_that_is_not_text(tmp_path):
         (["--optim.lr", "inf"], "--optim.lr must be a number above 0, not 'inf'"),
         (["--optim.lr", "nan"], "--optim.lr must be a number above 0, not 'nan'"),
         (["--losses.free-bits", "-0.5"], "--losses.free_bits must be a number of at least 0, not '-0.5'"),
+        (["--optim.beta1", "1"], "--optim.beta1 must be a number of at least 0 and below 1, not '1'"),
         (["--balancing.mu", "1.5"], "--balancing.mu must be a number between 0 and 1, not '1.5'"),
         (["--model.image-size", "72"], "--model.image_size must be 0 or a multiple of 16, not '72'"),
         (

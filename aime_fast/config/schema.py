@@ -20,6 +20,7 @@ FrameSize = Annotated[int, Ge(0), MultipleOf(16), "0 or a multiple of 16"]
 Weight = Annotated[float, Interval(ge=0, lt=inf), "a number of at least 0"]
 Positive = Annotated[float, Interval(gt=0, lt=inf), "a number above 0"]
 Fraction = Annotated[float, Interval(ge=0, le=1), "a number between 0 and 1"]
+Decay = Annotated[float, Interval(ge=0, lt=1), "a number of at least 0 and below 1"]
 
 
 def _split(names: Any) -> Any:
@@ -153,7 +154,7 @@ class LossConfig:
     precision_weight: Weight = 0.0
     """Weight of the attention-weighted prediction error in the reconstruction term."""
     free_bits: Weight = 0.0
-    """Nats of kl_z per frame that are not penalised."""
+    """Nats of kl_z per frame that are not penalised. The log shows kl_z itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +188,9 @@ class OptimConfig:
     """Optimiser. `sgd` is for tests."""
     lr: Positive = 2e-4
     """Peak learning rate."""
-    beta1: Fraction = 0.0
+    beta1: Decay = 0.0
     """AdamW's decay of the mean gradient. 0 because the consensus direction of balancing is already a momentum."""
-    beta2: Fraction = 0.99
+    beta2: Decay = 0.99
     """AdamW's decay of the squared gradient."""
     final_lr_fraction: Fraction = 0.05
     """Learning rate at the end of the cosine schedule, as a fraction of the peak."""

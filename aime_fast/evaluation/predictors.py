@@ -61,7 +61,7 @@ def compare_predictors(model: WorldModel, train: Windows, held_out: Windows) -> 
             "next token, cross-entropy in nats": (next_token_loss(outputs), cost),
             "next token, accuracy": (guess.float().mean(), hit),
             "attention map, KL in nats a slot": (attention_kl(outputs), attention_kl(copied)),
-            "attention motion, smooth L1 in half grids": (motion_loss(outputs), motion_loss(still)),
+            "attention motion, smooth L1, grid from -1 to 1": (motion_loss(outputs), motion_loss(still)),
         }
         for name, pair in values.items():
             totals.setdefault(name, []).append(len(outputs.observations) * torch.stack(pair))

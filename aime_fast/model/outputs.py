@@ -47,7 +47,7 @@ class SequenceOutputs:
     attention: Attention  # slots, maps and owners of the cells, of every frame
     masks: Tensor  # the decoder's: share of each slot in each cell, [B, T, S, P]; sums to 1 over the slots
     prior_log_maps: Tensor  # log of the maps predicted for frames 1 .. T-1, [B, T-1, S, P]
-    motion: Tensor  # predicted motion field into frames 1 .. T-1, [B, T-1, 2, P], in grid widths
+    motion: Tensor  # predicted motion field into frames 1 .. T-1, [B, T-1, 2, P]; a cell is 2 / (G - 1)
     hidden_states: Tensor  # h [B, T, H]; h_t is the LSTM's output after frame t and a_t
     likelihood: Likelihood  # p(x_t | z_t)
     rolled: Rolled | None  # frames predicted without looking at them; None for a window of one frame

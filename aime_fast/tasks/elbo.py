@@ -18,9 +18,11 @@ class Elbo(Task):
     """The negative evidence lower bound with auxiliary terms.
 
     `recon_loss` is in nats per data dimension (3*H*W per frame). `kl_z`, `hierarchical_kl` and `cluster_entropy` are in
-    nats per frame and enter the total divided by the data dimensions. At beta = lambda_recon = 1 and all other weights
-    0 the total is the negative ELBO in nats per dimension. `recon_loss` and `mean_error` are figures without a
-    gradient; `decoder_loss`, their weighted sum, has it.
+    nats per frame and enter the total divided by the data dimensions. `total_elbo` is what is minimised: at beta =
+    lambda_recon = 1 and all other weights 0 it is the negative ELBO in nats per dimension, with other weights it is no
+    bound. `bits_per_dim` is the negative ELBO in bits per dimension whatever the weights. `kl_z` is the KL itself; only
+    the total has it clamped at `free_bits`. `recon_loss` and `mean_error` are figures without a gradient;
+    `decoder_loss`, their weighted sum, has it.
     """
 
     name, total = "elbo", "total_elbo"
@@ -63,15 +65,15 @@ class Elbo(Task):
         terms = self.terms(outputs, weights, {"frames": frames})
         nats, usage = terms.pop("nats"), global_mean(terms.pop("usage"))
         terms["recon_loss"] = (nats * frames).mean()
-        terms["kl_z"] = above(terms["kl_z"], weights.free_bits)
         terms["cluster_entropy"] = cluster_entropy(usage, terms["responsibility_entropy"])
-        kl, entropy = terms["kl_z"] + terms["hierarchical_kl"], terms["cluster_entropy"]
+        kl = above(terms["kl_z"], weights.free_bits) + terms["hierarchical_kl"]
+        entropy = terms["cluster_entropy"]
         divergence = beta * weights.beta * kl - weights.entropy_weight * entropy + weights.lambda_ahead * terms["ahead"]
         dimensions = outputs.observations[0, 0].numel()
         total = terms["decoder_loss"] + weights.lambda_rolled * terms["rolled_loss"] + divergence / dimensions + weights.lambda_gram * terms["gram_enc_loss"]
         usage_entropy = (entropy + terms["responsibility_entropy"]).detach()
         figures = {
-            "bits_per_dim": terms["recon_loss"] / math.log(2.0),
+            "bits_per_dim": bits_per_dim(nats, terms["kl_z"] + terms["hierarchical_kl"], dimensions),
             "effective_components": usage_entropy.exp(),
             "top_component_mass": usage.detach().max(),
             "usage_entropy": usage_entropy,
@@ -114,6 +116,14 @@ def latent_terms(outputs: SequenceOutputs, pull: float = 1.0) -> Values:
         "usage": responsibilities.mean((0, 1, 2)),
         "responsibility_entropy": -(responsibilities * log_r).sum(-1).mean(),
     }
+
+
+def bits_per_dim(nats: Tensor, kl: Tensor, dimensions: int) -> Tensor:
+    """The negative ELBO in bits per data dimension, 0-d, without a gradient.
+
+    nats: -log p(x | z) per dimension of each frame, [B, T]. kl: all KL terms in nats per frame, 0-d.
+    """
+    return (nats.mean() + kl.detach() / dimensions) / math.log(2.0)
 
 
 def above(kl: Tensor, free_nats: float) -> Tensor:

@@ -43,7 +43,8 @@ def attention_kl(outputs: SequenceOutputs) -> Tensor:
 def motion_loss(outputs: SequenceOutputs) -> Tensor:
     """Smooth L1 between the shift of each slot's centre and the motion field under the slot, 0-d.
 
-    Positions are in half grid widths. The shift is a fixed target.
+    Positions (x, y) are -1 at the centre of the grid's first cell and 1 at that of its last one, so a shift of one cell
+    is 2 / (G - 1). The shift is a fixed target.
     """
     maps = outputs.attention.maps.detach()
     if maps.shape[1] < 2:

@@ -18,6 +18,9 @@ from aime_fast.training.engines.engine import Engine, StepReport
 from aime_fast.training.meters import average
 from aime_fast.training.prefetcher import CopyStream, on_device
 
+_GOLDEN = 2654435761
+"""2^32 over the golden ratio: its multiples lie evenly on the circle of 2^32."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -123,8 +126,11 @@ class TrainingStep:
 
 
 def draw_key(seed: int, step: int) -> int:
-    """A unique key for every (seed, step) with step below 2^32 and seed below 2^31."""
-    return (seed << 32) + step
+    """A key below 2^32, because torch's generator of a CPU reads no more; `step` below 2^32, and its key for seed 0.
+
+    Keys of one seed differ. Two seeds are far apart: a run of a billion steps meets no key of another small seed.
+    """
+    return (step + seed * _GOLDEN) % 2**32
 
 
 def balance_values(names: list[str], report: StepReport, groups: str) -> dict[str, Tensor]:

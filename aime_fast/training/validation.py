@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.data.batch import Batch
+from aime_fast.evaluation.counterparts import filtering_draws
 from aime_fast.evaluation.metrics import evaluating, psnr
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.aggregator import LossAggregator
@@ -37,9 +38,10 @@ def validate(
 ) -> tuple[dict[str, float], Pictures | None]:
     """Mean loss terms and PSNR over all windows, and the first window as pictures (rank 0 only).
 
-    The ranks share the batches. Loss terms use draws keyed by `seed`, so they are Monte Carlo estimates as in
-    training. `psnr` (dB, peak 1, per frame, then averaged) compares the decoder's mean at the posterior mean with the
-    frames; `psnr_perceiver` does so with the tokenizer's reconstruction.
+    The ranks share the batches. Posterior and prior are sampled, with draws keyed by `seed`; the rest of the pass is as
+    when filtering: no noise is carried into the next frame, so `kl_z` is lower than in training. `psnr` (dB, peak 1,
+    per frame, then averaged) compares the decoder's mean at the posterior mean with the frames; `psnr_perceiver` does
+    so with the tokenizer's reconstruction.
     """
     meter, pictures = Meter(), None
     with evaluating(model) as device:
@@ -48,7 +50,7 @@ def validate(
                 continue
             batch = on_device(batch, device)
             frames = batch.frames()
-            draws = model.draws(draw_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
+            draws = filtering_draws(model, draw_key(seed, VALIDATION_KEYS + index), *frames.shape[:2]).to(device)
             outputs = model(frames, batch.actions, draws)
             losses, _ = aggregator.compute_losses(outputs, beta=beta, batch=batch)
             shown = frames, model.reconstruct(outputs), outputs.perceiver_reconstructions

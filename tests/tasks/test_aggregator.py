@@ -1,5 +1,6 @@
 """The tasks are the weighted terms, each counted once."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -86,3 +87,22 @@ def test_tasks_by_name_and_a_batch_as_a_dict():
     outputs = model(Batch(**batch).frames(), batch["actions"])
     as_dict, as_batch = (aggregator.compute_losses(outputs, batch=b)[0] for b in (batch, Batch(**batch)))
     assert as_dict["total_reward"] == as_batch["total_reward"]
+
+
+def test_bits_per_dim_is_the_bound_whatever_the_weights():
+    """With the weights of the bound the total is the same number in nats."""
+    made = outputs()
+    others = {"lambda_mean": 0.0, "lambda_gram": 0.0, "entropy_weight": 0.0, "lambda_rolled": 0.0}
+    bound, _ = LossAggregator(LossConfig(**others)).compute_losses(made)
+    torch.testing.assert_close(bound["bits_per_dim"] * math.log(2), bound["total_elbo"].detach(), rtol=1e-5, atol=0)
+    assert bound["bits_per_dim"] > bound["recon_loss"] / math.log(2)
+    other, _ = LossAggregator(LossConfig(free_bits=1e3, precision_weight=3.0)).compute_losses(made, beta=0.1)
+    assert other["bits_per_dim"] == bound["bits_per_dim"] and not other["bits_per_dim"].requires_grad
+
+
+def test_free_bits_change_the_total_and_not_the_kl_that_is_shown():
+    made = outputs()
+    (plain, _), (free, _) = (LossAggregator(LossConfig(free_bits=n)).compute_losses(made) for n in (0.0, 1e3))
+    assert free["kl_z"] == plain["kl_z"] < 1e3
+    expected = (1e3 - plain["kl_z"]) / (3 * 64 * 64)
+    torch.testing.assert_close(free["total_elbo"] - plain["total_elbo"], expected, rtol=1e-4, atol=1e-5)

@@ -198,6 +198,16 @@ rgb_cosine_elbo_perceiver rgb_cosine_elbo_predictive rgb_cosine_perceiver_predic
 """
 
 
+def test_draws_of_two_seeds_differ():
+    """A generator on the CPU reads 32 bits of its seed."""
+    first = {
+        torch.rand(1, generator=torch.Generator().manual_seed(draw_key(seed, step))).item()
+        for seed in range(4)
+        for step in range(4)
+    }
+    assert len(first) == 16
+
+
 def test_metrics_keep_their_names(data, tmp_path):
     trainer = trainer_of(data, tmp_path)
     trainer.engine.set_lr(1e-4)

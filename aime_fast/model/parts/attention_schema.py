@@ -78,7 +78,7 @@ class TopDownAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Tensor, hidden: Tensor, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log of the maps predicted for frames 1 .. T-1 [B, T-1, S, P]; motion [B, T-1, 2, P], grid widths a frame.
+        """Log of the maps predicted for frames 1 .. T-1 [B, T-1, S, P]; motion [B, T-1, 2, P], a cell is 2 / (G - 1).
 
         The inputs are those of the frames before: maps [B, T-1, S, P], h [B, T-1, H], z [B, T-1, D], a [B, T-1, A].
         """
