@@ -90,20 +90,8 @@ class ModelConfig:
     """Monte Carlo samples of kl_z. The rest of the model uses the first sample."""
     latent_noise: Weight = 0.3
     """Standard deviation of the noise added in training to the z_t that the dynamics and the prior read."""
-    rolled_frames: Count = 8
-    """Frames that training predicts from its own predictions, from several starts in a window."""
     regime_rank: Size = 8
     """Directions in which the components of the prior differ from frame to frame."""
-    codec: Literal["slots", "own", "dense"] = "slots"
-    """x"""
-    posterior_low: float = -6.0
-    """x"""
-    rolled_frozen: bool = False
-    """x"""
-    position: bool = False
-    """x"""
-    location_gain: Positive = 0.1
-    """x"""
     teacher_decay: Fraction = 0.995
     """EMA decay of the Gram loss's teacher."""
     codebook_decay: Fraction = 0.99
@@ -133,16 +121,6 @@ class LossConfig:
     lambda_mean: Weight = 500.0
     """Weight of the squared error of the decoder's mean, which helps to learn small moving parts early. 0 is the
     pure ELBO."""
-    lambda_rolled: Weight = 1.0
-    """x"""
-    lambda_ahead: Weight = 0.0
-    """x"""
-    lambda_diversity: Weight = 1.0
-    """x"""
-    beta: Weight = 1.0
-    """x"""
-    posterior_pull: Weight = 1.0
-    """x"""
     lambda_gram: Weight = 0.05
     """Weight of the Gram loss."""
     lambda_att_dyn: Weight = 0.1
@@ -163,7 +141,7 @@ class BalancingConfig:
 
     solver: str = "rotation"
     """How the task gradients become one update: rotation, sum, pcgrad, mgda, upgrad or uncertainty."""
-    groups: Literal["all", "shared", "module"] = "all"
+    groups: Literal["all", "shared", "module"] = "shared"
     """Parameters that are balanced together: `all`, those that at least two tasks reach (`shared`), or each module
     by itself (`module`)."""
     mu: Fraction = 0.9
@@ -186,10 +164,10 @@ class OptimConfig:
 
     name: Literal["adamw", "sgd"] = "adamw"
     """Optimiser. `sgd` is for tests."""
-    lr: Positive = 2e-4
+    lr: Positive = 1e-3
     """Peak learning rate."""
-    beta1: Decay = 0.0
-    """AdamW's decay of the mean gradient. 0 because the consensus direction of balancing is already a momentum."""
+    beta1: Decay = 0.9
+    """AdamW's decay of the mean gradient."""
     beta2: Decay = 0.99
     """AdamW's decay of the squared gradient."""
     final_lr_fraction: Fraction = 0.05

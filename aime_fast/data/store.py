@@ -126,7 +126,7 @@ class Episodes:
                 episode, start = starts[chunk].tolist()
                 seen.see(episode, self.chunk_frames(episode, start))
         limits = action_limits(self.actions.min(0), self.actions.max(0)) + seen.limits()
-        return Survey(seen.mean_frame(), limits)
+        return Survey(seen.mean_frame(), seen.total, limits)
 
 
 def open_store(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:

@@ -13,6 +13,8 @@ class Survey:
 
     mean_frame: Tensor
     """float32 [3,S,S] in [-1, 1]."""
+    frames: int
+    """Frames of the split, seen or not."""
     limits: list[str]
     """What can't be learnt, and why: one line each. Empty for most data."""
 
@@ -24,7 +26,7 @@ class FrameSurvey:
         """`total` is the number of frames in the data, of which only some may be seen."""
         # Levels are summed as integers, so that every back-end of the same data gets the same bits.
         self._levels = np.zeros((image_size, image_size, 3), np.int64)
-        self._total, self._count = total, 0
+        self.total, self._count = total, 0
         self._still = self._one_colour = True
         self._episode, self._first = -1, self._levels
 
@@ -40,7 +42,7 @@ class FrameSurvey:
     @property
     def part(self) -> str:
         """How many frames were seen, for the end of a line; empty if these were all."""
-        return f" ({self._count} of {self._total} frames were looked at)" if self._count < self._total else ""
+        return f" ({self._count} of {self.total} frames were looked at)" if self._count < self.total else ""
 
     def mean_frame(self) -> Tensor:
         """Mean of the frames: float32 [3,S,S] in [-1, 1]; -1 if there were none."""

@@ -1,6 +1,6 @@
 """The parts of the world model, built from one configuration, and what every pass over them shares."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Protocol
 
@@ -11,10 +11,11 @@ from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError, unknown_name
 from aime_fast.model.draws import Draw
 from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
-from aime_fast.model.parts.codec import Decoder, Posterior, Trunk, subimages
+from aime_fast.model.parts.decoder import Decoder, subimages
 from aime_fast.model.parts.dynamics import Dynamics
 from aime_fast.model.parts.likelihood import FAMILIES, Likelihood
 from aime_fast.model.parts.perceiver import CausalPerceiver
+from aime_fast.model.parts.posterior import Posterior, Trunk
 from aime_fast.model.parts.tokenizer import Tokenizer
 from aime_fast.model.priors import make_prior
 from aime_kernels import normalise_frames
@@ -58,6 +59,11 @@ class Assembly(nn.Module):
         self.dynamics = Dynamics(config)
         self.heads = nn.ModuleDict()
 
+    def prepare(self, mean_frame: Tensor, frames: int) -> None:
+        """Take over what the model must know of its data: the mean frame [3, H, W] and the number of frames."""
+        self.mean_frame.copy_(mean_frame)
+        self.prior.frames_in_data.fill_(max(frames, 1))
+
     def add_heads(self, makers: Iterable[HeadMaker]) -> None:
         """Register heads as `self.heads[name]`, after all other parts: theirs are the last initial weights drawn."""
         for maker in makers:
@@ -77,11 +83,11 @@ class Assembly(nn.Module):
 
     def likelihood(self, latents: Tensor) -> Likelihood:
         """p(x | z) of z [B, T, D]."""
-        return self._decoded(latents)[0]
+        return self.with_masks(latents)[0]
 
-    def _decoded(self, latents: Tensor) -> tuple[Likelihood, Tensor]:
-        """p(x | z) of z [B, T, D], and the slots' masks [B, T, S, P]."""
-        features, centre, masks = self.decoder(latents, self.mean_frame)
+    def with_masks(self, latents: Tensor, without: Sequence[int] = ()) -> tuple[Likelihood, Tensor]:
+        """p(x | z) of z [B, T, D] without some slots, and the masks of the others, [B, T, S, P]."""
+        features, centre, masks = self.decoder(latents, self.mean_frame, without)
         return FAMILIES[self.config.likelihood](features, self.decoder.head_weight, centre), masks
 
     def check(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -104,7 +110,7 @@ def check_sizes(config: ModelConfig) -> None:
     if config.likelihood not in FAMILIES:
         raise unknown_name("likelihood", config.likelihood, FAMILIES)
     least = {field.name: 1 for field in fields(config) if type(field.default) is int}
-    least |= {"action_dim": 0, "rolled_frames": 0}
+    least["action_dim"] = 0
     broken = [f"{name} must be at least {low}" for name, low in least.items() if getattr(config, name) < low]
     if not broken:
         rules = {

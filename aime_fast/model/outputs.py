@@ -11,7 +11,6 @@ from aime_fast.model.parts.attention_schema import Attention
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
 from aime_fast.model.priors.prior import PriorDistribution
-from aime_fast.model.rolling import Rolled
 from aime_fast.model.state import LatentState
 
 
@@ -50,7 +49,6 @@ class SequenceOutputs:
     motion: Tensor  # predicted motion field into frames 1 .. T-1, [B, T-1, 2, P]; a cell is 2 / (G - 1)
     hidden_states: Tensor  # h [B, T, H]; h_t is the LSTM's output after frame t and a_t
     likelihood: Likelihood  # p(x_t | z_t)
-    rolled: Rolled | None  # frames predicted without looking at them; None for a window of one frame
     features: Tensor  # trunk features [B, T, F, G, G]
     teacher_features: Tensor  # the EMA teacher's features [B, T, F, G, G], without gradient
     token_info: Tokens  # tokens, codes and the tokenizer's reconstruction

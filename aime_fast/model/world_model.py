@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
@@ -18,19 +17,15 @@ from aime_fast.errors import UserError
 from aime_fast.model.assembly import HeadMaker
 from aime_fast.model.draws import Draws, make_draws
 from aime_fast.model.outputs import Seen, SequenceOutputs
-from aime_fast.model.parts.dynamics import LSTMState
 from aime_fast.model.parts.layers import previous
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
 from aime_fast.model.priors.prior import PriorDistribution
-from aime_fast.model.rolling import Rolled, Starts, roll
 from aime_fast.model.rollout import Rollouts
 from aime_fast.model.state import LatentState
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The files of an exported model."""
-ROLLED_STEP = 2
-"""Every second rolled frame is decoded."""
 
 
 class DPGMMVariationalRecurrentAutoencoder(Rollouts):
@@ -40,7 +35,7 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
     `UserError` for an unknown field, prior or likelihood, and for sizes that do not fit together.
     """
 
-    compiled = ("_tokenize", "_see", "_foresee")
+    compiled = ("_tokenize", "_see", "_generate")
     """Regions of `torch.compile`: each is crossed by the backward passes of the same tasks as a whole."""
 
     def __init__(
@@ -105,11 +100,8 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         context = self.perceiver(tokens.codes)
         seen = self._see(flat, context, draws)
         start = self.dynamics.start_state(batch)
-        starts = Starts.of(time, self.config.rolled_frames)
-        hidden, states = self.dynamics.in_segments(seen.noisy, actions, start, starts.seen)
-        before = previous(hidden, start[0][-1, 0])
-        prior = self._foresee(seen, before, actions, draws)
-        likelihood, masks, rolled = self._generate(seen, states, actions, pixels, starts)
+        hidden, _ = self.dynamics(seen.noisy, actions, start)
+        before, prior, likelihood, masks = self._generate(seen, hidden, start[0][-1, 0], actions, draws)
         fixed = (x[:, :-1].detach() for x in (seen.attention.maps, hidden, seen.latents))
         prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
         state = LatentState(seen.latents, seen.attention.maps, before)
@@ -128,12 +120,11 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             motion=motion,
             hidden_states=hidden,
             likelihood=likelihood,
-            rolled=rolled,
             features=seen.features.unflatten(0, shape),
             teacher_features=seen.teacher_features.unflatten(0, shape),
             token_info=tokens,
             next_token_logits=self.perceiver.next_frame_logits(
-                context[:, :-1], tokens.codes[:, :-1], tokens.ids[:, :-1]
+                context[:, :-1], tokens.codes[:, :-1], tokens.ids[:, :-1], actions[:, :-1]
             ),
             heads={name: head(state) for name, head in self.heads.items()},
             draws=draws,
@@ -156,41 +147,14 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         noisy = latents + self.config.latent_noise * draws["latent_noise"]
         return Seen(features, teacher_features, mean, log_var, samples, latents, noisy, attention)
 
-    def _foresee(self, seen: Seen, before: Tensor, actions: Tensor, draws: Draws) -> PriorDistribution:
-        """The prior of z of every frame, from h_{t-1} [B, T, H] in `before`."""
-        taken = F.pad(actions[:, :-1], (0, 0, 1, 0))
-        return self.prior(before, taken, previous(seen.noisy, self.prior.start_latent), draws)
-
     def _generate(
-        self, seen: Seen, states: list[LSTMState], actions: Tensor, pixels: Tensor, starts: Starts
-    ) -> tuple[Likelihood, Tensor, Rolled | None]:
-        """p(x | z) of all frames, the slots' masks, and what is predicted from the starts; one pass of the decoder."""
-        if not states:
-            likelihood, masks = self._decoded(seen.latents)
-            return likelihood, masks, None
-        latents = roll(self.dynamics, self.prior, states, seen.latents, actions, starts)
-        step = min(ROLLED_STEP, starts.length)
-        shown = latents[:, step - 1 :: step]
-        if self.config.rolled_frozen:
-            likelihood, masks = self._decoded(seen.latents)
-            fixed = {name: p.detach() for name, p in self.decoder.named_parameters()}
-            features, centre, _ = functional_call(self.decoder, fixed, (shown, self.mean_frame))
-            ahead = replace(likelihood, features=features, centre=centre, weight=likelihood.weight.detach())
-            return likelihood, masks, Rolled(latents, starts, ahead, starts.gather(pixels)[:, step - 1 :: step])
-        rows = seen.latents.shape[:2].numel()
-        every = torch.cat([seen.latents.flatten(0, 1), shown.flatten(0, 1)])[None]
-        both, masks = self._decoded(every)
-        own, ahead = (
-            replace(both, features=features.unflatten(1, shape)[0], centre=centre.unflatten(1, shape)[0])
-            for shape, features, centre in zip(
-                (seen.latents.shape[:2], shown.shape[:2]),
-                both.features.split([rows, every.shape[1] - rows], 1),
-                both.centre.split([rows, every.shape[1] - rows], 1),
-                strict=True,
-            )
-        )
-        targets = starts.gather(pixels)[:, step - 1 :: step]
-        return own, masks[0, :rows].unflatten(0, seen.latents.shape[:2]), Rolled(latents, starts, ahead, targets)
+        self, seen: Seen, hidden: Tensor, start: Tensor, actions: Tensor, draws: Draws
+    ) -> tuple[Tensor, PriorDistribution, Likelihood, Tensor]:
+        """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z); the slots' masks."""
+        before = previous(hidden, start)
+        taken = F.pad(actions[:, :-1], (0, 0, 1, 0))
+        prior = self.prior(before, taken, previous(seen.noisy, self.prior.start_latent), draws)
+        return before, prior, *self.with_masks(seen.latents)
 
     forward_sequence = forward
 

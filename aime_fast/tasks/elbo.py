@@ -51,10 +51,9 @@ class Elbo(Task):
             "mean_error": mean_error,
             **divergences,
             "hierarchical_kl": sum(others, first),
-            **rolled_terms(outputs, weights),
             "gram_enc_loss": gram_loss(outputs.features, outputs.teacher_features),
             "nats": nats,
-            **latent_terms(outputs, weights.posterior_pull),
+            **latent_terms(outputs),
         }
 
     def losses(
@@ -68,9 +67,9 @@ class Elbo(Task):
         terms["cluster_entropy"] = cluster_entropy(usage, terms["responsibility_entropy"])
         kl = above(terms["kl_z"], weights.free_bits) + terms["hierarchical_kl"]
         entropy = terms["cluster_entropy"]
-        divergence = beta * weights.beta * kl - weights.entropy_weight * entropy + weights.lambda_ahead * terms["ahead"]
+        divergence = beta * kl - weights.entropy_weight * entropy
         dimensions = outputs.observations[0, 0].numel()
-        total = terms["decoder_loss"] + weights.lambda_rolled * terms["rolled_loss"] + divergence / dimensions + weights.lambda_gram * terms["gram_enc_loss"]
+        total = terms["decoder_loss"] + divergence / dimensions + weights.lambda_gram * terms["gram_enc_loss"]
         usage_entropy = (entropy + terms["responsibility_entropy"]).detach()
         figures = {
             "bits_per_dim": bits_per_dim(nats, terms["kl_z"] + terms["hierarchical_kl"], dimensions),
@@ -81,21 +80,7 @@ class Elbo(Task):
         return terms | {self.total: total} | figures
 
 
-def rolled_terms(outputs: SequenceOutputs, weights: LossConfig) -> Values:
-    """`rolled_loss` as `decoder_loss`, of the rolled frames; `ahead`, squared error of their z in nats."""
-    rolled = outputs.rolled
-    if rolled is None:
-        nothing = outputs.pixels.new_zeros(())
-        return {"rolled_loss": nothing, "ahead": nothing}
-    frames = rolled.pixels.shape[:2]
-    dimensions = rolled.pixels[0, 0].numel()
-    of_nats = rolled.pixels.new_full(frames, weights.lambda_recon / (frames.numel() * dimensions))
-    loss, _, _ = rolled.likelihood.loss(rolled.pixels, of_nats, weights.lambda_mean / rolled.pixels.numel())
-    target = rolled.starts.gather(outputs.latents).detach()
-    return {"rolled_loss": loss, "ahead": 2.0 * (rolled.latents - target).square().sum(-1).mean()}
-
-
-def latent_terms(outputs: SequenceOutputs, pull: float = 1.0) -> Values:
+def latent_terms(outputs: SequenceOutputs) -> Values:
     """Monte Carlo estimates over the posterior's samples of this rank's batch.
 
     `kl_z`, E_q[log q(z) - log p(z)] in nats per frame, 0-d; `usage`, share of each component, [K], sums to 1;
@@ -105,11 +90,7 @@ def latent_terms(outputs: SequenceOutputs, pull: float = 1.0) -> Values:
     # A sample is mean + deviation * noise: its distance in deviations is the noise, which has no gradient.
     distance = ((outputs.samples - mean).square() * torch.exp(-log_var)).detach()
     log_q = -0.5 * ((distance + log_var).sum(-1) + mean.shape[-1] * math.log(2 * math.pi))
-    samples = outputs.samples
-    if pull != 1.0:
-        log_q = log_q * pull + (1 - pull) * log_q.detach()
-        samples = samples * pull + (1 - pull) * samples.detach()
-    log_p, log_r = outputs.prior.log_prob_and_responsibilities(samples)
+    log_p, log_r = outputs.prior.log_prob_and_responsibilities(outputs.samples)
     responsibilities = log_r.exp()
     return {
         "kl_z": (log_q - log_p).mean(),

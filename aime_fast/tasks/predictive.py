@@ -25,7 +25,7 @@ class Predictive(Task):
     def weighted(self, terms: Values, beta: float | Tensor, weights: LossConfig) -> Tensor:
         """The sum of the weighted terms, 0-d."""
         kl, motion, diversity = terms.values()
-        return beta * kl + weights.lambda_att_dyn * motion + weights.lambda_diversity * diversity
+        return beta * kl + weights.lambda_att_dyn * motion + diversity
 
 
 def attention_kl(outputs: SequenceOutputs) -> Tensor:

@@ -69,7 +69,7 @@ class Components:
         self.model = model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
         model.add_heads(tasks)
         survey = self.backend.survey()
-        model.mean_frame.copy_(survey.mean_frame)
+        model.prepare(survey.mean_frame, survey.frames)
         self.notes += survey.limits
         if config.loader.sequence_length == 1:
             self.notes.append("windows have one frame: what comes next can't be learnt; raise --loader.sequence-length")

@@ -68,7 +68,7 @@ class StreamBackend(Backend):
             seen.see(row, frames)
         actions = block.columns[0][rows]
         limits = action_limits(actions.min((0, 1)), actions.max((0, 1)), seen.part) + seen.limits()
-        return Survey(seen.mean_frame(), limits)
+        return Survey(seen.mean_frame(), seen.total, limits)
 
     def evaluation_windows(self, stride: int) -> Iterator[Batch]:
         """Every window that starts at a multiple of `stride` once, in order, read by the exact `memory` back-end."""

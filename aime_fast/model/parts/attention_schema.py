@@ -1,14 +1,18 @@
 """Attention schema: slots that bind to regions of a frame, and the top-down prior that predicts their maps."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
-from aime_fast.model.parts.layers import in_float32, mlp, wide
+from aime_fast.model.parts.layers import ConvBlock, in_float32, mlp, wide
 from aime_kernels import slot_attention
+
+LEAST_SHARE = 1e-6
+"""A map's least value when it is copied: what was nowhere in a frame may be somewhere in the next."""
 
 
 @dataclass
@@ -60,7 +64,10 @@ class BottomUpAttention(nn.Module):
 
 
 class TopDownAttention(nn.Module):
-    """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}) and the motion field predicted from these and a_{t-1}."""
+    """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}, a_{t-1}) and the motion field, from the same inputs.
+
+    The predicted map is the copied one times a correction, and the motion starts at zero: the part starts as a copy.
+    """
 
     compiled = ("forward",)
 
@@ -69,13 +76,13 @@ class TopDownAttention(nn.Module):
         self.grid, width = config.grid, 2 * config.slot_dim
         self.maps = nn.Conv2d(config.num_slots, width, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(width, config.grid, config.grid))
-        self.state = mlp(config.hidden_dim + config.latent_dim, width, width)
-        self.action = nn.Linear(config.action_dim, width, bias=False) if config.action_dim else None
+        self.state = mlp(config.hidden_dim + config.latent_dim + config.action_dim, 2 * width, width)
+        self.layer = ConvBlock(width, width)
         self.logits = nn.Conv2d(width, config.num_slots, 3, padding=1)
         self.motion = nn.Conv2d(width, 2, 3, padding=1)
         for layer in (self.logits, self.motion):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, maps: Tensor, hidden: Tensor, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log of the maps predicted for frames 1 .. T-1 [B, T-1, S, P]; motion [B, T-1, 2, P], a cell is 2 / (G - 1).
@@ -84,14 +91,11 @@ class TopDownAttention(nn.Module):
         """
         shape = maps.shape[:2]
         grid = (maps * self.grid**2).reshape(-1, maps.shape[2], self.grid, self.grid)
-        state = self.state(torch.cat([hidden, latent], dim=-1)).view(-1, len(self.position), 1, 1)
-        joint = self.maps(grid) + self.position + state
-        # A correction of the copied map, at first none.
-        copied = wide(maps).clamp_min(1e-6).log().flatten(0, 1)
-        log_maps = (copied + wide(self.logits(F.silu(joint))).flatten(2)).log_softmax(-1)
-        if self.action is not None:
-            joint = joint + self.action(actions).view(-1, len(self.position), 1, 1)
-        motion = wide(self.motion(F.silu(joint))).flatten(2)
+        state = self.state(torch.cat([hidden, latent, actions], dim=-1)).view(-1, len(self.position), 1, 1)
+        joint = self.layer(F.silu(self.maps(grid) + self.position + state))
+        copied = wide(maps).clamp_min(LEAST_SHARE).log().flatten(0, 1)
+        log_maps = (copied + wide(self.logits(joint)).flatten(2)).log_softmax(-1)
+        motion = wide(self.motion(joint)).flatten(2)
         return log_maps.unflatten(0, shape), motion.unflatten(0, shape)
 
 

@@ -1,7 +1,5 @@
 """Dynamics between frames: the LSTM over the whole sequence."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -39,14 +37,3 @@ class Dynamics(nn.Module):
     def forward(self, latent: Tensor, actions: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """z [B, T, D], a [B, T, A] -> h [B, T, H] and the last (h, c)."""
         return in_float32(self.lstm)(torch.cat([latent, actions], dim=-1), state)
-
-    def in_segments(
-        self, latent: Tensor, actions: Tensor, state: LSTMState, cuts: Sequence[int]
-    ) -> tuple[Tensor, list[LSTMState]]:
-        """As `forward`, and the state after the first `cut` frames for each of the rising `cuts`."""
-        outputs, states = [], []
-        for first, last in zip([0, *cuts], [*cuts, latent.shape[1]], strict=True):
-            hidden, state = self(latent[:, first:last], actions[:, first:last], state)
-            outputs.append(hidden)
-            states.append(state)
-        return torch.cat(outputs, 1), states[:-1]

@@ -1,7 +1,7 @@
 """Small blocks that several parts of the model share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class ConvBlock(nn.Module):
         self.conv = kind(inputs, outputs, 3 if stride == 1 else 4, stride=abs(stride), padding=1)
         read = inputs * (9 if stride == 1 else 16 if stride > 0 else 4)
         nn.init.normal_(self.conv.weight, std=SILU_GAIN * read**-0.5)
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(cast(Tensor, self.conv.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, inputs, h, w] to [N, outputs, h', w']."""

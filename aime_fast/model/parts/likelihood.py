@@ -1,4 +1,4 @@
-"""p(x | decoder parameters): a mixture of discretised logistics with channel coupling, or a Gaussian."""
+"""p(x | z): a mixture of discretised logistics with channel coupling, or a Gaussian."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import aime_kernels as kernels
-from aime_fast.model.parts.codec import from_subimages
+from aime_fast.model.parts.decoder import from_subimages
 from aime_fast.model.parts.layers import wide
 
 GAUSSIAN_STD = 0.1
@@ -17,7 +17,7 @@ GAUSSIAN_STD = 0.1
 
 @dataclass
 class Likelihood(ABC):
-    """A distribution over [B, T] frames in [-1, 1], each as q sub-images [3, h, w] (`codec.subimages`).
+    """A distribution over [B, T] frames in [-1, 1], each as q sub-images [3, h, w] (`decoder.subimages`).
 
     Its parameters, the largest tensor of a step, are a linear map of features at every pixel, computed when needed.
     """

@@ -106,6 +106,7 @@ class CausalPerceiver(nn.Module):
         self.context_norm = nn.LayerNorm(config.context_dim)
         self.next_context = nn.Linear(config.context_dim, dim)
         self.next_position = nn.Parameter(torch.randn(cells, dim))
+        self.next_action = nn.Linear(config.action_dim, dim, bias=False) if config.action_dim else None
         self.next_codes = nn.Conv2d(config.code_dim, dim, 3, padding=1, bias=False)
         self.next_copy = nn.Parameter(torch.full((config.num_codes,), 3.0))
         self.next_token = nn.Sequential(nn.SiLU(), nn.LayerNorm(dim), nn.Linear(dim, config.num_codes))
@@ -152,14 +153,18 @@ class CausalPerceiver(nn.Module):
         pooled = wide(self.pool(x)).unflatten(1, (frames, self.latents)).mean(2)
         return self.context_norm(pooled + wide(self.glance(codes.flatten(2)))), tuple(remembered)
 
-    def next_frame_logits(self, context: Tensor, codes: Tensor, ids: Tensor) -> Tensor:
-        """Logits [B, T, P, num_codes] of the tokens of frame t+1, from c_t [B, T, C] and the codes of frame t.
+    def next_frame_logits(self, context: Tensor, codes: Tensor, ids: Tensor, actions: Tensor) -> Tensor:
+        """Logits [B, T, P, num_codes] of the tokens of frame t+1.
 
-        Codes are [B, T, P, d] and their ids int64 [B, T, P]. The present token has a learned bonus, so the head starts
-        by copying it.
+        They are read from c_t [B, T, C], the codes [B, T, P, d] of frame t with their ids, int64 [B, T, P], and a_t
+        [B, T, A]. A learned bonus of the present token makes the head start as a copy.
         """
         grid = codes.flatten(0, 1).transpose(1, 2).unflatten(2, (self.grid, self.grid))
         near = self.next_codes(grid.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
-        joint = near.unflatten(0, codes.shape[:2]) + self.next_context(context)[:, :, None] + self.next_position
-        logits = wide(self.next_token(joint))
+        frame = (
+            self.next_context(context)
+            if self.next_action is None
+            else self.next_context(context) + self.next_action(actions)
+        )
+        logits = wide(self.next_token(near.unflatten(0, codes.shape[:2]) + frame[:, :, None] + self.next_position))
         return logits.scatter_add(-1, ids[..., None], self.next_copy[ids][..., None])

@@ -15,14 +15,13 @@ from aime_kernels import kumaraswamy_log_weights
 class DPGMMPrior(Prior):
     """A component is a regime of motion; one stick measure pi for the data set says how common each is.
 
-    Weights of a frame are proportional to pi_k exp(g_k(h, a)), with a gate g (as in recurrent switching systems, Linderman
-    et al. 2017). Component k moves z by a common prediction, an offset o_k and a low-rank change U_k r(h, a) of its own.
+    Weights of a frame are proportional to pi_k exp(g_k(h, a)), with a gate g (as in recurrent switching systems,
+    Linderman et al. 2017). Component k adds an offset o_k and a low-rank change U_k r(h, a) to the common prediction.
     q(v_k) = Kumaraswamy(a_k, b_k) of the sticks and q(alpha) = Gamma(c, r) of the concentration are parameters of the
     model, not of a frame, so their divergences count once for all frames of the data set.
     """
 
     alpha_prior: Tensor
-    frames_in_data: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -30,7 +29,6 @@ class DPGMMPrior(Prior):
         self.draws = (Draw("sticks", "uniform", (components - 1,)),)
         alpha_prior = (config.concentration_shape, config.concentration_rate)
         self.register_buffer("alpha_prior", torch.tensor(alpha_prior), persistent=False)
-        self.register_buffer("frames_in_data", torch.tensor(10_000.0))
         self.carry = nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.carry.weight)
         inputs, width = config.hidden_dim + config.action_dim, config.mlp_dim
@@ -47,14 +45,6 @@ class DPGMMPrior(Prior):
 
     def forward(self, hidden: Tensor, actions: Tensor, latent: Tensor, draws: Draws) -> MixtureDistribution:
         """The mixture of frames t from h_{t-1} [B, T, H], a_{t-1} [B, T, A], z_{t-1} [B, T, D] and draws."""
-        return self._mixture(hidden, actions, latent, draws["sticks"])
-
-    def mean_of(self, hidden: Tensor, actions: Tensor, latent: Tensor) -> Tensor:
-        """The mean [B, T, D] at the median of every stick."""
-        middle = latent.new_full((*latent.shape[:2], len(self.offsets) - 1), 0.5)
-        return self._mixture(hidden, actions, latent, middle).mean
-
-    def _mixture(self, hidden: Tensor, actions: Tensor, latent: Tensor, uniform: Tensor) -> MixtureDistribution:
         features = self.hidden(torch.cat([hidden, actions], dim=-1))
         heads = self.mean, self.log_var, self.gate, self.regime
         read = joined(features, [head.weight for head in heads], [head.bias for head in heads])
@@ -62,7 +52,7 @@ class DPGMMPrior(Prior):
         own = (wide(regime).tanh() @ self.directions).unflatten(-1, self.offsets.shape)
         means = wide(mean + self.carry(latent))[:, :, None] + self.offsets + own
         log_vars = bounded_log_variance(wide(raw)[:, :, None] + self.log_var_offsets)
-        log_weights, divergences = self._weights(wide(gate), uniform)
+        log_weights, divergences = self._weights(wide(gate), draws["sticks"])
         return MixtureDistribution(log_weights, means, log_vars, divergences)
 
     def _weights(self, gate: Tensor, uniform: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

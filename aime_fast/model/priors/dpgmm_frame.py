@@ -50,21 +50,14 @@ class DPGMMFramePrior(Prior):
 
     def forward(self, hidden: Tensor, actions: Tensor, latent: Tensor, draws: Draws) -> MixtureDistribution:
         """The mixture of frames t from h_{t-1} [B, T, H], a_{t-1} [B, T, A], z_{t-1} [B, T, D] and draws."""
-        return self._mixture(hidden, actions, latent, draws["sticks"])
-
-    def mean_of(self, hidden: Tensor, actions: Tensor, latent: Tensor) -> Tensor:
-        """The mean [B, T, D] at the median of every stick."""
-        middle = latent.new_full((*latent.shape[:2], len(self.offsets) - 1), 0.5)
-        return self._mixture(hidden, actions, latent, middle).mean
-
-    def _mixture(self, hidden: Tensor, actions: Tensor, latent: Tensor, uniform: Tensor) -> MixtureDistribution:
         features = self.hidden(torch.cat([hidden, actions], dim=-1))
         heads = self.concentration, self.sticks, self.mean, self.log_vars
         read = joined(features, [head.weight for head in heads], [head.bias for head in heads])
         shapes, mean, raw = read.split([2 * len(self.offsets), latent.shape[-1], self.offsets.numel()], -1)
         concentration, log_a, log_b = log_softplus(shapes).split([2, *[len(self.offsets) - 1] * 2], -1)
-        log_weights = kumaraswamy_log_weights(log_a, log_b, uniform)
+        log_shape, log_rate = concentration.unbind(-1)
+        log_weights = kumaraswamy_log_weights(log_a, log_b, draws["sticks"])
         means = wide(mean + self.carry(latent))[:, :, None] + self.offsets
         log_vars = bounded_log_variance(wide(raw).unflatten(-1, self.offsets.shape))
-        divergences = stick_divergences(log_a, log_b, *concentration.unbind(-1), self.alpha_prior)
+        divergences = stick_divergences(log_a, log_b, log_shape, log_rate, self.alpha_prior)
         return MixtureDistribution(log_weights, means, log_vars, divergences)

@@ -57,7 +57,3 @@ class GaussianPrior(Prior):
         """The Gaussian of frames t from h_{t-1} [B, T, H], a_{t-1} [B, T, A] and z_{t-1} [B, T, D]; reads no draws."""
         offset, raw = wide(self.net(torch.cat([hidden, actions], dim=-1))).chunk(2, dim=-1)
         return GaussianDistribution(offset + wide(self.carry(latent)), bounded_log_variance(raw))
-
-    def mean_of(self, hidden: Tensor, actions: Tensor, latent: Tensor) -> Tensor:
-        """The mean [B, T, D]."""
-        return self(hidden, actions, latent, Draws({})).mean

@@ -37,11 +37,14 @@ class PriorDistribution(Protocol):
 class Prior(nn.Module, ABC):
     """The network that gives a `PriorDistribution`; subclasses add their layers and list them in `PRIORS`."""
 
+    frames_in_data: Tensor
+    """0-d: divergences of what all frames share count once for this number of frames; 1 until `prepare` sets it."""
     draws: tuple[Draw, ...] = ()
     """The random numbers that `forward` reads."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.register_buffer("frames_in_data", torch.tensor(1.0))
         self.start_latent = nn.Parameter(torch.zeros(config.latent_dim))
 
     @abstractmethod
@@ -50,10 +53,6 @@ class Prior(nn.Module, ABC):
 
         At t = 0 the model passes its learned start, the first LSTM state and `start_latent`, and no action (zeros).
         """
-
-    @abstractmethod
-    def mean_of(self, hidden: Tensor, actions: Tensor, latent: Tensor) -> Tensor:
-        """The mean [B, T, D] of `forward` without draws; differentiable."""
 
 
 def standard_normal(like: Tensor, generator: Generator | None) -> Tensor:
