@@ -12,13 +12,18 @@ from aime_fast.evaluation.metrics import evaluating
 from aime_fast.evaluation.windows import Windows
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 
+STILL = 0.1
+"""A coordinate is left out if its standard deviation on held-out frames is below this part of that in training."""
 SETTLED = 4
 """Frames at the start of a window that are left out: h_t has seen too little of it."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """R2 on held-out frames by coordinate; nan for one that is constant there. `r2["z"]["position"]["rootz"]`."""
+    """R2 on held-out frames by coordinate. `r2["z"]["position"]["rootz"]`.
+
+    It is nan for a coordinate that hardly moves there (`STILL`): R2 compares errors with that movement.
+    """
 
     r2: dict[str, dict[str, dict[str, float]]]
 
@@ -57,10 +62,14 @@ def probe(
 
 
 def probe_r2(inputs: Tensor, targets: Tensor, held_inputs: Tensor, held_targets: Tensor) -> Tensor:
-    """R2 of each column of `held_targets` [M, Q], by ridge regression of `targets` [N, Q] on `inputs` [N, P]."""
-    scale = targets.std(0, correction=0)
-    scale = torch.where(scale > 0, scale, 1.0)  # so that columns of any unit count alike for the penalty
-    return r2(choose_ridge(inputs, targets / scale)(held_inputs.double()) * scale, held_targets)
+    """R2 of each column of `held_targets` [M, Q], by ridge regression of `targets` [N, Q] on `inputs` [N, P].
+
+    nan for a column that hardly moves in `held_targets` (`STILL`).
+    """
+    deviation = targets.std(0, correction=0)
+    scale = torch.where(deviation > 0, deviation, 1.0)  # so that columns of any unit count alike for the penalty
+    found = r2(choose_ridge(inputs, targets / scale)(held_inputs.double()) * scale, held_targets)
+    return found.masked_fill(held_targets.std(0, correction=0) < STILL * deviation, torch.nan)
 
 
 @torch.no_grad()
