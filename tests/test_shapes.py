@@ -23,7 +23,7 @@ SIZES = {
     **{"B": B, "T": T, "T-1": T - 1, "W": CONFIG.image_size, "A": 6, "K": CONFIG.max_components},
     **{"D": CONFIG.latent_dim, "H": CONFIG.hidden_dim, "C": CONFIG.context_dim, "S": CONFIG.num_slots},
     **{"d": CONFIG.slot_dim, "G": CONFIG.grid, "P": CONFIG.grid**2, "n": CONFIG.kl_samples, "codes": CONFIG.num_codes},
-    **{"N": CONFIG.attention_state_dim, "F": 2 * CONFIG.encoder_width, "e": CONFIG.code_dim},
+    **{"F": 2 * CONFIG.encoder_width, "e": CONFIG.code_dim},
     **{"q": Q**2, "h": CONFIG.image_size // Q, "w": CONFIG.image_size // Q},
 }
 
@@ -141,9 +141,11 @@ def test_a_balance_report(n, dtype):
     report = RGB().balance([[torch.randn(shape, dtype=dtype) for shape in shapes] for _ in range(n)])
     for tensor, shape in zip(report.update, shapes, strict=True):
         assert_is(tensor, shape, dtype)
-    wanted = {"cosines": (n, n), "projections": (n,), "angles": (n,), "norms": (n,), "update_norm": ()}
+    wanted = {"cosines": (n, n), "projections": (n,), "angles": (n,), "norms": (n,), "group_norms": (1, n)}
+    wanted["update_norm"] = ()
     flags = {"finite": (), "active": (n,), "cancelled": ()}
-    assert {field.name for field in fields(BalanceReport)} == {"update", "weights", *wanted, *flags}
+    assert {field.name for field in fields(BalanceReport)} == {"update", "weights", "successive", *wanted, *flags}
+    assert report.successive is None  # RGB knows no parameters to sample
     for name, shape in (wanted | flags).items():
         assert_is(getattr(report, name), shape, torch.bool if name in flags else torch.float64)
 

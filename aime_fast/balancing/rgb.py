@@ -123,6 +123,7 @@ class RGB:
         """The attributes with this call's overrides, checked."""
         names = ("mu", "lambd", "alpha_steps", "lr_inner", "update_interval", "rescale")
         values = {name: getattr(self, name) for name in names} | overrides
+        values |= {"groups": "all"}  # it knows vectors, not the parameters that they belong to
         return updated(TrainConfig(), {"balancing": values}, source="RGB").balancing
 
     def _check(self, vectors: Sequence[Sequence[Tensor | None]]) -> None:

@@ -77,9 +77,10 @@ class ModelConfig:
     mlp_dim: Size = 1024
     """Width of the hidden layers of the heads."""
     prior: str = "dpgmm"
-    """Prior of z_t: `dpgmm` (Dirichlet-process mixture) or `gaussian` (one Gaussian)."""
+    """Prior of z_t: `dpgmm` (a Dirichlet-process mixture for the data set), `dpgmm-frame` (one for every frame, the
+    published form) or `gaussian` (one Gaussian)."""
     likelihood: Literal["logistic_mixture", "gaussian"] = "logistic_mixture"
-    """Family of p(x_t | z_t, slots_t)."""
+    """Family of p(x_t | z_t)."""
     num_mixtures: Size = 10
     """Logistic components per pixel."""
     concentration_shape: Positive = 6.0

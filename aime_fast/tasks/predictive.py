@@ -1,4 +1,4 @@
-"""The predictive task: attention maps and their motion one frame ahead, and slots from z alone."""
+"""The predictive task: attention maps and their motion one frame ahead, and maps that differ."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,12 +10,12 @@ from aime_fast.tasks.task import Task, Values
 
 
 class Predictive(Task):
-    """Trains the attention prior and the slot predictor."""
+    """Trains the top-down prior, and the diversity of the slots' maps."""
 
     name, total = "predictive", "total_predictive"
 
     def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
-        """The terms before their weights. Maps, their shifts and slots are fixed targets."""
+        """The terms before their weights. Maps and their shifts are fixed targets; the diversity trains the maps."""
         return {
             "attention_kl": attention_kl(outputs),
             "attention_dynamics_loss": motion_loss(outputs),
