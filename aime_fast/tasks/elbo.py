@@ -135,7 +135,7 @@ def global_mean(local: Tensor) -> Tensor:
 def pixel_terms(outputs: SequenceOutputs, of_nats: Tensor, lambda_mean: float) -> tuple[Tensor, Tensor, Tensor]:
     """The decoder's loss, 0-d; and without a gradient the nats of each frame [B, T] and the mean's error, 0-d.
 
-    The loss is sum_n of_nats_n * nats_n + lambda_mean * error. Nats are -log p(x | z, slots) per data dimension. The
+    The loss is sum_n of_nats_n * nats_n + lambda_mean * error. Nats are -log p(x | z) per data dimension. The
     error is the mean squared error of the decoder's expectation, frames in [-1, 1]. The gradient of a logistic is
     bounded, so the few pixels of a moving body have little effect on the likelihood early in training; the squared
     error weights them by their error (docs/log.md).
