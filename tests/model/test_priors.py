@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import distributions as D
+from torch.nn import functional as F
 
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError, exit_on_user_error
@@ -24,6 +25,7 @@ def mixture(p):
 
 TRUTH = {
     "dpgmm": mixture,
+    "dpgmm-frame": mixture,
     "gaussian": lambda p: D.Independent(D.Normal(p.mean, (0.5 * p.log_var).exp()), 1),
 }
 """The distribution of torch for a distribution of each prior."""
@@ -36,7 +38,7 @@ def distribution_of(name):
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    inputs = (torch.randn(B, T, size) for size in (CONFIG.hidden_dim, CONFIG.context_dim, CONFIG.latent_dim))
+    inputs = (torch.randn(B, T, size) for size in (CONFIG.hidden_dim, CONFIG.action_dim, CONFIG.latent_dim))
     return prior(*inputs, make_draws(prior.draws, B, T, torch.Generator().manual_seed(0)))
 
 
@@ -91,3 +93,31 @@ def test_an_unknown_prior_is_refused_with_the_nearest_name_and_the_list(capsys):
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError, match=r"unknown --model.prior 'dpgm'; did you mean 'dpgmm'\? choose from .*dpgmm"):
         make_prior(replace(CONFIG, prior="dpgm"))
+
+
+def test_with_a_closed_gate_the_weights_are_those_of_the_sticks_and_the_divergences_count_once_for_all_frames():
+    torch.manual_seed(0)
+    prior = make_prior(CONFIG)
+    with torch.no_grad():
+        prior.gate.weight.zero_()
+        prior.gate.bias.zero_()
+        prior.sticks.add_(torch.randn_like(prior.sticks))
+        prior.concentration.add_(0.3)
+    hidden, actions, latent = (torch.randn(B, T, n) for n in (CONFIG.hidden_dim, 3, CONFIG.latent_dim))
+    draws = make_draws(prior.draws, B, T, torch.Generator().manual_seed(0))
+    a, b = F.softplus(prior.sticks.double())
+    sticks = (1 - (1 - draws["sticks"].double()) ** (1 / b)) ** (1 / a)
+    left = torch.cat([torch.ones(B, T, 1), (1 - sticks).cumprod(-1)], -1)
+    weights = left * torch.cat([sticks, torch.ones(B, T, 1)], -1)
+    found = prior(hidden, actions, latent, draws)
+    torch.testing.assert_close(found.log_weights.exp(), weights, rtol=1e-4, atol=1e-6, check_dtype=False)
+    prior.frames_in_data.fill_(250)
+    for name, kl in prior(hidden, actions, latent, draws).kl_terms().items():
+        assert kl.shape == (B, T)
+        torch.testing.assert_close(250 * kl, found.kl_terms()[name])
+
+
+def test_the_mean_of_a_distribution_is_that_of_torch():
+    for name in PRIORS:
+        p = distribution_of(name)
+        torch.testing.assert_close(p.mean, TRUTH[name](p).mean, rtol=1e-5, atol=1e-5)

@@ -60,7 +60,7 @@ def test_the_next_frame_moves_nothing_before_it(model, t):
     for name in ("context", "posterior_mean", "posterior_log_var", "latents", "slots", "hidden_states"):
         torch.testing.assert_close(first[name][:, : t + 1], second[name][:, : t + 1], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(first[name][:, t + 1], second[name][:, t + 1]), name
-    for name in ("log_weights", "means", "log_vars", "log_a", "log_b"):
+    for name in ("log_weights", "means", "log_vars"):
         before, after = getattr(first.prior, name), getattr(second.prior, name)
         torch.testing.assert_close(before[:, : t + 2], after[:, : t + 2], rtol=1e-4, atol=1e-5)
 
@@ -94,27 +94,46 @@ def test_draws_of_rows_are_those_of_the_global_batch(model):
     assert torch.equal(part["latent"], draws["latent"][2:3])
 
 
-def test_where_a_frame_counts_as_imagined_dynamics_get_neither_context_nor_attention(model):
-    draws = model.draws(3, B, T)
-    mask = draws["imagination_mask"]
-    seen = []
-    model.dynamics.register_forward_hook(lambda module, inputs, outputs: seen.extend(inputs[:3]))
-    outputs = model(*window(), draws)
-    noisy, context, attention = seen
-    assert mask.any()
-    assert not mask.all()
-    for given, true in ((context, outputs.context), (attention, outputs.attention.state)):
-        assert not given[mask].any()
-        assert torch.equal(given[~mask], true[~mask])
-    torch.testing.assert_close(noisy, outputs.latents + CONFIG.latent_noise * draws["latent_noise"])
+def test_dynamics_and_prior_read_noisy_z_and_actions_alone(model):
+    draws, (observations, actions) = model.draws(3, B, T), window()
+    seen = {}
+    for name in ("dynamics", "prior"):
+        getattr(model, name).register_forward_hook(lambda part, inputs, made, name=name: seen.update({name: inputs}))
+    outputs = model(observations, actions, draws)
+    noisy = outputs.latents + CONFIG.latent_noise * draws["latent_noise"]
+    torch.testing.assert_close(seen["dynamics"][0], noisy)
+    assert torch.equal(seen["dynamics"][1], actions) and len(seen["dynamics"]) == 3
+    hidden, taken, latent, _ = seen["prior"]
+    torch.testing.assert_close(hidden[:, 1:], outputs.hidden_states[:, :-1])
+    assert torch.equal(taken[:, 1:], actions[:, :-1]) and not taken[:, 0].any()
+    torch.testing.assert_close(latent[:, 1:], noisy[:, :-1])
 
 
-def test_components_have_the_same_offsets_around_the_predicted_point(model):
+def test_what_the_decoder_draws_depends_on_z_alone(model):
+    outputs = model(*window(), model.draws(0, B, T))
+    other = model(*window(seed=1), model.draws(0, B, T))
+    made, masks = model.with_masks(outputs.latents)
+    torch.testing.assert_close(made.parameters(), outputs.likelihood.parameters())
+    torch.testing.assert_close(masks, outputs.masks)
+    assert not torch.allclose(other.masks, outputs.masks)
+
+
+def test_components_differ_by_offsets_and_along_a_few_directions(model):
     means = model(*window(), model.draws(0, B, T)).prior.means
-    apart = means - means.mean(2, keepdim=True)
-    torch.testing.assert_close(apart, apart[:1, :1].expand_as(apart), rtol=1e-4, atol=1e-5)
-    assert apart[0, 0].std() > 0.05
-    assert means.mean(2).std(1).max() > 0.01
+    apart = (means - means.mean(2, keepdim=True)).flatten(0, 1)  # [frames, K, D]
+    moved = (apart - apart.mean(0, keepdim=True)).flatten(1)
+    assert apart.mean(0).std() > 0.05
+    spectrum = torch.linalg.svdvals(moved.double())
+    assert spectrum[CONFIG.regime_rank :].sum() < 1e-4 * spectrum.sum()
+
+
+def test_next_tokens_and_maps_start_as_copies(model):
+    outputs = model(*window(), model.draws(0, B, T))
+    guess = outputs.next_token_logits.argmax(-1)
+    assert (guess == outputs.token_info.ids[:, :-1]).float().mean() > 0.9
+    copied = outputs.attention.maps[:, :-1].clamp_min(1e-6)
+    torch.testing.assert_close(outputs.prior_log_maps.exp(), copied / copied.sum(-1, keepdim=True))
+    assert not outputs.motion.any()
 
 
 def test_imagination_needs_only_context_and_actions(model):
