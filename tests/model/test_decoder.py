@@ -95,7 +95,7 @@ def test_a_layer_per_slot_is_a_linear_map_for_each():
 def test_masks_share_out_every_cell_and_a_slot_can_be_left_out():
     made, mean_frame = decoder()
     z = torch.randn(2, 3, CONFIG.latent_dim)
-    features, centre, masks = made(z, mean_frame)
+    _, centre, masks = made(z, mean_frame)
     assert masks.shape == (2, 3, CONFIG.num_slots, CONFIG.grid**2)
     torch.testing.assert_close(masks.sum(2), torch.ones(2, 3, CONFIG.grid**2))
     _, _, others = made(z, mean_frame, without=(1,))
