@@ -5,7 +5,7 @@ import torch
 from torch import distributions
 from torch.nn import functional as F
 
-from aime_fast.model.parts.codec import from_subimages, subimages
+from aime_fast.model.parts.decoder import from_subimages, subimages
 from aime_fast.model.parts.likelihood import FAMILIES, GAUSSIAN_STD
 
 CHANNELS = {"logistic_mixture": 20, "gaussian": 3}
