@@ -19,7 +19,7 @@ from aime_fast.evaluation.counterparts import (
 )
 from aime_fast.evaluation.parts import NATS, kl_of_frames, measure, price_parts
 from aime_fast.evaluation.predictors import compare_predictors
-from aime_fast.model.priors.dpgmm import MixturePrior
+from aime_fast.model.priors.mixture import MixtureDistribution
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.registry import make_tasks
 
@@ -67,9 +67,8 @@ def differs(a, b):
 
 
 @torch.no_grad()
-def test_filtering_draws_carry_no_noise_and_imagine_nothing(model):
+def test_filtering_draws_carry_no_noise(model):
     draws = filtering_draws(model, 3, 2, 4)
-    assert not draws["imagination_mask"].any()
     assert not draws["latent_noise"].any()
     assert draws["latent"].std() > 0.5
     assert draws["sticks"].std() > 0.1
@@ -78,26 +77,29 @@ def test_filtering_draws_carry_no_noise_and_imagine_nothing(model):
 
 @torch.no_grad()
 def test_facts_are_those_of_the_model(model, windows, facts):
-    slots, steps = [], []
+    latents, steps = [], []
     for rows, batch in windows.parts():
         draws = filtering_draws(model, int(rows[0]), *batch.actions.shape[:2])
         outputs = model(batch.frames(), batch.actions, draws)
-        slots.append(outputs.slots.flatten(0, 1))
+        latents.append(outputs.latents.flatten(0, 1))
         steps.append((outputs.samples[:, 1:] - outputs.latents[:, :-1, None]).square().mean(2).flatten(0, 1))
-    torch.testing.assert_close(facts.slots, torch.cat(slots).mean(0))
+    torch.testing.assert_close(facts.slots, torch.cat(latents).mean(0)[model.decoder.pieces.shared :])
+    assert len(facts.slots) == model.config.num_slots * model.decoder.pieces.slot
     torch.testing.assert_close(facts.step_log_var, torch.cat(steps).mean(0).log())
     assert facts.mixture
 
 
 @torch.no_grad()
 def test_slots(model, windows, facts):
-    whole, _ = passed(model, windows)
+    """The decoder alone reads the mean pieces of the slots, with the shared piece of each frame."""
+    whole, future = passed(model, windows)
     with BY_NAME["slots: their mean"].standing_in(model, facts):
-        outputs, _ = passed(model, windows)
+        outputs, imagined = passed(model, windows)
         reconstruction = model.reconstruct(outputs)
-    assert torch.equal(outputs.latents, whole.latents)
-    expected = model.likelihood(whole.posterior_mean, facts.slots.expand_as(whole.slots)).mean()
-    torch.testing.assert_close(reconstruction, expected)
+    assert torch.equal(outputs.latents, whole.latents) and torch.equal(imagined.latent, future.latent)
+    mean = whole.posterior_mean.clone()
+    mean[..., -len(facts.slots) :] = facts.slots
+    torch.testing.assert_close(reconstruction, model.likelihood(mean).mean())
     assert differs(reconstruction, model.reconstruct(whole))
 
 
@@ -106,24 +108,11 @@ def test_context(model, windows, facts):
     whole, future = passed(model, windows)
     with BY_NAME["context: zero"].standing_in(model, facts):
         outputs, imagined = passed(model, windows)
-    features = whole.features.flatten(0, 1)
-    flat, _ = model.standardise(whole.observations)
-    mean, _ = model.posterior(flat, features, torch.zeros_like(whole.context))
+    features, zero = whole.features.flatten(0, 1), torch.zeros_like(whole.context)
+    mean, _ = model.posterior(features, model.attention(features, zero), zero)
     torch.testing.assert_close(outputs.posterior_mean, mean)
     assert differs(outputs.posterior_mean, whole.posterior_mean)
     assert differs(imagined.latent, future.latent)
-
-
-@torch.no_grad()
-def test_side_inputs_of_dynamics_and_prior_only(model, windows, facts):
-    whole, _ = passed(model, windows)
-    with BY_NAME["LSTM, prior: no context, attention"].standing_in(model, facts):
-        outputs, _ = passed(model, windows)
-    assert torch.equal(outputs.posterior_mean, whole.posterior_mean)
-    zeros = torch.zeros_like(whole.context), torch.zeros_like(whole.attention.state)
-    _, batch = next(windows.parts())
-    hidden, _ = model.dynamics(whole.latents, *zeros, batch.actions, model.dynamics.start_state(len(batch)))
-    torch.testing.assert_close(outputs.hidden_states, hidden)
 
 
 @torch.no_grad()
@@ -133,7 +122,7 @@ def test_an_lstm_that_forgets_sees_one_frame(model, windows, facts):
     with BY_NAME["LSTM: reset each frame"].standing_in(model, facts):
         outputs, imagined = passed(model, windows)
     for t in range(windows.length):
-        inputs = (x[:, t : t + 1] for x in (whole.latents, whole.context, whole.attention.state, batch.actions))
+        inputs = (x[:, t : t + 1] for x in (whole.latents, batch.actions))
         alone, _ = model.dynamics(*inputs, model.dynamics.start_state(len(batch)))
         torch.testing.assert_close(outputs.hidden_states[:, t : t + 1], alone)
     assert differs(outputs.hidden_states[:, 1:], whole.hidden_states[:, 1:])
@@ -154,8 +143,7 @@ def mixture(dtype=torch.float64):
     draw = torch.Generator().manual_seed(0)
     log_weights = torch.randn(1, 1, 3, generator=draw, dtype=dtype).log_softmax(-1)
     means, log_vars = torch.randn(2, 1, 1, 3, 2, generator=draw, dtype=dtype)
-    rest = torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(2)
-    return MixturePrior(log_weights, means, log_vars, *rest)
+    return MixtureDistribution(log_weights, means, log_vars)
 
 
 def test_one_gaussian_has_the_moments_of_the_mixture():
@@ -235,9 +223,8 @@ def test_what_a_model_has_not_is_left_out():
     facts = Facts(None, torch.zeros(1), False)
     reasons = {part.name: part.missing(Other(), facts) for part in COUNTERPARTS}
     assert reasons == {
-        "slots: their mean": "the decoder reads no slots",
+        "slots: their mean": "no piece of z belongs to a slot",
         "context: zero": "no part reads the context",
-        "LSTM, prior: no context, attention": "neither reads them",
         "LSTM: reset each frame": None,
         "prior: N(z of the frame before)": "the prior does not read z of the frame before",
         "mixture: one Gaussian": "the prior is no mixture",

@@ -38,7 +38,6 @@ def test_the_tasks_are_the_sum_of_the_weighted_terms():
         "attention_kl": 0.3,
         "attention_dynamics_loss": 0.4,
         "attention_diversity": 1.0,
-        "self_prediction_loss": 1.0,
     }
     torch.testing.assert_close(sum(tasks), sum(weight * losses[name] for name, weight in terms.items()))
     torch.testing.assert_close(losses["hierarchical_kl"], losses["stick_kl"] + losses["alpha_kl"])
@@ -92,7 +91,7 @@ def test_tasks_by_name_and_a_batch_as_a_dict():
 def test_bits_per_dim_is_the_bound_whatever_the_weights():
     """With the weights of the bound the total is the same number in nats."""
     made = outputs()
-    others = {"lambda_mean": 0.0, "lambda_gram": 0.0, "entropy_weight": 0.0, "lambda_rolled": 0.0}
+    others = {"lambda_mean": 0.0, "lambda_gram": 0.0, "entropy_weight": 0.0}
     bound, _ = LossAggregator(LossConfig(**others)).compute_losses(made)
     torch.testing.assert_close(bound["bits_per_dim"] * math.log(2), bound["total_elbo"].detach(), rtol=1e-5, atol=0)
     assert bound["bits_per_dim"] > bound["recon_loss"] / math.log(2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aime_fast.config import LossConfig, preset_config
-from aime_fast.model.priors.dpgmm import MixturePrior
+from aime_fast.model.priors.mixture import MixtureDistribution
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks import elbo, predictive
 from aime_fast.tasks.aggregator import LossAggregator
@@ -35,7 +35,7 @@ def test_latent_terms(distance, log_var, log_weight):
         posterior_mean=mean,
         posterior_log_var=spread,
         samples=mean[:, :, None] + (0.5 * spread).exp()[:, :, None] * torch.randn(1, 2, 2, 4),
-        prior=MixturePrior(weights.log_softmax(-1), means, log_vars, *[torch.zeros(())] * 5),
+        prior=MixtureDistribution(weights.log_softmax(-1), means, log_vars),
     )
     terms = elbo.latent_terms(outputs)
     assert_finite_gradients(
