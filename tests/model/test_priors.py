@@ -53,7 +53,7 @@ def test_each_prior_has_a_truth():
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_log_prob_is_that_of_torch(name):
+def test_density_and_mean_are_those_of_torch(name):
     p = distribution_of(name)
     z = torch.randn(B, T, N, CONFIG.latent_dim)
     expected = TRUTH[name](p).log_prob(z.movedim(2, 0)).movedim(0, 2)
@@ -61,6 +61,7 @@ def test_log_prob_is_that_of_torch(name):
     log_p, log_r = p.log_prob_and_responsibilities(z)
     torch.testing.assert_close(log_p, expected, rtol=1e-5, atol=1e-4)
     assert log_r.shape == (B, T, N, p.log_weights.shape[-1])
+    torch.testing.assert_close(p.mean, TRUTH[name](p).mean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(log_r.exp().sum(-1), torch.ones(B, T, N))
     torch.testing.assert_close(p.log_weights.exp().sum(-1), torch.ones(B, T))
 
