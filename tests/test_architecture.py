@@ -191,15 +191,15 @@ def test_every_folder_is_explained():
 def test_the_rules_catch_what_they_forbid():
     assert violation("aime_kernels.frames", "numpy.array")
     assert violation("aime_fast.config.schema", "torch")
-    assert violation("aime_fast.model.parts.codec", "aime_fast.training.step.TrainingStep")
-    assert violation("aime_fast.model.parts.codec", "aime_fast.model.outputs.SequenceOutputs")
-    assert violation("aime_fast.model.parts.codec", "aime_kernels.frames._impl")
+    assert violation("aime_fast.model.parts.decoder", "aime_fast.training.step.TrainingStep")
+    assert violation("aime_fast.model.parts.decoder", "aime_fast.model.outputs.SequenceOutputs")
+    assert violation("aime_fast.model.parts.decoder", "aime_kernels.frames._impl")
     assert violation("aime_fast.balancing.solvers.rotation", "aime_fast.balancing.layouts.flat.FlatLayout")
     assert violation("aime_fast.model.world_model", "aime_fast.data.batch.Batch")
     assert violation("aime_fast.data.windows", "aime_fast.data.store.Episodes")
     assert not violation("aime_fast.tasks.elbo", "aime_fast.data.batch.Batch")
     assert not violation("aime_fast.commands.train", "aime_fast.training.trainer.DMCVBTrainer")
-    assert not violation("aime_fast.model.parts.codec", "aime_kernels.frames")
+    assert not violation("aime_fast.model.parts.decoder", "aime_kernels.frames")
 
 
 def test_the_public_names_import():

@@ -175,7 +175,7 @@ def find_facts(model: WorldModel, windows: Windows) -> Facts:
 def filtering_draws(model: WorldModel, key: int, batch: int, frames: int) -> Draws:
     """Random numbers for the posterior and the prior; everything else of the pass as it is when filtering.
 
-    So nothing is treated as imagined, and no noise is carried into the next frame.
+    So no noise is carried into the next frame.
     """
     rest = make_draws(model.declared_draws, batch, frames, None)
     drawn = make_draws([*model.prior.draws, *model.posterior.draws], batch, frames, torch.Generator().manual_seed(key))

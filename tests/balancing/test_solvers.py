@@ -40,7 +40,7 @@ def update_of(name, vectors, losses=None, steps=2):
     """The update after some steps on the same gradients, and the report."""
     n = len(vectors)
     layout = Layout()
-    balancer = Balancer(BalancingConfig(solver=name), layout, [], [str(i) for i in range(n)])
+    balancer = Balancer(BalancingConfig(solver=name, groups="all"), layout, [], [str(i) for i in range(n)])
     losses = torch.ones(n, dtype=torch.float64) if losses is None else losses
     for _ in range(steps):
         layout.given = [[vector.clone()] for vector in vectors]
@@ -117,7 +117,7 @@ def test_no_gradients_and_opposed_ones_give_finite_updates(name):
 @pytest.mark.parametrize("name", sorted(SOLVERS))
 def test_a_step_that_is_not_finite_changes_nothing(name, poison):
     layout, vectors = Layout(), vectors_of(3, "random")
-    balancer = Balancer(BalancingConfig(solver=name), layout, [], ["a", "b", "c"])
+    balancer = Balancer(BalancingConfig(solver=name, groups="all"), layout, [], ["a", "b", "c"])
     updates = []
     for step in range(4):
         layout.given = [[vector.clone()] for vector in vectors]
@@ -138,7 +138,9 @@ def test_state_survives_in_place_and_from_a_file(name, tmp_path):
         balancer.layout.given = [[vector.clone()] for vector in vectors_of(3, "conflicting", seed)]
         return balancer.balance(torch.tensor([1.0, 5.0, 0.2]).double()).update[0]
 
-    first, second = (Balancer(BalancingConfig(solver=name), Layout(), [], ["a", "b", "c"]) for _ in range(2))
+    first, second = (
+        Balancer(BalancingConfig(solver=name, groups="all"), Layout(), [], ["a", "b", "c"]) for _ in range(2)
+    )
     step(first, 0)
     addresses = {key: value.data_ptr() for key, value in first.state.items()}
     step(first, 1)
@@ -150,7 +152,9 @@ def test_state_survives_in_place_and_from_a_file(name, tmp_path):
 
 
 def test_the_state_of_another_solver_is_refused():
-    rotation, plain = (Balancer(BalancingConfig(solver=s), Layout(), [], ["a", "b"]) for s in ("rotation", "sum"))
+    rotation, plain = (
+        Balancer(BalancingConfig(solver=s, groups="all"), Layout(), [], ["a", "b"]) for s in ("rotation", "sum")
+    )
     rotation.layout.given = [[vector] for vector in vectors_of(2, "random")]
     rotation.balance()
     with pytest.raises(UserError, match=r"of solver 'rotation' with \['angles', 'counter'\], this run has 'sum'"):
@@ -222,7 +226,10 @@ def test_nothing_is_read_on_the_host(name, monkeypatch):
         raise AssertionError("read on the host")
 
     layout, vectors = Layout(), [[vector] for vector in vectors_of(3, "random")]
-    balancer, losses = Balancer(BalancingConfig(solver=name), layout, [], ["a", "b", "c"]), torch.ones(3).double()
+    balancer, losses = (
+        Balancer(BalancingConfig(solver=name, groups="all"), layout, [], ["a", "b", "c"]),
+        torch.ones(3).double(),
+    )
     for method in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"):
         monkeypatch.setattr(torch.Tensor, method, refuse)
     for _ in range(2):

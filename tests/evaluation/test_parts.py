@@ -77,28 +77,29 @@ def test_filtering_draws_carry_no_noise(model):
 
 @torch.no_grad()
 def test_facts_are_those_of_the_model(model, windows, facts):
-    slots, steps = [], []
+    latents, steps = [], []
     for rows, batch in windows.parts():
         draws = filtering_draws(model, int(rows[0]), *batch.actions.shape[:2])
         outputs = model(batch.frames(), batch.actions, draws)
-        slots.append(outputs.latents.flatten(0, 1)[:, model.decoder.pieces.shared :])
+        latents.append(outputs.latents.flatten(0, 1))
         steps.append((outputs.samples[:, 1:] - outputs.latents[:, :-1, None]).square().mean(2).flatten(0, 1))
-    torch.testing.assert_close(facts.slots, torch.cat(slots).mean(0))
+    torch.testing.assert_close(facts.slots, torch.cat(latents).mean(0)[model.decoder.pieces.shared :])
+    assert len(facts.slots) == model.config.num_slots * model.decoder.pieces.slot
     torch.testing.assert_close(facts.step_log_var, torch.cat(steps).mean(0).log())
     assert facts.mixture
 
 
 @torch.no_grad()
 def test_slots(model, windows, facts):
-    whole, _ = passed(model, windows)
+    """The decoder alone reads the mean pieces of the slots, with the shared piece of each frame."""
+    whole, future = passed(model, windows)
     with BY_NAME["slots: their mean"].standing_in(model, facts):
-        outputs, _ = passed(model, windows)
+        outputs, imagined = passed(model, windows)
         reconstruction = model.reconstruct(outputs)
-    assert torch.equal(outputs.latents, whole.latents)
-    shared = whole.posterior_mean[..., : model.decoder.pieces.shared]
-    constant = facts.slots.expand(*shared.shape[:2], -1)
-    expected = model.likelihood(torch.cat([shared, constant], -1)).mean()
-    torch.testing.assert_close(reconstruction, expected)
+    assert torch.equal(outputs.latents, whole.latents) and torch.equal(imagined.latent, future.latent)
+    mean = whole.posterior_mean.clone()
+    mean[..., -len(facts.slots) :] = facts.slots
+    torch.testing.assert_close(reconstruction, model.likelihood(mean).mean())
     assert differs(reconstruction, model.reconstruct(whole))
 
 
@@ -107,9 +108,8 @@ def test_context(model, windows, facts):
     whole, future = passed(model, windows)
     with BY_NAME["context: zero"].standing_in(model, facts):
         outputs, imagined = passed(model, windows)
-    features = whole.features.flatten(0, 1)
-    nothing = torch.zeros_like(whole.context)
-    mean, _ = model.posterior(features, model.attention(features, nothing), nothing)
+    features, zero = whole.features.flatten(0, 1), torch.zeros_like(whole.context)
+    mean, _ = model.posterior(features, model.attention(features, zero), zero)
     torch.testing.assert_close(outputs.posterior_mean, mean)
     assert differs(outputs.posterior_mean, whole.posterior_mean)
     assert differs(imagined.latent, future.latent)

@@ -45,7 +45,7 @@ def test_joined_maps_are_the_maps_side_by_side(bias):
 
 def test_masks_of_windows_are_made_once_for_each_length():
     """Also first within inference mode: a later training step differentiates through the same tensors."""
-    config = replace(preset_config("debug").model, action_dim=2)
+    config = replace(preset_config("debug").model, action_dim=3)
     perceiver = CausalPerceiver(config)
     codes = torch.randn(1, 3, config.grid**2, config.code_dim)
     with torch.inference_mode():

@@ -7,6 +7,7 @@ import torch
 
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
+from aime_fast.model.draws import make_draws
 from aime_fast.model.priors import PRIORS
 from aime_fast.model.state import join
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
@@ -98,12 +99,39 @@ def test_imagining_starts_alike_from_observed_and_from_filtered_frames(prior):
     assert not torch.allclose(first.latent[0], first.latent[1]), "two futures of one sequence"
     torch.testing.assert_close(first.maps.sum(-1), torch.ones(4, 3, CONFIG.num_slots))
     further = model.imagine(first, future.repeat_interleave(2, 0), key=6)
-    assert further.latent.isfinite().all()
+    assert further.latent.shape == first.latent.shape and further.latent.isfinite().all()
 
 
-def test_the_first_imagined_frame_is_drawn_from_the_prior_that_training_has_for_it():
+@pytest.mark.parametrize("prior", PRIORS)
+def test_imagining_is_the_training_pass_over_the_frames_imagined(prior):
+    """Dynamics, prior and top-down prior over all frames at once, with the same draws, give what imagining gave."""
+    model = made(prior=prior).eval()
+    for layer in (model.attention_prior.logits, model.attention_prior.motion):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    observations, actions = window(2, 7)
+    seen = model.observe(observations[:, :3], actions)
+    imagined = model.imagine(seen, actions[:, 2:6], key=9)
+    z, maps = (torch.cat([getattr(x, name) for x in (seen, imagined)], 1) for name in ("latent", "maps"))
+    with torch.no_grad():
+        hidden, _ = model.dynamics(z, actions, model.dynamics.start_state(2))
+        torch.testing.assert_close(imagined.hidden, hidden[:, 2:6], rtol=1e-5, atol=1e-5)
+        log_maps, _ = model.attention_prior(maps[:, :-1], hidden[:, :-1], z[:, :-1], actions[:, :-1])
+        torch.testing.assert_close(imagined.maps, log_maps.exp()[:, 2:], rtol=1e-4, atol=1e-6)
+        generator = torch.Generator().manual_seed(9)
+        for t in range(3, 7):
+            before = (x[:, t - 1 : t] for x in (hidden, actions, z))
+            drawn = model.prior(*before, make_draws(model.prior.draws, 2, 1, generator)).sample(generator)
+            torch.testing.assert_close(imagined.latent[:, t - 3], drawn[:, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "prior, names", [("dpgmm", ("log_weights", "means", "log_vars")), ("gaussian", ("mean", "log_var"))]
+)
+def test_the_first_imagined_frame_is_drawn_from_the_prior_that_training_has_for_it(prior, names):
     """The prior of frame t in a training pass and that of imagining after frame t-1 are the same distribution."""
-    model = made(prior="dpgmm").eval()
+    model = made(prior=prior).eval()
+    if prior == "dpgmm":  # the two calls draw different sticks
+        model.prior._weights = lambda gate, uniform: (gate.log_softmax(-1), {})
     observations, actions = window(2, 4)
     distributions = []
     hook = model.prior.register_forward_hook(lambda module, inputs, outputs: distributions.append(outputs))
@@ -111,7 +139,7 @@ def test_the_first_imagined_frame_is_drawn_from_the_prior_that_training_has_for_
     model.imagine(model.observe(observations[:, :3], actions), actions[:, 2:3])
     hook.remove()
     training, imagined = distributions
-    for name in ("means", "log_vars"):
+    for name in names:
         torch.testing.assert_close(getattr(imagined, name), getattr(training, name)[:, 3:], rtol=1e-5, atol=1e-5)
 
 

@@ -18,10 +18,6 @@ MEANS = [-1.5, 0.4, 3.0]
 VARIANCES = [0.3, 1.2, 0.05]
 
 
-def mixture(log_weights, means, log_vars):
-    return MixtureDistribution(log_weights, means, log_vars)
-
-
 def outputs_of(posterior, log_weights, means, log_vars, draws):
     """One frame: q = N(mean, var) over D dimensions, `draws` samples, and a mixture of K components."""
     mean, variance = posterior
@@ -30,7 +26,7 @@ def outputs_of(posterior, log_weights, means, log_vars, draws):
         posterior_mean=mean[None, None],
         posterior_log_var=variance.log()[None, None],
         samples=mean + variance.sqrt() * noise,
-        prior=mixture(log_weights[None, None], means[None, None], log_vars[None, None]),
+        prior=MixtureDistribution(log_weights[None, None], means[None, None], log_vars[None, None]),
     )
 
 
@@ -91,7 +87,7 @@ def test_cluster_entropy_of_components_far_apart_is_the_entropy_of_their_use():
             name: torch.cat([getattr(o, name) for o in outputs], 1)
             for name in ("posterior_mean", "posterior_log_var", "samples")
         },
-        prior=mixture(
+        prior=MixtureDistribution(
             *(torch.cat([getattr(o.prior, name) for o in outputs], 1) for name in ("log_weights", "means", "log_vars"))
         ),
     )
@@ -102,7 +98,7 @@ def test_cluster_entropy_of_components_far_apart_is_the_entropy_of_their_use():
 ALPHA_PRIOR = (6.0, 2.0)
 
 
-def divergences(log_a, log_b, shape, rate):
+def divergences_of(log_a, log_b, shape, rate):
     return stick_divergences(log_a, log_b, double(shape).log(), double(rate).log(), double(ALPHA_PRIOR))
 
 
@@ -116,7 +112,7 @@ def test_stick_kl_is_the_average_over_concentrations_and_sticks(shape, rate):
     v = sticks.sample((draws,)).clamp(1e-12, 1 - 1e-12)
     log_beta = alpha.log() + (alpha - 1) * torch.log1p(-v)
     ratio = (sticks.log_prob(v) - log_beta).sum(-1)
-    found = divergences(a.log(), b.log(), shape, rate)["stick_kl"]
+    found = divergences_of(a.log(), b.log(), shape, rate)["stick_kl"]
     assert found.item() == pytest.approx(ratio.mean().item(), abs=5 * (ratio.std() / math.sqrt(draws)).item())
 
 
@@ -125,7 +121,7 @@ def test_alpha_kl_equals_numerical_integration(shape, rate):
     q, p = stats.gamma(shape, scale=1 / rate), stats.gamma(ALPHA_PRIOR[0], scale=1 / ALPHA_PRIOR[1])
     high = q.ppf(1 - 1e-15)
     exact = integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x)), 0, high, limit=400)[0]
-    found = divergences(double([0.0]), double([0.0]), shape, rate)["alpha_kl"]
+    found = divergences_of(double([0.0]), double([0.0]), shape, rate)["alpha_kl"]
     assert found.item() == pytest.approx(exact, abs=1e-6)
 
 

@@ -15,7 +15,6 @@ MODEL = dict(
     context_dim=8,
     num_slots=2,
     slot_dim=8,
-    attention_state_dim=8,
     num_codes=8,
     code_dim=8,
     tokenizer_width=8,
