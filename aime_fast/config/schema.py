@@ -143,7 +143,7 @@ class BalancingConfig:
     solver: str = "rotation"
     """How the task gradients become one update: rotation, sum, pcgrad, mgda, upgrad or uncertainty."""
     groups: Literal["all", "shared", "module"] = "shared"
-    """Parameters that are balanced together: `all`, those that at least two tasks reach (`shared`), or each module
+    """Parameters that are balanced together: `all`, modules that at least two tasks reach (`shared`), or each module
     by itself (`module`)."""
     mu: Fraction = 0.9
     """Decay of the consensus direction d (rotation)."""

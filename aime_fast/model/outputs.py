@@ -15,17 +15,14 @@ from aime_fast.model.state import LatentState
 
 
 @dataclass
-class Seen:
-    """What perception makes of [B, T] frames."""
+class Inferred:
+    """The posterior of z of [B, T] frames."""
 
-    features: Tensor  # trunk features [B*T, F, G, G]
-    teacher_features: Tensor  # the same of the EMA teacher, without gradient
     mean: Tensor  # posterior mean [B, T, D]
     log_var: Tensor  # [B, T, D]
     samples: Tensor  # of the posterior, [B, T, n, D]
     latents: Tensor  # the first sample [B, T, D]
     noisy: Tensor  # this sample with noise, which dynamics and prior read, [B, T, D]
-    attention: Attention
 
 
 @dataclass

@@ -16,7 +16,8 @@ from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.errors import UserError
 from aime_fast.model.assembly import HeadMaker
 from aime_fast.model.draws import Draws, make_draws
-from aime_fast.model.outputs import Seen, SequenceOutputs
+from aime_fast.model.outputs import Inferred, SequenceOutputs
+from aime_fast.model.parts.attention_schema import Attention
 from aime_fast.model.parts.layers import previous
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
@@ -35,7 +36,7 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
     `UserError` for an unknown field, prior or likelihood, and for sizes that do not fit together.
     """
 
-    compiled = ("_tokenize", "_see", "_generate")
+    compiled = ("_tokenize", "_see", "_infer", "_generate")
     """Regions of `torch.compile`: each is crossed by the backward passes of the same tasks as a whole."""
 
     def __init__(
@@ -98,13 +99,14 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
 
         flat, pixels, tokens = self._tokenize(frames)
         context = self.perceiver(tokens.codes)
-        seen = self._see(flat, context, draws)
+        features, teacher_features, attention = self._see(flat, context)
+        seen = self._infer(features, attention, context, draws)
         start = self.dynamics.start_state(batch)
         hidden, _ = self.dynamics(seen.noisy, actions, start)
         before, prior, likelihood, masks = self._generate(seen, hidden, start[0][-1, 0], actions, draws)
-        fixed = (x[:, :-1].detach() for x in (seen.attention.maps, hidden, seen.latents))
+        fixed = (x[:, :-1].detach() for x in (attention.maps, hidden, seen.latents))
         prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
-        state = LatentState(seen.latents, seen.attention.maps, before)
+        state = LatentState(seen.latents, attention.maps, before)
         return SequenceOutputs(
             observations=frames,
             pixels=pixels,
@@ -114,14 +116,14 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             context=context,
             state=state,
             prior=prior,
-            attention=seen.attention,
+            attention=attention,
             masks=masks,
             prior_log_maps=prior_log_maps,
             motion=motion,
             hidden_states=hidden,
             likelihood=likelihood,
-            features=seen.features.unflatten(0, shape),
-            teacher_features=seen.teacher_features.unflatten(0, shape),
+            features=features.unflatten(0, shape),
+            teacher_features=teacher_features.unflatten(0, shape),
             token_info=tokens,
             next_token_logits=self.perceiver.next_frame_logits(
                 context[:, :-1], tokens.codes[:, :-1], tokens.ids[:, :-1], actions[:, :-1]
@@ -135,20 +137,22 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         flat, pixels = self.standardise(frames)
         return flat, pixels, self.tokenizer(flat, self.mean_frame, frames.shape[:2])
 
-    def _see(self, flat: Tensor, context: Tensor, draws: Draws) -> Seen:
-        """Perception of standardised frames [B*T, 3, H, W] with their context c [B, T, C]."""
+    def _see(self, flat: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Attention]:
+        """Features, the teacher's features and attention of standardised frames [B*T, 3, H, W] with c [B, T, C]."""
         features = self.trunk(flat)
         with torch.no_grad():
             teacher_features = self.teacher(flat)
-        attention = self.attention(features, context)
+        return features, teacher_features, self.attention(features, context)
+
+    def _infer(self, features: Tensor, attention: Attention, context: Tensor, draws: Draws) -> Inferred:
+        """The posterior of z of the frames, and its samples."""
         mean, log_var = self.posterior(features, attention, context)
         samples = mean[:, :, None] + (0.5 * log_var).exp()[:, :, None] * draws["latent"]
         latents = samples[:, :, 0]
-        noisy = latents + self.config.latent_noise * draws["latent_noise"]
-        return Seen(features, teacher_features, mean, log_var, samples, latents, noisy, attention)
+        return Inferred(mean, log_var, samples, latents, latents + self.config.latent_noise * draws["latent_noise"])
 
     def _generate(
-        self, seen: Seen, hidden: Tensor, start: Tensor, actions: Tensor, draws: Draws
+        self, seen: Inferred, hidden: Tensor, start: Tensor, actions: Tensor, draws: Draws
     ) -> tuple[Tensor, PriorDistribution, Likelihood, Tensor]:
         """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z); the slots' masks."""
         before = previous(hidden, start)

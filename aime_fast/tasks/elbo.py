@@ -13,6 +13,9 @@ from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import unit
 from aime_fast.tasks.task import Task, Values
 
+FAINT = 1.0
+"""Least length of a cell's features in the Gram loss; those of a cell that moves are several times as long."""
+
 
 class Elbo(Task):
     """The negative evidence lower bound with auxiliary terms.
@@ -161,6 +164,10 @@ def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
 
 
 def gram_loss(features: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference between the cosine similarity matrices of two feature maps [B, T, F, G, G], 0-d."""
-    live, target = (unit(x.flatten(3).flatten(0, 1), 1) for x in (features, teacher))
+    """Mean squared difference between the cosine similarity matrices of two feature maps [B, T, F, G, G], 0-d.
+
+    Features shorter than `FAINT` count as that long: cells that look as in the mean frame have almost none, and their
+    direction would be rounding.
+    """
+    live, target = (unit(x.flatten(3).flatten(0, 1), 1, FAINT) for x in (features, teacher))
     return F.mse_loss(live.transpose(1, 2) @ live, target.transpose(1, 2) @ target)

@@ -61,9 +61,18 @@ def test_the_pixel_terms_reach_the_task_with_their_weights():
 
 
 def test_gram_loss_is_zero_for_equal_features_and_ignores_scale():
-    features = torch.randn(3, 2, 5, 4, 4)
+    features = 4 * torch.randn(3, 2, 5, 4, 4).sign()  # each longer than FAINT
     assert elbo.gram_loss(features, 7 * features) < 1e-12
     assert elbo.gram_loss(features, torch.randn(3, 2, 5, 4, 4)) > 1e-3
+
+
+def test_features_of_rounding_size_hardly_count_in_the_gram_loss():
+    """Cells that look as in the mean frame: their direction is rounding, so it must have no pull."""
+    faint, other = (1e-5 * torch.randn(1, 1, 8, 4, 4) for _ in range(2))
+    faint.requires_grad_()
+    loss = elbo.gram_loss(faint, other)
+    (gradient,) = torch.autograd.grad(loss, faint)
+    assert loss < 1e-15 and gradient.abs().max() < 1e-12
 
 
 def test_cluster_entropy_lies_between_zero_and_log_k():

@@ -74,7 +74,7 @@ def contents(folder):
             "other settings: model.latent_dim 16 -> 12",
             "use the old ones",
         ),
-        (["--resume", "run", "--out", "other", "--optim.lr", "1"], "optim.lr 0.001 -> 1.0, steps 2 -> 3", "--override"),
+        (["--resume", "run", "--out", "other", "--optim.lr", "1"], "optim.lr 0.003 -> 1.0, steps 2 -> 3", "--override"),
         (
             ["--resume", "old", "--out", "other"],
             "was written by aime-fast 0.1.0 (checkpoint format 1,",

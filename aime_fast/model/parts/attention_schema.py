@@ -26,7 +26,11 @@ class Attention:
 
 
 class BottomUpAttention(nn.Module):
-    """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context."""
+    """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context.
+
+    Queries have no bias: the same for all slots, it would leave the softmax over slots as it is, and AdamW would move
+    it by the rounding of its gradient.
+    """
 
     cells: Tensor
     """[P, 2]: position (x, y) of every grid cell, in [-1, 1]."""
@@ -42,7 +46,7 @@ class BottomUpAttention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.seed = nn.Linear(config.context_dim, self.num_slots * dim)
         nn.init.normal_(self.seed.bias)
-        self.query_norm = nn.LayerNorm(dim)
+        self.query_norm = nn.LayerNorm(dim, bias=False)
         self.query = nn.Linear(dim, dim, bias=False)
         self.update = nn.GRUCell(dim, dim)
         self.refine = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
@@ -67,6 +71,7 @@ class TopDownAttention(nn.Module):
     """p(map_t | map_{t-1}, h_{t-1}, z_{t-1}, a_{t-1}) and the motion field, from the same inputs.
 
     The predicted map is the copied one times a correction, and the motion starts at zero: the part starts as a copy.
+    The correction has no bias, which the softmax over cells would ignore.
     """
 
     compiled = ("forward",)
@@ -78,11 +83,10 @@ class TopDownAttention(nn.Module):
         self.position = nn.Parameter(torch.zeros(width, config.grid, config.grid))
         self.state = mlp(config.hidden_dim + config.latent_dim + config.action_dim, 2 * width, width)
         self.layer = ConvBlock(width, width)
-        self.logits = nn.Conv2d(width, config.num_slots, 3, padding=1)
+        self.logits = nn.Conv2d(width, config.num_slots, 3, padding=1, bias=False)
         self.motion = nn.Conv2d(width, 2, 3, padding=1)
-        for layer in (self.logits, self.motion):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(cast(Tensor, layer.bias))
+        for start in (self.logits.weight, self.motion.weight, cast(Tensor, self.motion.bias)):
+            nn.init.zeros_(start)
 
     def forward(self, maps: Tensor, hidden: Tensor, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log of the maps predicted for frames 1 .. T-1 [B, T-1, S, P]; motion [B, T-1, 2, P], a cell is 2 / (G - 1).

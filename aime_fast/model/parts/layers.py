@@ -84,24 +84,25 @@ class _Unit(torch.autograd.Function):
     """`unit`; its gradient as one projection takes a third of the launches that autograd takes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(SHORTEST)
+    def forward(ctx: Any, x: Tensor, dim: int, shortest: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(shortest)
         made = x / length
         ctx.save_for_backward(made, length)
-        ctx.dim = dim
+        ctx.dim, ctx.shortest = dim, shortest
         return made
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         made, length = ctx.saved_tensors
-        along = (upstream * made).sum(ctx.dim, keepdim=True)
-        return torch.addcmul(upstream, made, along, value=-1) / length, None
+        # Where the length does not count, nothing is projected out.
+        along = (upstream * made).sum(ctx.dim, keepdim=True) * (length > ctx.shortest)
+        return torch.addcmul(upstream, made, along, value=-1) / length, None, None
 
 
-def unit(x: Tensor, dim: int) -> Tensor:
-    """Vectors along `dim` divided by their lengths, of which none counts as less than `SHORTEST`."""
-    made: Tensor = _Unit.apply(x, dim)
+def unit(x: Tensor, dim: int, shortest: float = SHORTEST) -> Tensor:
+    """Vectors along `dim` divided by their lengths, of which none counts as less than `shortest`."""
+    made: Tensor = _Unit.apply(x, dim, shortest)
     return made
 
 
