@@ -1,4 +1,4 @@
-"""What a short training must learn from made sequences: actions that count, a steady gradient, slots that can be removed."""
+"""What a short training must learn from made sequences: actions count, gradients are steady, slots can be removed."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_frames_are_reconstructed_well_above_their_prediction_by_the_mean(run):
 
 
 def test_successive_gradients_of_the_elbo_do_not_swing(run):
-    """Steps of the locations as large as others' make the brightness of whole frames swing: cosines are then near -1."""
+    """Steps of the locations as large as others' make the brightness of frames swing: cosines are then near -1."""
     _, _, rows = run
     cosines = [row["successive_cosine_elbo"] for row in rows if row["step"] > 100 and "successive_cosine_elbo" in row]
     assert len(cosines) > 20
