@@ -30,7 +30,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 class DPGMMVariationalRecurrentAutoencoder(Rollouts):
-    """AIME: tokenizer and causal perceiver, frame codec, prior, attention schema, recurrent dynamics (docs/model.md).
+    """AIME: tokenizer, causal perceiver, attention schema, posterior, dynamics, prior and decoder (docs/model.md).
 
     The arguments are fields of `ModelConfig`, by the same names: K, D, H, A and any other as a keyword. Raises
     `UserError` for an unknown field, prior or likelihood, and for sizes that do not fit together.

@@ -13,9 +13,9 @@ from aime_kernels import kumaraswamy_log_weights
 
 
 class DPGMMFramePrior(Prior):
-    """Networks of the sticks, the concentration and the components (docs/model.md, part 3).
+    """Networks of the sticks, the concentration and the components of every frame (docs/model.md).
 
-    The components lie around one point predicted from h and c plus a linear map of z_{t-1}, which starts as the
+    The components lie around one point predicted from h and a plus a linear map of z_{t-1}, which starts as the
     identity because frames resemble the one before. Their offsets are learned and the same for all frames. With offsets
     that depend on the frame the K components become K guesses a frame and overfit (docs/log.md).
     """
