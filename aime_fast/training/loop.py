@@ -8,6 +8,7 @@ from torch.profiler import record_function
 
 from aime_fast.data.batch import Batch
 from aime_fast.errors import UserError
+from aime_fast.reporting.snapshot import Snapshot
 from aime_fast.training.compile.compilation import uncompiled
 from aime_fast.training.components import Components
 from aime_fast.training.meters import Interval
@@ -16,7 +17,7 @@ from aime_fast.training.reporter import Reporter
 from aime_fast.training.run.interruptions import Interruptions
 from aime_fast.training.run.watchdog import Watchdog
 from aime_fast.training.step import Inputs
-from aime_fast.training.validation import Pictures, validate
+from aime_fast.training.validation import validate
 
 
 class Loop:
@@ -128,9 +129,9 @@ class Loop:
         progress = self.run.progress
         with record_function("validation"):
             windows = self.run.validation_backend.evaluation_windows(self.run.config.loader.sequence_length)
-            values, pictures = self._evaluated(self.watchdog.beating(windows, "validation"), beta)
+            values, seen = self._evaluated(self.watchdog.beating(windows, "validation"), beta)
         self.reporter.validation(progress.step, values)
-        self.reporter.pictures(progress.step, pictures)
+        self.reporter.pictures(progress.step, seen)
         if not values["psnr"] > (-math.inf if progress.best_psnr is None else progress.best_psnr):
             return False
         progress.best_psnr, progress.best_step = values["psnr"], progress.step
@@ -139,11 +140,11 @@ class Loop:
     def _draw(self, beta: float) -> None:
         """Draw the first held-out windows without a validation."""
         windows = self.run.validation_backend.evaluation_windows(self.run.config.loader.sequence_length)
-        _, pictures = self._evaluated([next(windows)], beta)
-        self.reporter.pictures(self.run.progress.step, pictures)
+        _, seen = self._evaluated([next(windows)], beta)
+        self.reporter.pictures(self.run.progress.step, seen)
 
-    def _evaluated(self, windows: Iterable[Batch], beta: float) -> tuple[dict[str, float], Pictures | None]:
+    def _evaluated(self, windows: Iterable[Batch], beta: float) -> tuple[dict[str, float], Snapshot | None]:
         run = self.run
         self.watchdog.beat("validation")
         with run.engine.whole(), uncompiled():
-            return validate(run.model, run.aggregator, windows, beta, run.config.seed, run.hosts)
+            return validate(run.model, run.aggregator, windows, beta, run.config.seed, run.hosts, run.progress.step)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aime_fast.config import TrainConfig
+from aime_fast.reporting.snapshot import Snapshot
 from aime_fast.tasks.task import Task
 from aime_fast.training.checkpoint.state import Progress
 from aime_fast.training.run.folder import RunFolder
-from aime_fast.training.validation import Pictures
 
 if TYPE_CHECKING:
     from aime_fast.reporting.metrics_log import MetricsLog
@@ -27,7 +27,7 @@ class Reporter:
         reports: bool,
     ) -> None:
         """Rows after `done.step`, written before a resumption, are dropped: the run writes them again."""
-        self._figures = folder.figures
+        self._folder, self._figures = folder.path, folder.figures
         self._shown = {label: metric for task in tasks for label, metric in task.shown().items()}
         self._log: MetricsLog | None = None
         self._progress: ProgressLine | None = None
@@ -55,13 +55,14 @@ class Reporter:
                 + ", ".join(f"{label} {values[metric]:.4g}" for label, metric in self._shown.items())
             )
 
-    def pictures(self, step: int, pictures: Pictures | None) -> None:
-        """Write a grid of originals, reconstructions and attention maps, as a file and as a TensorBoard event."""
-        if self._log and pictures:
+    def pictures(self, step: int, seen: Snapshot | None) -> None:
+        """Keep what a validation showed, and draw it as a grid: a file, and a TensorBoard event."""
+        if self._log and seen:
             from aime_fast.reporting.figures import save_reconstruction_grid
 
+            seen.save(self._folder)
             path = self._figures / f"step-{step:08d}.png"
-            save_reconstruction_grid(path, **vars(pictures), title=f"step {step}")
+            save_reconstruction_grid(path, seen, title=f"step {step}")
             self._log.picture(step, "reconstructions", path)
 
     def note(self, line: str) -> None:
