@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import CEILING, psnr
+from aime_fast.evaluation.metrics import CEILING, psnr, unit_range
 from aime_fast.evaluation.predictors import USED
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import previous
@@ -29,7 +29,8 @@ def part_figures(model: WorldModel, outputs: SequenceOutputs, batch: Batch) -> d
     posterior mean. posterior_std: mean standard deviation of q(z). active_dims: coordinates of z that vary.
     attention_entropy: of a slot's map, as a share of that of a uniform map, in [0, 1]. mask_overlap: mean over pairs of
     slots of the sum over cells of the smaller mask, over the mean size of a mask, in [0, 1]. active_components: with
-    more than 2 % of the responsibilities. action_nats: see `worth_of_actions`.
+    more than 2 % of the responsibilities. alpha: E[alpha], where sticks are shared.
+    action_nats: see `worth_of_actions`.
     """
     mean = outputs.posterior_mean.float().flatten(0, 1)
     maps = outputs.attention.maps.float()
@@ -42,6 +43,8 @@ def part_figures(model: WorldModel, outputs: SequenceOutputs, batch: Batch) -> d
         "mask_overlap": mask_overlap(outputs.masks.float()),
         "active_components": (latent_terms(outputs)["usage"] > USED).sum().float(),
     }
+    if known := model.prior.measure():
+        values["alpha"] = known.concentration.float()
     if batch.actions.shape[-1] and len(batch) > 1:
         values["action_nats"] = worth_of_actions(model, outputs, batch)
     return values
@@ -75,6 +78,17 @@ def worth_of_actions(model: WorldModel, outputs: SequenceOutputs, batch: Batch) 
     return gain[:, 1:].mean() if gain.shape[1] > 1 else gain.new_zeros(())
 
 
+def ssim(predicted: Tensor, frames: Tensor) -> Tensor:
+    """Structural similarity of frames [B, T, 3, H, W] in [-1, 1], mean over them, 0-d (Wang et al. 2004)."""
+    # Slow to import.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    images = (unit_range(x.float()).flatten(0, 1) for x in (predicted, frames))
+    found = structural_similarity_index_measure(*images, data_range=1.0)
+    assert isinstance(found, Tensor)
+    return found
+
+
 def prediction_figures(model: WorldModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
     """PSNR in dB of frames predicted open loop, 0-d by name, and the imagined frames [B, T-c, 3, H, W].
 
@@ -92,8 +106,9 @@ def prediction_figures(model: WorldModel, batch: Batch) -> tuple[dict[str, Tenso
     shown = {"": imagined, "_copy": frames[:, context - 1 : context].expand_as(imagined)}
     if batch.actions.shape[-1] and len(batch) > 1:
         shown["_other_actions"] = model.decode(model.imagine(state, actions.roll(1, 0))).mean()
-    values = {}
+    values: dict[str, Tensor] = {}
     for ending, predicted in shown.items():
         ahead = psnr(predicted, frames[:, context:]).clamp_max(CEILING).mean(0)
         values |= {f"psnr_ahead_{h}{ending}": ahead[h - 1] for h in HORIZONS if h <= len(ahead)}
+    values["ssim"] = ssim(model.decode(state).mean(), frames[:, :context])
     return values, imagined

@@ -107,7 +107,8 @@ _PARTS = {"TASK": r"[a-z]\w*", "ONE": r"[a-z]\w*", "OTHER": r"[a-z]\w*", "N": r"
 def metric(name: str) -> Metric | None:
     """The entry of a logged name, or None for a metric that a user's own task logs."""
     exact = next((entry for entry in METRICS if entry.name == name), None)
-    return exact or next((entry for entry in METRICS if re.fullmatch(_pattern(entry.name), name)), None)
+    fitting = (entry for entry in METRICS if re.fullmatch(_pattern(entry.name), name))
+    return exact or max(fitting, key=lambda entry: len(entry.name), default=None)
 
 
 def tag(name: str, split: str) -> str:

@@ -110,7 +110,14 @@ class Loop:
             progress.skipped_in_a_row = in_a_row
             frames = interval.steps * loader.batch_size * loader.sequence_length
             epoch = progress.step / run.backend.steps_per_epoch
-            values = {**reading.means, "lr": lr, "beta": beta, "epoch": epoch, "skipped_steps": float(progress.skipped)}
+            values = {
+                **reading.means,
+                "lr": lr,
+                "beta": beta,
+                "epoch": epoch,
+                "step_seconds": interval.seconds / max(interval.steps, 1),
+                "skipped_steps": float(progress.skipped),
+            }
             waited = self.prefetcher.waited / interval.seconds
             self.reporter.train(progress.step, values, frames / interval.seconds, waited)
             self.prefetcher.waited = 0.0

@@ -36,8 +36,8 @@ def validate(
     The ranks share the batches. Posterior and prior are sampled, with draws keyed by `seed`; the rest of the pass is as
     when filtering: no noise is carried into the next frame, so `kl_z` is lower than in training. `psnr` (dB, peak 1,
     per frame, then averaged) compares the decoder's mean at the posterior mean with the frames; `psnr_perceiver` does
-    so with the tokenizer's reconstruction, `psnr_mean_frame` with the mean training frame. Open-loop figures are of each
-    rank's first batch (`aime_fast/evaluation/diagnostics.py`).
+    so with the tokenizer's reconstruction, `psnr_mean_frame` with the mean training frame. Open-loop figures are of
+    each rank's first batch (`aime_fast/evaluation/diagnostics.py`).
     """
     meter, ahead, snapshot = Meter(), Meter(), None
     with evaluating(model) as device:

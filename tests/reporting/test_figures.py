@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from made_runs import made_snapshot
 from PIL import Image
 
 from aime_fast.reporting.figures import (
@@ -42,15 +43,18 @@ def frames(count, height=16, width=16):
 
 @pytest.mark.parametrize(("count", "size"), [(1, (16, 16)), (5, (16, 24)), (16, (32, 32))])
 def test_every_row_shows_its_frames(tmp_path, count, size):
-    views = [frames(count, *size) for _ in range(3)]
-    save_reconstruction_grid(tmp_path / "deep" / "a.png", *views, torch.rand(count, 5, 4, 4), "a title")
+    seen = made_snapshot(frames=count, size=size, context=count // 2)
+    save_reconstruction_grid(tmp_path / "deep" / "a.png", seen, "a title")
+    black = np.zeros((count // 2, *size, 3), np.uint8)
+    predicted = np.concatenate([black, seen.imagined])
+    views = [seen.frames, seen.reconstructions, seen.token_reconstructions, predicted]
     picture = read(tmp_path / "deep" / "a.png")
     columns = min(count, COLUMNS)
     width = 2 * PAD + LABELS + columns * (size[1] * ZOOM + GAP) - GAP
-    assert picture.shape == (TOP + PAD + 4 * (size[0] * ZOOM + GAP) - GAP, width, 3)
+    assert picture.shape == (TOP + PAD + 6 * (size[0] * ZOOM + GAP) - GAP, width, 3)
     for row, view in enumerate(views):
         for column, frame in enumerate(spread(count)):
-            assert (tile(picture, row, column, size) == pixels(view[frame : frame + 1])[0]).all()
+            assert (tile(picture, row, column, size) == view[frame]).all()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
 
 
@@ -95,7 +99,7 @@ def test_the_overlay_does_not_depend_on_the_scale_of_the_maps():
 
 def test_the_attention_row_names_its_colours(tmp_path):
     path = tmp_path / "a.png"
-    save_reconstruction_grid(path, *(torch.full((2, 3, 64, 64), -1.0) for _ in range(3)), torch.zeros(2, 5, 8, 8), "")
+    save_reconstruction_grid(path, made_snapshot(frames=2, slots=5, size=(64, 64), grid=8), "")
     labels = read(path)[:, : PAD + LABELS].reshape(-1, 3)
     for colour in SLOT_COLOURS[:5]:
         assert (labels == colour).all(-1).sum() > 50

@@ -26,7 +26,8 @@ def conflicts(run: History) -> Figure:
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if abs(value) < 0.6 else "white")
         axis.set_xticks(range(len(tasks)), tasks)
         axis.set_yticks(range(len(tasks)), tasks)
-        axis.set_title(f"cosine between task gradients, mean of the last {min(ROWS, len(run.values('grad_norm')))} rows")
+        rows = min(ROWS, len(run.values("grad_norm")))
+        axis.set_title(f"cosine between task gradients, mean of the last {rows} rows")
         figure.colorbar(image, label="cosine: -1 is conflict")
         return figure
 

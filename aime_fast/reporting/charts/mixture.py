@@ -8,23 +8,22 @@ from aime_fast.reporting.snapshot import Snapshot
 
 NAMED = 8
 """Most components with a colour of their own."""
+REST = "#bbbbbb"
 
 
 def over_time(seen: Snapshot) -> Figure:
     """The prior's weights and the posterior's responsibilities of each frame of the window, as stacked areas."""
     with styled(columns=2, height=2.8) as (figure, axes):
-        order = np.argsort(-seen.usage)
-        frames = np.arange(len(seen.weights))
-        for axis, values, title in zip(
-            axes, (seen.weights, seen.responsibilities), ("prior's weights", "posterior's responsibilities"), strict=True
-        ):
-            first, rest = values[:, order[:NAMED]], values[:, order[NAMED:]].sum(1)
-            names = [f"component {k + 1}" for k in order[:NAMED]]
-            shares, colours = [*first.T], [colour(k) for k in range(len(names))]
-            if len(order) > NAMED:
-                shares, colours, names = [*shares, rest], [*colours, "#bbbbbb"], [*names, "all others"]
+        order, frames = np.argsort(-seen.usage), np.arange(len(seen.weights))
+        names, colours = [f"component {k + 1}" for k in order[:NAMED]], [colour(k) for k in range(len(order[:NAMED]))]
+        if len(order) > NAMED:
+            names, colours = [*names, "all others"], [*colours, REST]
+        shown = {"prior's weights": seen.weights, "posterior's responsibilities": seen.responsibilities}
+        for axis, (title, values) in zip(axes, shown.items(), strict=True):
+            shares = [*values[:, order[:NAMED]].T, values[:, order[NAMED:]].sum(1)][: len(names)]
             axis.stackplot(frames, shares, colors=colours, labels=names)
-            axis.set(title=title, xlabel="frame of the window", ylabel="share", ylim=(0, 1), xlim=(0, max(len(frames) - 1, 1)))
+            axis.set(title=title, xlabel="frame of the window", ylabel="share")
+            axis.set(ylim=(0, 1), xlim=(0, max(len(frames) - 1, 1)))
         axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
         return figure
 
@@ -34,9 +33,7 @@ def usage(seen: Snapshot) -> Figure:
     order, count = np.argsort(-seen.usage), len(seen.usage)
     inches = WIDTH * 0.88 / count
     side = min(0.9, 1.0 / inches)
-    with styled(rows=2, height=2.4 + side * inches) as (figure, (bars, tiles)):
-        figure.get_layout_engine().set(h_pad=0.02)  # type: ignore[union-attr]
-        bars.get_gridspec().set_height_ratios([2.0, side * inches])
+    with styled(rows=2, height=2.4 + side * inches, heights=(2.0, side * inches)) as (figure, (bars, tiles)):
         bars.bar(range(count), seen.usage[order], color=colour(0))
         bars.axhline(0.02, color="#666666", linestyle=":", linewidth=1)
         bars.set(title="component usage on held-out frames (dotted: 2 %)", ylabel="share of the frames")
@@ -61,8 +58,9 @@ def sticks(seen: Snapshot) -> Figure:
             axis.axis("off")
             return figure
         places = np.arange(count)
-        axis.bar(places - 0.2, seen.measure[0], 0.4, color=colour(0), label=f"learnt, E[alpha] = {seen.concentration[0]:.2f}")
-        axis.bar(places + 0.2, seen.measure[1], 0.4, color=colour(4), label=f"prior, E[alpha] = {seen.concentration[1]:.2f}")
+        for side, name, tint in ((0, "learnt", colour(0)), (1, "prior", colour(4))):
+            label = f"{name}, E[alpha] = {seen.concentration[side]:.2f}"
+            axis.bar(places - 0.2 + 0.4 * side, seen.measure[side], 0.4, color=tint, label=label)
         axis.set(title="stick weights", xlabel="component (the last takes what is left)", ylabel="expected weight")
         axis.set_xticks(places, [str(k + 1) for k in places])
         axis.legend()
@@ -83,9 +81,9 @@ def latents(seen: Snapshot) -> Figure:
         explained[: len(part)] = part
         used, counts = np.unique(seen.component, return_counts=True)
         for place, k in enumerate(used[np.argsort(-counts)]):
-            own = seen.component == k
-            shown = {"color": colour(place), "label": f"component {k + 1}"} if place < NAMED else {"color": "#bbbbbb"}
-            axis.scatter(*flat[own].T, s=9, alpha=0.7, linewidths=0, **shown)
+            tint, label = (colour(place), f"component {k + 1}") if place < NAMED else (REST, None)
+            own = flat[seen.component == k]
+            axis.scatter(own[:, 0], own[:, 1], s=9, alpha=0.7, linewidths=0, color=tint, label=label)
         axis.set(
             title="latents z of held-out frames",
             xlabel=f"first principal axis ({explained[0]:.0%} of the variance)",

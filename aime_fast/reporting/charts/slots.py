@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from aime_fast.reporting.charts.style import colour, styled
 from aime_fast.reporting.figures import overlay, slot_colours, spread
@@ -38,7 +39,8 @@ def attention(seen: Snapshot) -> Figure:
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"t = {frame}", fontsize=7)
         names = [f"slot {slot + 1}" for slot in range(seen.maps.shape[1])]
-        dots = [_dot(np.array(rgb) / 255) for rgb in slot_colours(len(names))]
+        tints = [tuple(level / 255 for level in rgb) for rgb in slot_colours(len(names))]
+        dots = [Line2D([], [], marker="s", linestyle="", color=tint) for tint in tints]
         figure.legend(dots, names, loc="outside lower center", ncols=min(len(names), 8), fontsize=7)
         return figure
 
@@ -49,12 +51,7 @@ def centres(seen: Snapshot) -> Figure:
         for axis, values, name in zip(axes, np.moveaxis(seen.centres, -1, 0), ("horizontal", "vertical"), strict=True):
             for slot in range(values.shape[1]):
                 axis.plot(values[:, slot], color=colour(slot), label=f"slot {slot + 1}", marker=".", markersize=3)
-            axis.set(title=f"{name} centre of attention", xlabel="frame of the window", ylabel="position, -1 to 1", ylim=(-1.05, 1.05))
+            axis.set(title=f"{name} centre of attention", xlabel="frame of the window", ylabel="position, -1 to 1")
+            axis.set_ylim(-1.05, 1.05)
         axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
         return figure
-
-
-def _dot(rgb: np.ndarray) -> object:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], marker="s", linestyle="", color=tuple(rgb))

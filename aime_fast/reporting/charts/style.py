@@ -1,9 +1,10 @@
 """What all figures share: fonts, and colours that colour-blind readers tell apart (Okabe and Ito 2008)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,7 +17,7 @@ _SETTINGS = {
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "legend.frameon": False,
@@ -24,11 +25,13 @@ _SETTINGS = {
 
 
 @contextmanager
-def styled(columns: int = 1, height: float = 2.6, rows: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `WIDTH` by `height` inches, and its axes row by row; no window and no global state."""
+def styled(
+    columns: int = 1, height: float = 2.6, rows: int = 1, heights: Sequence[float] | None = None
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of `WIDTH` by `height` inches, and its axes row by row; `heights` are ratios of the rows."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(WIDTH, height))
-        axes = figure.subplots(rows, columns, squeeze=False)
+        axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
         yield figure, list(axes.flat)
 
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import median
@@ -58,6 +58,16 @@ class History:
             if isinstance(value, int | float) and isfinite(value):
                 self._steps[split, name].append(step)
                 self._values[split, name].append(float(value))
+
+    def extend(self, rows: Iterable[Mapping[str, Any]]) -> "History":
+        """Take in rows of `metrics.jsonl`; gives itself."""
+        for row in rows:
+            self.add(row["step"], row["split"], row)
+        return self
+
+    def names(self) -> list[str]:
+        """The names of all values, in the order of their first rows."""
+        return list(dict.fromkeys(name for _, name in self._values))
 
     def values(self, name: str, split: str = "train") -> Sequence[float]:
         """A value in all rows; empty where no row has it."""
