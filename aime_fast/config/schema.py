@@ -196,8 +196,9 @@ class LoggingConfig:
 
     log_every: Size = 10
     """Steps between two lines of metrics."""
-    figures_every: Count = 0
-    """Steps between two figures. 0 means one per epoch."""
+    figures_every: Count = 200
+    """Steps between two looks at the first held-out batch: a picture and figures of the parts. 0 leaves it to
+    validations, one per epoch."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
 

@@ -77,7 +77,7 @@ class Loop:
             elif failure := run.checkpoints.take_failure():
                 self.reporter.note(f"{failure}; training continues and will try the next checkpoint")
             if not validating and self._every(config.logging.figures_every):
-                self._draw(beta)
+                self._look(beta)
         return 0 if self._finished() else signal
 
     def _every(self, steps: int) -> bool:
@@ -144,10 +144,11 @@ class Loop:
         progress.best_psnr, progress.best_step = values["psnr"], progress.step
         return True
 
-    def _draw(self, beta: float) -> None:
-        """Draw the first held-out windows without a validation."""
+    def _look(self, beta: float) -> None:
+        """Look at the first batch of held-out windows without a validation: figures of the parts, and a picture."""
         windows = self.run.validation_backend.evaluation_windows(self.run.config.loader.sequence_length)
-        _, seen = self._evaluated([next(windows)], beta)
+        values, seen = self._evaluated([next(windows)], beta)
+        self.reporter.look(self.run.progress.step, values)
         self.reporter.pictures(self.run.progress.step, seen)
 
     def _evaluated(self, windows: Iterable[Batch], beta: float) -> tuple[dict[str, float], Snapshot | None]:

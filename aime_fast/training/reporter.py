@@ -55,6 +55,11 @@ class Reporter:
                 + ", ".join(f"{label} {values[metric]:.4g}" for label, metric in self._shown.items())
             )
 
+    def look(self, step: int, values: Mapping[str, float]) -> None:
+        """Write a row of values of the first held-out batch."""
+        if self._log:
+            self._log.write(step, "look", values)
+
     def pictures(self, step: int, seen: Snapshot | None) -> None:
         """Keep what a validation showed, and draw it as a grid: a file, and a TensorBoard event."""
         if self._log and seen:

@@ -8,6 +8,8 @@ from math import isfinite
 from statistics import median
 from typing import Any
 
+HELD_OUT = ("val", "look")
+"""Splits of held-out episodes: all windows, and the first batch of them."""
 RECENT = 5
 """Rows of training that a rule looks at: 50 steps with the default `--logging.log-every`."""
 
@@ -83,8 +85,9 @@ class History:
         return median(values[-RECENT:]) if len(values) >= RECENT else None
 
     def held_out(self, name: str) -> float | None:
-        """The newest value of validation, or None."""
-        values = self.values(name, "val")
+        """The newest value of validation, or of a look at one held-out batch; or None."""
+        newest = max(HELD_OUT, key=lambda split: self.steps(name, split)[-1:] or [0])
+        values = self.values(name, newest)
         return values[-1] if values else None
 
     def at(self, name: str, step: int) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from aime_fast.reporting.findings.history import RECENT, History
+from aime_fast.reporting.findings.history import HELD_OUT, RECENT, History
 
 SETTLED = 100
 """Steps before collapses are judged: early values say nothing."""
@@ -71,7 +71,7 @@ def _dead_codes(run: History) -> str | None:
 
 
 def _ignored_actions(run: History) -> str | None:
-    worth = run.values("action_nats", "val")
+    worth = run.values("action_nats", max(HELD_OUT, key=lambda split: len(run.values("action_nats", split))))
     # Early no effect at all is needed; later an effect that is of no use is a failure too.
     least = 0.002 if run.step < 1000 else 0.05
     if not run.facts.action_dim or run.step < 2 * SETTLED or len(worth) < 2 or max(worth[-2:]) > least:
@@ -100,10 +100,13 @@ def _starved_task(run: History) -> str | None:
 
 
 def _overfitting(run: History) -> str | None:
-    held_out, name = run.values("bits_per_dim", "val"), "bits_per_dim"
-    if len(held_out) >= 3:
+    name = "bits_per_dim"
+    for split in HELD_OUT:
+        held_out = run.values(name, split)
+        if len(held_out) < 3:
+            continue
         best = min(range(len(held_out)), key=held_out.__getitem__)
-        step = run.steps(name, "val")[best]
+        step = run.steps(name, split)[best]
         then, now = run.at(name, step), run.recent(name)
         rise = 0.01 * abs(held_out[best])
         if min(held_out[-2:]) > held_out[best] + rise and best < len(held_out) - 2 and then and now and now < then:
