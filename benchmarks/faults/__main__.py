@@ -9,11 +9,12 @@ has a finding.
 import argparse
 import tempfile
 import time
+from contextlib import closing, suppress
 from typing import Any
 
-import torch
 import yaml
 
+from aime_fast.errors import UserError
 from aime_fast.reporting.findings.watch import Finding, findings_of
 from aime_fast.reporting.metrics_log import read_metrics
 from aime_fast.training.trainer import DMCVBTrainer
@@ -28,10 +29,8 @@ def trained(options: dict[str, Any], fault: Fault | None) -> tuple[list[Finding]
         trainer = DMCVBTrainer(**{**options, **(fault.options if fault else {})}, out=out, checkpoint_every=10**6)
         if fault:
             fault.spoil(trainer)
-        try:
+        with closing(trainer), suppress(UserError):  # a run may end by itself, which is no finding
             trainer.fit()
-        finally:
-            trainer.close()
         with open(f"{out}/config.yaml", encoding="utf-8") as file:
             config = yaml.safe_load(file)
         return findings_of(config, read_metrics(out)), time.perf_counter() - began
@@ -46,9 +45,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="")
     asked = parser.parse_args()
-    torch.set_num_threads(2)
     # Looks at held-out frames every 50 steps, as short runs need.
-    common = {"preset": asked.preset, "steps": asked.steps, "logging": {"figures_every": 50, "tensorboard": False}}
+    common = {
+        "threads": 1,
+        "preset": asked.preset,
+        "steps": asked.steps,
+        "logging": {"figures_every": 50, "tensorboard": False},
+    }
     named = alarms = 0
     for fault in FAULTS:
         if asked.only not in fault.what:
@@ -57,18 +60,14 @@ def main() -> int:
         hit = next((finding for finding in found if finding.name == fault.finding), None)
         named += hit is not None
         others = ", ".join(finding.name for finding in found if finding is not hit) or "-"
-        print(
-            f"{fault.what:50} {fault.finding:20} {f'step {hit.step}' if hit else 'MISSED':10} others: {others} ({seconds:.0f} s)",
-            flush=True,
-        )
+        when = f"step {hit.step}" if hit else "MISSED"
+        print(f"{fault.what:50} {fault.finding:20} {when:10} others: {others} ({seconds:.0f} s)", flush=True)
     for data in asked.data:
         for seed in range(asked.seeds):
             found, seconds = trained(common | {"data": data, "seed": seed}, None)
             alarms += bool(found)
-            print(
-                f"healthy: {data or 'the sample'}, seed {seed}: {', '.join(map(str, found)) or 'no finding'} ({seconds:.0f} s)",
-                flush=True,
-            )
+            lines = ", ".join(map(str, found)) or "no finding"
+            print(f"healthy: {data or 'the sample'}, seed {seed}: {lines} ({seconds:.0f} s)", flush=True)
     print(f"{named} of {len(FAULTS)} faults named, {alarms} healthy runs with a finding")
     return int(named < len(FAULTS) - 1 or alarms > 0)
 

@@ -27,15 +27,11 @@ def _one_component(trainer: DMCVBTrainer) -> None:
     prior.offsets[0] = 0.0
 
 
-@torch.no_grad()
 def _equal_slots(trainer: DMCVBTrainer) -> None:
-    """Slots that start equal stay equal: the parts treat all alike."""
+    """Every slot starts from the first one's seed."""
     seed, slots = trainer.model.attention.seed, trainer.model.config.num_slots
-    for values in (seed.weight, seed.bias):
-        own = values.view(slots, -1)
-        own.copy_(own[:1].expand_as(own))
-    # Without a gradient they do not part later: their pieces of z differ.
-    seed.requires_grad_(False)
+    own = seed.forward
+    seed.forward = lambda context: own(context).chunk(slots, -1)[0].repeat(1, slots)  # type: ignore[method-assign]
 
 
 @torch.no_grad()
