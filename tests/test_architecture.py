@@ -30,6 +30,7 @@ FLOORS = (
     "aime_fast.data.store",
     "aime_fast.data.packing.inspection",
     "aime_fast.data.backends",
+    "aime_fast.data.identity",
     "aime_fast.data.dataset",
     "aime_fast.data.collect",
     "aime_fast.model.draws",

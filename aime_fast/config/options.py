@@ -67,6 +67,11 @@ def updated(config: TrainConfig, changes: Mapping[str, Any], source: str = "") -
     return replace(config, **top, **{name: replace(getattr(config, name), **leaves) for name, leaves in groups.items()})
 
 
+def known_options(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted name, without those that no option has: an older version may have had them."""
+    return {name: value for name, value in _flat(stored, "") if name in options()}
+
+
 def checked(config: TrainConfig) -> TrainConfig:
     """`config`, if every option is in its range and the sizes fit together; else `UserError`."""
     config = updated(config, to_dict(config))

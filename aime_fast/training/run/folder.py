@@ -9,7 +9,7 @@ import yaml
 
 from aime_fast.config import TrainConfig, to_dict
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.finding import find
+from aime_fast.training.checkpoint.finding import find, no_checkpoint
 from aime_fast.training.run.lock import RunLock
 
 
@@ -51,7 +51,7 @@ def choose(config: TrainConfig, note: Callable[[str], None]) -> RunFolder:
         return RunFolder(path, checkpoint)
     checkpoint = find(Path(config.resume), note)
     if checkpoint is None:
-        raise UserError(f"--resume {config.resume}: no checkpoint there; give a run's folder or one of its checkpoints")
+        raise no_checkpoint(Path(config.resume))
     home = checkpoint.parent.parent
     path = Path(config.out) if config.out else home
     if path.resolve() != home.resolve():
