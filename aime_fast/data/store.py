@@ -120,8 +120,8 @@ class Episodes:
 
     def action_range(self) -> tuple[list[float], list[float]]:
         """Least and largest value of each number of an action, [A] each, to six decimals as in a manifest."""
-        low, high = (extreme.astype(np.float64).round(6).tolist() for extreme in (self.actions.min(0), self.actions.max(0)))
-        return low, high
+        low, high = self.actions.min(0).astype(np.float64), self.actions.max(0).astype(np.float64)
+        return low.round(6).tolist(), high.round(6).tolist()
 
     def survey(self) -> Survey:
         """Look at all actions and at up to `SURVEYED_CHUNKS` evenly spaced chunks of frames, without damaged ones."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aime_fast.config import TrainConfig
-from aime_fast.config.options import configured
+from aime_fast.config.base import configured
 from aime_fast.errors import UserError
 from aime_fast.training.components import Components
 from aime_fast.training.engines.host_group import time_limit

@@ -79,7 +79,7 @@ def simulated(tmp_path_factory):
 
 
 def test_collected_data_also_tell_the_share_and_the_probe(capsys, tmp_path, simulated):
-    data, run = simulated
+    _, run = simulated
     results = []
     for name in ("once", "again"):
         path = tmp_path / f"{name}.json"

@@ -8,11 +8,11 @@
 A run knows its settings and its data, so nothing about them has to be typed again.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from aime_fast.config import ModelConfig, TrainConfig
 from aime_fast.config.options import known_options, updated
@@ -22,13 +22,13 @@ from aime_fast.errors import UserError
 from aime_fast.model.world_model import CONFIG, DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.registry import make_tasks
 from aime_fast.training.checkpoint.finding import (
+    STATE,
     fault,
     find,
     fitting_weights,
     no_checkpoint,
     pointed,
     read_manifest,
-    read_state,
 )
 
 Note = Callable[[str], None]
@@ -137,29 +137,56 @@ def open_run(run: str | Path, note: Note = silent) -> OpenedRun:
     path = best if best.is_dir() and fault(best) is None else find(where, note)
     if path is None:
         raise no_checkpoint(where)
-    stored: Mapping[str, Any] = read_state(path)
-    config = _config(stored["config"], path, read_manifest(path)["version"])
-    return OpenedRun(path, False, config, _identity(stored), int(stored["progress"]["step"]))
+    try:
+        return _opened(path, False, _RECORD.validate_json((path / STATE).read_bytes()), read_manifest(path)["version"])
+    except ValidationError as error:
+        raise UserError(
+            f"{path / STATE} cannot be read ({error.errors()[0]['msg']}); name another checkpoint"
+        ) from error
 
 
 def _exported(folder: Path) -> OpenedRun:
-    """The settings and data of an exported folder; those of an older version name the model's sizes only."""
+    """An exported folder; one of an older version names the sizes of the model only."""
     try:
-        content: Mapping[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        stored = content.get("run", {"config": {}, "progress": {"step": 0}})
-        config = _config({**stored["config"], "model": content["model"]}, folder, str(content.get("version")))
-        return OpenedRun(folder, True, config, _identity(stored), int(stored["progress"]["step"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} holds no exported model ({error}); write one with `aime-fast export`") from error
+        content = _EXPORT.validate_json((folder / CONFIG).read_bytes())
+    except (OSError, ValidationError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(f"{folder} holds no exported model ({why}); write one with `aime-fast export`") from error
+    record = content.run or _Record({}, _Progress(0))
+    record.config["model"] = content.model
+    return _opened(folder, True, record, content.version)
 
 
-def _config(stored: Mapping[str, Any], where: Path, version: str) -> TrainConfig:
-    """Stored settings as a configuration. Those that this program no longer has are left out, except of the model."""
-    if unknown := sorted(stored["model"].keys() - {item.name for item in fields(ModelConfig)}):
-        raise UserError(f"{where}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
-    return updated(TrainConfig(), known_options(stored), str(where))
+def _opened(path: Path, exported: bool, record: "_Record", version: str) -> OpenedRun:
+    """Settings that this program no longer has are left out, except those of the model."""
+    sizes = _SIZES.validate_python(record.config.get("model"))
+    if unknown := sorted(sizes.keys() - {item.name for item in fields(ModelConfig)}):
+        raise UserError(f"{path}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
+    config = updated(TrainConfig(), known_options(record.config), str(path))
+    return OpenedRun(path, exported, config, record.data, record.progress.step)
 
 
-def _identity(stored: Mapping[str, Any]) -> DataIdentity | None:
-    data = stored.get("data")
-    return DataIdentity(**data) if data else None
+@dataclass
+class _Progress:
+    step: int
+
+
+@dataclass
+class _Record:
+    """What a checkpoint or an exported folder says about its run."""
+
+    config: dict[str, object]
+    progress: _Progress
+    data: DataIdentity | None = None
+
+
+@dataclass
+class _Export:
+    """The description of an exported folder."""
+
+    model: dict[str, object]
+    version: str = "unknown"
+    run: _Record | None = None
+
+
+_RECORD, _EXPORT, _SIZES = TypeAdapter(_Record), TypeAdapter(_Export), TypeAdapter(dict[str, object])

@@ -1,5 +1,6 @@
 """Chooses a run's folder and the checkpoint it resumes from; never overwrites another run."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from aime_fast.config import TrainConfig, to_dict
+from aime_fast.data.identity import absolute
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint.finding import find, no_checkpoint
 from aime_fast.training.run.lock import RunLock
@@ -71,8 +73,12 @@ def prepare(folder: RunFolder, config: TrainConfig, note: Callable[[str], None])
         folder.checkpoints.mkdir(exist_ok=True)
         if message := lock.acquire():
             note(message)
-        reusable = to_dict(replace(config, out=None, resume=None, override=False))
-        (folder.path / "config.yaml").write_text(yaml.safe_dump(reusable, sort_keys=False))
+        engine = config.ds_config
+        if engine and os.path.isfile(engine):
+            engine = os.path.abspath(engine)  # like the data, it is found from any folder
+        own = replace(config, data=absolute(config.data), ds_config=engine)
+        reusable = to_dict(replace(own, out=None, resume=None, override=False))
+        (folder.path / "config.yaml").write_text(yaml.safe_dump(reusable, sort_keys=False), encoding="utf-8")
     except OSError as error:
         lock.release()
         raise UserError(f"cannot write to {folder.path} ({error}); give another folder with --out") from error
