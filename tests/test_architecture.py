@@ -17,6 +17,7 @@ MAX_LINES, MAX_LINES_OF_TESTS, MAX_MEDIAN, MAX_FILES = 300, 500, 110, 15
 FLOORS = (
     "aime_kernels",
     "aime_fast.errors",
+    "aime_fast.waiting",
     "aime_fast.config",
     "aime_fast.kernel_mode",
     "aime_fast.reporting",

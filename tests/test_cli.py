@@ -67,7 +67,15 @@ def test_no_verb_prints_the_verbs(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "unknown verb 'trian'; did you mean 'train'? choose from train, collect"),
+        (["evaluate"], "the following arguments are required: RUN; `aime-fast evaluate --help` lists the options"),
+        (["evaluate", "--checkpoint", "a"], "unknown option --checkpoint; `aime-fast evaluate --help`"),
+        (["imagine", "a", "--ouT", "a.png"], "unknown option --ouT, did you mean --out?"),
+        (["imagine", "a", "--horizn=3"], "unknown option --horizn, did you mean --horizon?"),
+        (["imagine", "a", "--out", "fig.xyz"], "--out fig.xyz: name a new .png file"),
+        (["imagine", "a", "--out", "no/such/a.png"], "its folder does not exist"),
+        (["inspect", "--sheet", "fig.xyz"], "fig.xyz"),
+        (["evaluate", "a", "--json", "no/a.json"], "--json no/a.json: its folder does not exist"),
         (["train", "--stepz", "3"], "did you mean --steps?"),
         (["train", "--preset", "huge"], "must be one of debug, small, paper, not 'huge'"),
         (["pack", "/nowhere.h5", "--out", "shards"], "/nowhere.h5"),
