@@ -49,6 +49,7 @@ FLOORS = (
     "aime_fast.training.run",
     "aime_fast.training",
     "aime_fast.train",
+    "aime_fast.launch",
     "aime_fast.commands",
 )
 """Lowest first; a file imports only from its own floor or from lower ones (docs/architecture.md)."""
