@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 
 train: ARGS ?= --preset small --minutes 20
 train: $(READY)
-	$(BIN)/deepspeed aime_fast/train.py --ds_config ds_configs/zero2.json $(ARGS)
+	$(BIN)/python -m aime_fast.launch aime_fast/train.py --ds_config ds_configs/zero2.json $(ARGS)
 
 test: $(READY)
 	$(PYTEST) $(ARGS)

@@ -66,7 +66,7 @@ def test_twenty_minutes_of_small(benchmark, tmp_path):
     train = [row for row in rows if row["split"] == "train"]
     last = [row for row in rows if row["split"] == "val"][-1]
     tasks = ("total_elbo", "perceiver_loss", "total_predictive")
-    printed = run(sys.executable, "-m", "aime_fast", "evaluate", "--checkpoint", out)
+    printed = run(sys.executable, "-m", "aime_fast", "evaluate", out)
     benchmark.extra_info |= {
         "psnr_protocol": float(re.search(r"PSNR ([\d.]+) dB", printed)[1]),
         "steps": last["step"],

@@ -17,6 +17,7 @@ MAX_LINES, MAX_LINES_OF_TESTS, MAX_MEDIAN, MAX_FILES = 300, 500, 110, 15
 FLOORS = (
     "aime_kernels",
     "aime_fast.errors",
+    "aime_fast.waiting",
     "aime_fast.config",
     "aime_fast.kernel_mode",
     "aime_fast.reporting",
@@ -30,6 +31,7 @@ FLOORS = (
     "aime_fast.data.store",
     "aime_fast.data.packing.inspection",
     "aime_fast.data.backends",
+    "aime_fast.data.identity",
     "aime_fast.data.dataset",
     "aime_fast.data.collect",
     "aime_fast.model.draws",
@@ -47,6 +49,7 @@ FLOORS = (
     "aime_fast.training.run",
     "aime_fast.training",
     "aime_fast.train",
+    "aime_fast.launch",
     "aime_fast.commands",
 )
 """Lowest first; a file imports only from its own floor or from lower ones (docs/architecture.md)."""

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from aime_fast.commands.main import main
+from aime_fast.data.files import SAMPLE
 from aime_fast.errors import UserError, exit_on_user_error
 from aime_fast.reporting import figures
 
@@ -66,17 +67,25 @@ def test_no_verb_prints_the_verbs(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "unknown verb 'trian'; did you mean 'train'? choose from train, collect"),
+        (["evaluate"], "the following arguments are required: RUN; `aime-fast evaluate --help` lists the options"),
+        (["evaluate", "--checkpoint", "a"], "unknown option --checkpoint; `aime-fast evaluate --help`"),
+        (["imagine", "a", "--ouT", "a.png"], "unknown option --ouT, did you mean --out?"),
+        (["imagine", "a", "--horizn=3"], "unknown option --horizn, did you mean --horizon?"),
+        (["imagine", "a", "--out", "fig.xyz"], "--out fig.xyz: name a new .png file"),
+        (["imagine", "a", "--out", "no/such/a.png"], "its folder does not exist"),
+        (["inspect", "--sheet", "fig.xyz"], "fig.xyz"),
+        (["evaluate", "a", "--json", "no/a.json"], "--json no/a.json: its folder does not exist"),
         (["train", "--stepz", "3"], "did you mean --steps?"),
         (["train", "--preset", "huge"], "must be one of debug, small, paper, not 'huge'"),
         (["pack", "/nowhere.h5", "--out", "shards"], "/nowhere.h5"),
         (["pack", "/nowhere.h5"], "--out"),
         (["inspect", "/nowhere"], "/nowhere"),
         (["inspect", "--depp"], "--depp"),
-        (["evaluate", "--checkpoint", "/nowhere"], "/nowhere: no checkpoint there"),
-        (["imagine", "--checkpoint", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
+        (["evaluate", "/nowhere"], "/nowhere: no checkpoint there"),
+        (["imagine", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
         (["export", "/nowhere", "--out", "model"], "/nowhere: no checkpoint there"),
-        (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "an integer of at least 1, not '0'"),
+        (["imagine", "a", "--out", "a.png", "--context", "0"], "an integer of at least 1, not '0'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(capsys, tmp_path, monkeypatch, arguments, message):
@@ -136,9 +145,14 @@ def trained(tmp_path_factory, recording):
     return folder
 
 
+def own(recording):
+    """The line that names the run's own data."""
+    return f"data: {recording}, on which the run was trained\n"
+
+
 def test_evaluate_prints_the_psnr(capsys, recording, trained):
-    code, out, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", recording)
-    assert (code, err) == (0, "")
+    code, out, err = run(capsys, "evaluate", trained)
+    assert (code, err) == (0, own(recording))
     assert 0 < float(re.search(r"PSNR (\d+\.\d\d) dB", out)[1]) < 20
     assert "open loop from 5 frames, 1 held-out windows at stride 10" in out
     every = out.split("over moving pixels  ")[0]
@@ -148,22 +162,22 @@ def test_evaluate_prints_the_psnr(capsys, recording, trained):
 
 
 def test_evaluate_refuses_a_horizon_beyond_the_episodes_before_it_computes(capsys, recording, trained):
-    code, out, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", recording, "--horizon", "16")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "21" in err
+    code, out, err = run(capsys, "evaluate", trained, "--horizon", "16")
+    assert (code, out, err.count("\n")) == (2, "", 2)
+    assert "21" in err and "lower --context or --horizon" in err
 
 
 def test_imagine_draws_the_future(capsys, tmp_path, recording, trained):
     picture = tmp_path / "future.png"
-    arguments = ["imagine", "--checkpoint", trained, "--data", recording, "--out", str(picture)]
-    assert run(capsys, *arguments, "--context", "3", "--horizon", "6") == (0, f"wrote {picture}\n", "")
+    arguments = ["imagine", trained, "--out", str(picture)]
+    assert run(capsys, *arguments, "--context", "3", "--horizon", "6") == (0, f"wrote {picture}\n", own(recording))
     with Image.open(picture) as drawn:
         assert drawn.width > 8 * 64
-    for out, words in ((picture, "name a new .png file"), (tmp_path / "a.gif", "name a new .png file")):
+    for out, words in ((picture, "exists; name a new .png"), (tmp_path / "a.gif", "name a new .png file")):
         code, _, err = run(capsys, *arguments[:-1], str(out))
         assert (code, err.count("\n")) == (2, 1) and words in err
     code, _, err = run(capsys, *arguments[:-1], str(tmp_path / "other.png"), "--horizon", "40")
-    assert (code, err.count("\n")) == (2, 1) and "frames" in err
+    assert (code, err.count("\n")) == (2, 2) and "lower --context or --horizon" in err
 
 
 def test_imagine_sees_the_context_and_the_actions_alone(tmp_path, monkeypatch, recording, trained):
@@ -178,7 +192,7 @@ def test_imagine_sees_the_context_and_the_actions_alone(tmp_path, monkeypatch, r
         monkeypatch.setattr(
             figures, "save_rollout_grid", lambda path, truth, frames, known, title: drawn.append(frames)
         )
-        arguments = ["--checkpoint", trained, "--data", str(path), "--out", "none.png", "--context", "3"]
+        arguments = [trained, "--data", str(path), "--out", "none.png", "--context", "3"]
         assert main(["imagine", *arguments, "--horizon", "4"]) == 0
         return drawn[0]
 
@@ -203,7 +217,7 @@ def test_imagine_sees_the_context_and_the_actions_alone(tmp_path, monkeypatch, r
 @pytest.mark.parametrize("verb", [["evaluate"], ["imagine", "--out", "future.png"]])
 def test_a_run_refuses_data_with_other_actions(capsys, tmp_path, monkeypatch, trained, verb):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, *verb, "--checkpoint", trained)
+    code, _, err = run(capsys, *verb, trained, "--data", str(SAMPLE))
     assert code == 2
     assert "the data's actions have 6 numbers and the model's 2" in err
     assert list(tmp_path.iterdir()) == []
@@ -212,6 +226,6 @@ def test_a_run_refuses_data_with_other_actions(capsys, tmp_path, monkeypatch, tr
 def test_a_run_refuses_frames_of_another_size(capsys, tmp_path, recording, trained):
     shards = str(tmp_path / "shards")
     assert run(capsys, "pack", recording, "--out", shards, "--size", "32", "--val-episodes", "1")[0] == 0
-    code, _, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", shards)
+    code, _, err = run(capsys, "evaluate", trained, "--data", shards)
     assert code == 2
     assert "the data's frames are not 64x64 as the model's; use `aime-fast pack --size 64`" in err

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from aime_fast.config import PRESETS, ModelConfig, OptimConfig, TrainConfig, preset_config, to_dict
+from aime_fast.config.base import configured
 from aime_fast.config.command_line import parse_train_args
-from aime_fast.config.options import checked, configured, updated
+from aime_fast.config.options import checked, updated
 from aime_fast.errors import UserError
 
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from aime_fast.commands.shared import add_run_arguments, check_sizes, count, note
+from aime_fast.commands.shared import add_held_out, add_run, count, new_file, note
 from aime_fast.errors import PlainParser, UserError
 
 
 def add_arguments(parser: PlainParser) -> None:
     """The options of `evaluate`."""
-    add_run_arguments(parser)
+    add_run(parser)
+    add_held_out(parser)
     add = parser.add_argument
     add("--stride", type=count, metavar="N", help="frames between two windows [10; 4 for the reconstruction]")
     add("--simulator", action="store_true", help="share of the actions' effect, and probe; for collected data")
@@ -17,7 +18,7 @@ def add_arguments(parser: PlainParser) -> None:
 
 
 def run(
-    checkpoint: str,
+    run_folder: str,
     data: str | None,
     context: int,
     horizon: int,
@@ -27,22 +28,29 @@ def run(
     json: str | None,
 ) -> int:
     """Print the tables (docs/learning.md)."""
-    if json and (Path(json).exists() or not Path(json).resolve().parent.is_dir()):
-        raise UserError(f"--json {json}: name a new file in a folder that exists")
+    result = new_file("--json", json) if json else None
     from aime_fast.data.backends.backend import training_device
     from aime_fast.evaluation.evaluation import Evaluation, Questions
-    from aime_fast.training.checkpoint.loading import load_model
+    from aime_fast.training.checkpoint.opening import open_run
 
-    model = load_model(checkpoint, note)
+    opened = open_run(run_folder, note)
     strides = {} if stride is None else {"stride": stride, "reconstruction_stride": stride}
     questions = Questions(context=context, horizon=horizon, simulator=simulator, parts=parts, **strides)
-    evaluation = Evaluation(data, questions, note if simulator or parts else lambda line: None)
-    check_sizes(model, evaluation.held_out.action_dim, evaluation.held_out.image_size)
-    report = evaluation.of(model.to(training_device()), checkpoint)
-    if json:
-        # Under another name until it is complete: whoever finds the file finds all of it.
-        draft = Path(f"{json}.part")
-        draft.write_text(report.to_json(), encoding="utf-8")
-        draft.replace(json)
+    progress = note if simulator or parts else lambda line: None
+    evaluation = Evaluation(opened.data_path(data, note), questions, progress)
+    opened.check_data(evaluation.held_out, note)
+    report = evaluation.of(opened.model().to(training_device()), run_folder)
+    if result:
+        _write(report.to_json(), result)
     print(report)
     return 0
+
+
+def _write(text: str, path: Path) -> None:
+    """Under another name until it is complete: whoever finds the file finds all of it."""
+    draft = path.with_name(f"{path.name}.part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write --json {path} ({error.strerror}); name another file") from error

@@ -1,5 +1,6 @@
 """Describe a data set."""
 
+from aime_fast.commands.shared import new_file
 from aime_fast.errors import PlainParser
 
 
@@ -12,6 +13,8 @@ def add_arguments(parser: PlainParser) -> None:
 
 def run(path: str | None, deep: bool, contact_sheet: str | None) -> int:
     """Print the description."""
+    if contact_sheet:
+        new_file("--sheet", contact_sheet, ".png")
     from aime_fast.data.packing.inspection import inspect
 
     print(inspect(path, deep=deep, contact_sheet=contact_sheet))

@@ -208,7 +208,8 @@ class TrainConfig:
     """One training run."""
 
     preset: PresetName = "paper"
-    """Named sizes: `debug` (seconds on a CPU), `small` (minutes on a laptop), `paper` (the published ones)."""
+    """Named sizes: `debug` (seconds on a CPU), `small` (minutes on a laptop), `paper` (the published ones). The command
+    takes `small` if none is named and there is no GPU."""
     data: str | None = None
     """Folder of shards, a recording, or `pipe:COMMAND {}`. Default: the sample that ships with the project."""
     backend: Literal["auto", "resident", "memory", "dali", "dali-stream", "webdataset"] = "auto"

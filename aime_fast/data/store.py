@@ -118,6 +118,11 @@ class Episodes:
         length = min(CHUNK_LENGTH, self.lengths[episode] - start)
         return self.gather(np.array([[episode, start]]), length).observations[0].numpy()
 
+    def action_range(self) -> tuple[list[float], list[float]]:
+        """Least and largest value of each number of an action, [A] each, to six decimals as in a manifest."""
+        low, high = self.actions.min(0).astype(np.float64), self.actions.max(0).astype(np.float64)
+        return low.round(6).tolist(), high.round(6).tolist()
+
     def survey(self) -> Survey:
         """Look at all actions and at up to `SURVEYED_CHUNKS` evenly spaced chunks of frames, without damaged ones."""
         starts, seen = valid_starts(self.lengths, 1, CHUNK_LENGTH), FrameSurvey(self.image_size, sum(self.lengths))

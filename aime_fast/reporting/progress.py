@@ -1,8 +1,10 @@
 """The progress display: a bar in a terminal, a line now and then in a log file."""
 
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TextIO
 
 import psutil
@@ -11,13 +13,18 @@ from tqdm import tqdm
 _QUIET_SECONDS = (0.0, 5.0, 15.0, 60.0)
 """Minimum seconds before each line of a log; the last value repeats. Early lines show the speed soon."""
 
+WIDTH, BAR = 80, 4
+"""Columns of a terminal that does not say, and those kept free for the bar, a space before it and the last column."""
+
 
 class Progress:
     """Progress of a run that ends after `total_steps` steps or `minutes`, whichever comes first; None sets no limit.
 
-    It is a tqdm bar in a terminal, and elsewhere (a file, a pipe, CI) a line every minute, more often at first. Both
-    show the step, losses, frames per second, the fraction of time spent waiting for data, memory (of the GPU if one
-    is used, else of the process) and the time left. `first_step` is the step a resumed run starts from.
+    In a terminal it is one line that is redrawn: the time left, the step, speed and losses, as far as they fit its
+    width, and a bar in the rest. Elsewhere (a file, a pipe, CI) it is a line every minute, more often at first, which
+    also has the fraction of time spent waiting for data and the memory (of the GPU if one is used, else of the
+    process). `first_step` is the step a resumed run starts from. What can't be printed, to a closed pipe or a full
+    disk, is dropped.
     """
 
     def __init__(
@@ -35,7 +42,7 @@ class Progress:
         self._bar: tqdm | None = None
         if self._stream.isatty():
             ends = total_steps or minutes
-            layout = "{bar:20} {desc}" if ends else "{desc}"
+            layout = "{desc} {bar}" if ends else "{desc}"
             # The bar counts thousandths of the run because steps or minutes may end it.
             self._bar = tqdm(total=1000 if ends else None, file=self._stream, dynamic_ncols=True, bar_format=layout)
 
@@ -51,28 +58,37 @@ class Progress:
         `frames_per_second` is over all processes; `data_wait_fraction` is in [0, 1].
         """
         now = time.monotonic()
-        losses = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        speed = f"{frames_per_second:,.0f} frames/s, data wait {data_wait_fraction:.0%}, {_memory()}"
-        count = f"step {step}" + (f"/{self._total}" if self._total else "")
-        line = f"{count} | {losses} | {speed}, {self._left(step, now - self._started)}"
+        count, left = f"step {step}" + (f"/{self._total}" if self._total else ""), self._left(step, now - self._started)
+        speed, waits = f"{frames_per_second:,.0f} frames/s", f"data wait {data_wait_fraction:.0%}, {_memory()}"
         if self._bar is not None:
+            losses = [f"{name} {value:.3g}" for name, value in values.items()]
             self._bar.n = round(1000 * self._done(step, now - self._started))
-            self._bar.set_description_str(line)
+            with suppress(OSError):
+                self._bar.set_description_str(fitted([left, count, speed, *losses, waits], self._width()))
         elif self._due(now, step):
             self._printed, self._lines = now, self._lines + 1
-            print(line, file=self._stream, flush=True)
+            losses = [f"{name} {value:.4g}" for name, value in values.items()]
+            self.note(f"{count} | {' '.join(losses)} | {speed}, {waits}, {left}")
 
     def note(self, text: str) -> None:
         """Print a line (a result, a warning), above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        with suppress(OSError):
+            if self._bar is not None:
+                self._bar.write(text, file=self._stream)
+            else:
+                print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is and start a new line."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
+
+    def _width(self) -> int:
+        """Columns of the terminal; 80 where it does not say."""
+        with suppress(OSError, ValueError):
+            return os.get_terminal_size(self._stream.fileno()).columns or WIDTH
+        return WIDTH
 
     def _due(self, now: float, step: int) -> bool:
         wait = _QUIET_SECONDS[min(self._lines, len(_QUIET_SECONDS) - 1)]
@@ -91,6 +107,16 @@ class Progress:
         if self._seconds:
             ends.append(max(self._seconds - elapsed, 0.0))
         return f"{tqdm.format_interval(min(ends))} left" if ends else f"{tqdm.format_interval(elapsed)} passed"
+
+
+def fitted(parts: Sequence[str], width: int) -> str:
+    """The first parts, joined, that fit a line of `width` columns with room for a bar; at least the first."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(f"{line} | {part}") > width - BAR:
+            break
+        line = f"{line} | {part}"
+    return line
 
 
 def _memory() -> str:

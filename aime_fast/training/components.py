@@ -9,6 +9,7 @@ from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import with_data_sizes
 from aime_fast.data.backends import open_backend
+from aime_fast.data.identity import identify
 from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
@@ -16,7 +17,7 @@ from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.tasks.registry import check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints
 from aime_fast.training.checkpoint.finding import read_state
-from aime_fast.training.checkpoint.settings import check_settings
+from aime_fast.training.checkpoint.settings import check_settings, comparable
 from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
 from aime_fast.training.compile.cuda_graph import CudaRecorder
@@ -63,6 +64,7 @@ class Components:
         data, source = self.backend, config.data or "the sample"
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
         check_data(tasks, data.has_rewards, source)
+        self.data = identify(config.data, data)
         self.schedules = Schedules(config, self.backend.steps_per_epoch)
 
         torch.manual_seed(config.seed)  # decides the initial weights
@@ -85,7 +87,7 @@ class Components:
         self.step: TrainingStep | CapturedStep = self.capture or step
 
         self.progress = Progress()
-        self.state = RunState(config, self.engine, self.balancer, self.progress)
+        self.state = RunState(config, self.data, self.engine, self.balancer, self.progress)
         self.folder = self.hosts.first(lambda: run_folder.choose(config, self.notes.append))
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.hosts, config.keep_checkpoints)
         self._closing.callback(self.checkpoints.close)
@@ -120,7 +122,7 @@ class Components:
         return captured
 
     def _resume(self, checkpoint: Path) -> None:
-        saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
+        saved, now = comparable(read_state(checkpoint), self.state.shared())
         home = str(checkpoint.parent.parent)
         changed = self.hosts.first(lambda: check_settings(saved, now, self.config.override, home))
         if changed:

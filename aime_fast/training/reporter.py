@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aime_fast.config import TrainConfig
+from aime_fast.errors import UserError
 from aime_fast.reporting.snapshot import Snapshot
 from aime_fast.tasks.task import Task
 from aime_fast.training.checkpoint.state import Progress
@@ -31,11 +32,17 @@ class Reporter:
         self._shown = {label: metric for task in tasks for label, metric in task.shown().items()}
         self._log: MetricsLog | None = None
         self._progress: ProgressLine | None = None
+        self._failing = False
         if reports:
             from aime_fast.reporting import metrics_log, progress
 
             minutes = config.minutes and max(config.minutes - done.seconds / 60.0, 0.0)
-            self._log = metrics_log.MetricsLog(folder.path, config.logging.tensorboard, resume_step=done.step or None)
+            try:
+                self._log = metrics_log.MetricsLog(folder.path, config.logging.tensorboard, done.step or None)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write metrics to {folder.path} ({error.strerror}); free some space, then continue"
+                ) from error
             self._progress = progress.Progress(total_steps, minutes, first_step=done.step)
 
     def train(self, step: int, values: Mapping[str, float], frames_per_second: float, data_wait: float) -> None:
@@ -43,6 +50,7 @@ class Reporter:
         if self._log and self._progress:
             speed = {"frames_per_second": frames_per_second, "data_wait": data_wait}
             self._log.write(step, "train", {**values, **speed})
+            self._tell_failure(step)
             shown = {label: values[metric] for label, metric in self._shown.items()}
             self._progress.update(step, shown, frames_per_second, data_wait)
 
@@ -50,6 +58,7 @@ class Reporter:
         """Write a row of validation metrics, and print its PSNR."""
         if self._log:
             self._log.write(step, "val", values)
+            self._tell_failure(step)
             self.note(
                 f"validation at step {step}: PSNR {values['psnr']:.2f} dB (perceiver {values['psnr_perceiver']:.2f}), "
                 + ", ".join(f"{label} {values[metric]:.4g}" for label, metric in self._shown.items())
@@ -65,10 +74,14 @@ class Reporter:
         if self._log and seen:
             from aime_fast.reporting.figures import save_reconstruction_grid
 
-            seen.save(self._folder)
             path = self._figures / f"step-{step:08d}.png"
-            save_reconstruction_grid(path, seen, title=f"step {step}")
-            self._log.picture(step, "reconstructions", path)
+            try:
+                seen.save(self._folder)
+                save_reconstruction_grid(path, seen, title=f"step {step}")
+            except OSError as error:
+                self.note(f"step {step}: no picture could be written ({error.strerror}); training continues")
+            else:
+                self._log.picture(step, "reconstructions", path)
 
     def note(self, line: str) -> None:
         """Print one line."""
@@ -79,4 +92,16 @@ class Reporter:
         """Flush and close."""
         if self._log and self._progress:
             self._log.close()
+            if self._log.dropped:
+                self.note(f"{self._log.dropped} rows of metrics are missing in {self._log.path}")
             self._progress.close()
+
+    def _tell_failure(self, step: int) -> None:
+        """Say once when rows begin to be dropped, and once when they no longer are."""
+        assert self._log is not None
+        failure, told = self._log.failure, self._failing
+        self._failing = failure is not None
+        if failure and not told:
+            self.note(f"step {step}: metrics cannot be written ({failure.strerror}); training continues without them")
+        elif told and not failure:
+            self.note(f"step {step}: metrics are written again; {self._log.dropped} rows are missing")

@@ -74,7 +74,7 @@ def evaluate(seed: Seed, budget: Budget) -> None:
     """Judge the checkpoint at the end of the budget, with all that the data allow."""
     if seed.result.exists():
         return
-    flags = ["--checkpoint", str(seed.checkpoint(budget.steps)), "--json", str(seed.result)]
+    flags = [str(seed.checkpoint(budget.steps)), "--json", str(seed.result)]
     if seed.data.path:
         flags += ["--data", str(seed.data.path)]
     flags += ["--stride", str(STRIDE)] if seed.data.collected else []

@@ -44,7 +44,7 @@ def trained(tmp_path_factory, recording):
 def test_everything_is_printed_and_written(capsys, tmp_path, recording, trained):
     capsys.readouterr()
     path = tmp_path / "result.json"
-    flags = ["--checkpoint", trained, "--data", recording, "--stride", "2", "--simulator", "--parts"]
+    flags = [trained, "--stride", "2", "--simulator", "--parts"]
     flags += ["--json", str(path)]
     assert main(["evaluate", *flags]) == 0
     out, err = capsys.readouterr()
@@ -79,11 +79,11 @@ def simulated(tmp_path_factory):
 
 
 def test_collected_data_also_tell_the_share_and_the_probe(capsys, tmp_path, simulated):
-    data, run = simulated
+    _, run = simulated
     results = []
     for name in ("once", "again"):
         path = tmp_path / f"{name}.json"
-        flags = ["--checkpoint", run, "--data", data, "--stride", "5", "--simulator", "--json", str(path)]
+        flags = [run, "--stride", "5", "--simulator", "--json", str(path)]
         assert main(["evaluate", *flags]) == 0
         results.append(path.read_text())
     assert results[0] == results[1]

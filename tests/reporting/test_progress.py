@@ -84,7 +84,7 @@ def test_a_terminal_gets_one_line_that_is_redrawn(clock, ends):
     progress.note("epoch 1: PSNR 20 dB")
     progress.close()
     text = stream.getvalue()
-    assert "elbo 123.5" in text
+    assert "elbo 123 | perceiver 0.5" in text
     assert text.count("\n") == 2  # one ends the note, one the bar
     assert re.search(r"\repoch 1: PSNR 20 dB\n", text)
     bars = [line for line in text.split("\r") if "step 2" in line]

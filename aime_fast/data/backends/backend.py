@@ -51,6 +51,10 @@ class Backend(ABC):
         """Number of windows replaced by the next one because they touch a damaged chunk."""
 
     @abstractmethod
+    def action_range(self) -> tuple[list[float], list[float]]:
+        """Least and largest value of each number of an action in the split, [A] each, to six decimals."""
+
+    @abstractmethod
     def survey(self) -> Survey:
         """The mean of many frames of the split, evenly spaced, and what can't be learnt from the split."""
 
@@ -76,6 +80,10 @@ class ExactBackend(Backend):
     @abstractmethod
     def read(self, windows: np.ndarray) -> Batch:
         """A batch of these windows, int64 [b,2] of (episode, first frame), all sound."""
+
+    def action_range(self) -> tuple[list[float], list[float]]:
+        """Least and largest value of each number of an action in the split, [A] each, to six decimals."""
+        return self.episodes.action_range()
 
     def survey(self) -> Survey:
         """The mean of many frames of the split, evenly spaced, and what can't be learnt from the split."""
