@@ -45,7 +45,7 @@ def part_figures(model: WorldModel, outputs: SequenceOutputs, batch: Batch) -> d
     }
     if known := model.prior.measure():
         values["alpha"] = known.concentration.float()
-    if batch.actions.shape[-1] and len(batch) > 1:
+    if batch.actions.shape[-1]:
         values["action_nats"] = worth_of_actions(model, outputs, batch)
     return values
 
@@ -64,8 +64,10 @@ def worth_of_actions(model: WorldModel, outputs: SequenceOutputs, batch: Batch) 
     """What the actions tell the prior about z, in nats a frame, 0-d; near 0 or below where the model ignores them.
 
     The prior of the same latents is asked twice: with the window's actions and with those of the batch's next window.
-    The difference of log p(z) is a mean over frames 1 .. T-1. A batch has at least two windows.
+    The difference of log p(z) is a mean over frames 1 .. T-1; nan for a single window, which has no other's actions.
     """
+    if len(batch) < 2:
+        return batch.actions.new_full((), torch.nan)
     other = batch.actions.roll(1, 0)
     start = model.dynamics.start_state(len(batch))
     latents = outputs.latents
@@ -83,8 +85,8 @@ def ssim(predicted: Tensor, frames: Tensor) -> Tensor:
     # Slow to import.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    images = (unit_range(x.float()).flatten(0, 1) for x in (predicted, frames))
-    found = structural_similarity_index_measure(*images, data_range=1.0)
+    ours, theirs = (unit_range(x.float()).flatten(0, 1) for x in (predicted, frames))
+    found = structural_similarity_index_measure(ours, theirs, data_range=1.0)
     assert isinstance(found, Tensor)
     return found
 

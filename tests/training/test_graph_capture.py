@@ -108,7 +108,7 @@ def test_captured_equals_as_written(data, tmp_path, monkeypatch, name):
 def log(folder):
     """Numbers of all rows of metrics by (step, split), without those of the clock."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("frames_per_second", "data_wait", "time", "seconds", "split")
+    clock = ("frames_per_second", "data_wait", "step_seconds", "memory_gb", "time", "seconds", "split")
     return {(row["step"], row["split"]): {k: v for k, v in row.items() if k not in clock} for row in rows}
 
 

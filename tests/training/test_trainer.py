@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_same_run(data, whole, tmp_path, pause):
     torch.rand(5)  # whatever else the process did
     second = run(data, tmp_path / "run", resume="auto")
     assert_same(contents(whole.checkpoint), contents(second.checkpoint))
-    timing = ("time", "frames_per_second", "data_wait")
+    timing = ("time", "frames_per_second", "data_wait", "step_seconds", "memory_gb")
     for split in ("train", "val"):
         resumed = {row["step"]: row for row in rows(second.folder, split)}
         for row in rows(whole.folder, split):

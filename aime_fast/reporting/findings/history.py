@@ -86,9 +86,12 @@ class History:
 
     def held_out(self, name: str) -> float | None:
         """The newest value of validation, or of a look at one held-out batch; or None."""
-        newest = max(HELD_OUT, key=lambda split: self.steps(name, split)[-1:] or [0])
-        values = self.values(name, newest)
-        return values[-1] if values else None
+        found = [
+            (self.steps(name, split)[-1], self.values(name, split)[-1])
+            for split in HELD_OUT
+            if self.values(name, split)
+        ]
+        return max(found)[1] if found else None
 
     def at(self, name: str, step: int) -> float | None:
         """A value of training in the last row up to a step, or None."""
