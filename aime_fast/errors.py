@@ -42,6 +42,18 @@ class PlainParser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` lists the options")
 
 
+def check_text(arguments: Iterable[str]) -> None:
+    """Raise `UserError` for an argument that libraries, which write UTF-8, would take for the name of another file."""
+    encoding = sys.getfilesystemencoding()
+    for argument in arguments:
+        if encoding != "utf-8" and not argument.isascii():
+            raise UserError(
+                f"the locale has no UTF-8 ({encoding}) for {argument!r}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(f"{argument!r} is not text in UTF-8; rename the file or folder")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in `known`; it gives the nearest name and the list."""
     names = list(known)

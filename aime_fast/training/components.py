@@ -64,6 +64,12 @@ class Components:
         data, source = self.backend, config.data or "the sample"
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
         check_data(tasks, data.has_rewards, source)
+        windows, frames = data.sampler.valid_windows, config.loader.sequence_length
+        if config.loader.batch_size > windows:
+            raise UserError(
+                f"loader.batch_size is {config.loader.batch_size}, but {source} has {windows} windows of {frames} "
+                f"frames to train on; lower --loader.batch-size to {windows} or less"
+            )
         self.data = identify(config.data, data)
         self.schedules = Schedules(config, self.backend.steps_per_epoch)
 
