@@ -24,6 +24,7 @@ from aime_fast import waiting
 from aime_fast.config import preset_config
 from aime_fast.reporting import metrics_log
 from aime_fast.reporting.metrics_log import MetricsLog, read_metrics
+from aime_fast.reporting.progress import fitted
 from aime_fast.training.run import preset
 from aime_fast.training.run.going_on import launcher_command, plain_command
 
@@ -56,40 +57,48 @@ def in_terminal(columns, *arguments, folder):
     return written.decode(), process.wait(60)
 
 
-@pytest.mark.parametrize("columns", [80, 40, 120])
-def test_the_line_fits_the_terminal_with_the_time_left_first(tmp_path, columns):
-    text, code = in_terminal(columns, "train", *SHORT, "--steps", "4", "--out", "run", folder=tmp_path)
+def test_the_line_fits_the_terminal_with_the_time_left_first(tmp_path):
+    text, code = in_terminal(80, "train", *SHORT, "--steps", "4", "--out", "run", folder=tmp_path)
     assert code == 0
     redrawn = [line for line in re.split(r"[\r\n]+", text) if "left" in line and "step " in line]
     assert len(redrawn) >= 4
     for line in redrawn:
-        assert re.match(r"\d\d:\d\d left \| step \d/4", line)
-        assert len(line) <= columns
-    assert columns < 80 or all("frames/s" in line and "bits/dim" in line and "kl_z" in line for line in redrawn)
-    assert columns < 120 or all("predictive" in line for line in redrawn)
+        assert re.match(r"\d\d:\d\d left \| step \d/4 \| [\d,]+ frames/s \| bits/dim \S+ \| kl_z \S+ ", line)
+        assert len(line) <= 80
 
 
-def test_it_runs_as_a_module_from_any_folder_without_an_installation(tmp_path):
-    """Only the checkout itself is named; the kernels beside it are found."""
-    environment = plain(PYTHONPATH=str(ROOT))
+@pytest.mark.parametrize("width", [20, 40, 79, 80, 140, 200])
+@pytest.mark.parametrize("left", ["00:01 left", "103:20:55 left"])
+def test_whole_parts_are_shown_as_far_as_they_fit(width, left):
+    parts = [left, "step 1234567/9999999", "12,345 frames/s", "bits/dim 3.12", "kl_z 149", "perceiver 29.4", "x" * 60]
+    line = fitted(parts, width)
+    assert len(line) < width
+    shown = line.split(" | ")
+    assert shown == parts[: len(shown)] and shown[0] == left
+    assert len(shown) == len(parts) or len(f"{line} | {parts[len(shown)]}") > width - 4
+
+
+def test_a_bare_command_runs_as_a_module_from_any_folder_without_an_installation(tmp_path):
+    """Only the checkout itself is named; the kernels beside it are found. Without a preset it says what it takes."""
+    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "2", "--logging.tensorboard", "false"]
     done = subprocess.run(
-        [*COMMAND, "train", *SMALL, "--steps", "1", "--out", "run", "--logging.tensorboard", "false"],
+        [*COMMAND, "train", *sizes, "--steps", "1", "--out", "run"],
         cwd=tmp_path,
-        env=environment,
+        env=plain(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
+    assert "no GPU and no --preset: taking small. Expect about 00:00 on 1 idle core" in done.stderr
     assert (tmp_path / "run" / "checkpoints" / "latest").is_file()
 
 
 def test_a_closed_pipe_ends_a_listing_quietly_and_a_training_not_at_all(tmp_path):
-    for arguments in (["--help"], ["inspect"]):
-        process = subprocess.Popen([*COMMAND, *arguments], env=plain(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(60) == 128 + signal.SIGPIPE
+    process = subprocess.Popen([*COMMAND, "inspect"], env=plain(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 128 + signal.SIGPIPE
     process = subprocess.Popen(
         [*COMMAND, "train", *SHORT, "--steps", "2", "--out", "run"], cwd=tmp_path, env=plain(), stderr=subprocess.PIPE
     )
@@ -102,7 +111,7 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def test_a_locale_without_utf8_prints_what_it_can(tmp_path):
-    code = "import sys; from aime_fast.errors import exit_on_user_error\nsys.exit(exit_on_user_error(lambda: print('1 ± 2')))"
+    code = "import sys; from aime_fast.errors import exit_on_user_error as run\nsys.exit(run(lambda: print('1 \\u00b1 2')))"
     done = subprocess.run([sys.executable, "-c", code], env=plain(**C_LOCALE), capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"1 \\xb1 2\n", b"")
     done = subprocess.run([*COMMAND, "inspect"], env=plain(**C_LOCALE), capture_output=True, timeout=60)
@@ -157,11 +166,7 @@ def test_ctrl_c_names_the_command_that_goes_on(tmp_path):
     assert code == 130 and "Traceback" not in text
     command = re.search(r"Go on with: (python -m aime_fast train --resume .*)", text)[1]
     assert command.endswith(f"--resume {tmp_path / 'run'}")
-    step = int((tmp_path / "run" / "checkpoints" / "latest").read_text().removeprefix("step-"))
-    words = [sys.executable, *command.split()[1:], "--steps", str(step + 1), "--override"]
-    done = subprocess.run(words, env=plain(), capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step-{step + 1:08d}"
+    assert re.fullmatch(r"step-\d{8}", (tmp_path / "run" / "checkpoints" / "latest").read_text())
 
 
 @pytest.mark.slow
@@ -241,9 +246,8 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
 
-@pytest.mark.parametrize("tensorboard", ["true", "false"])
-def test_a_run_without_room_goes_on_and_ends_with_one_line(tmp_path, tensorboard):
-    train = [*COMMAND, "train", *SHORT, "--logging.tensorboard", tensorboard, "--steps", "16", "--out", "run"]
+def test_a_run_without_room_goes_on_and_ends_with_one_line(tmp_path):
+    train = [*COMMAND, "train", *SHORT, "--logging.tensorboard", "true", "--steps", "16", "--out", "run"]
     done = subprocess.run(
         [*train, "--checkpoint-every", "5"],
         cwd=tmp_path,
@@ -273,14 +277,6 @@ def test_a_bare_command_on_a_cpu_takes_small_and_says_how_long(monkeypatch):
     assert "taking small" in line and "about 10:40 on 2 idle cores" in line
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert preset.suitable_preset() == "paper"
-
-
-def test_a_bare_run_says_it(tmp_path):
-    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "2", "--logging.tensorboard", "false"]
-    train = [*COMMAND, "train", *sizes, "--steps", "1", "--out", "run"]
-    done = subprocess.run(train, cwd=tmp_path, env=plain(), capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    assert "no GPU and no --preset: taking small. Expect about 00:00 on 1 idle core" in done.stderr
 
 
 READ = "import os; from aime_fast.{} import main; main([{}]); print([os.environ.get(n) for n in {!r}])"
