@@ -3,9 +3,9 @@
     python benchmarks/busy_core.py [PRESET] [SECONDS]
 
 Two threads train `PRESET` (default `small`) on the recorded sample for `SECONDS` (default 40) in each of four settings,
-in turn, three rounds: threads that sleep while they wait (what `aime-fast train` chooses) and threads as OpenMP has them
-without a choice, both on idle cores and with another process that keeps one of the two cores busy. Prints a line of JSON: frames a
-second of each, least, median and most, and two ratios of medians: `busy` is sleeping threads beside a busy core over
+in turn, three rounds: threads that sleep while they wait (what `aime-fast train` chooses) and threads as OpenMP has
+them, both on idle cores and with another process that keeps one of the two cores busy. Prints a line of JSON: frames a
+second of each, least, median and most, and ratios of medians. `busy` is sleeping threads beside a busy core over
 sleeping threads on idle cores (aim: at least 0.4), `idle` is sleeping over unchosen on idle cores (aim: at least 0.98).
 """
 
