@@ -69,12 +69,12 @@ class Counting(TorchDispatchMode):
             elif "_exit" in name:
                 self._phases.pop()
             return function(*args, **kwargs)
+        given = list(tensors_of((args, kwargs)))
         results = function(*args, **kwargs)
         made = list(tensors_of(results))
-        for tensor in made:
+        for tensor in (*given, *made):
             self.number(tensor)
         if not self.hidden and runs(function, name):
-            given = list(tensors_of((args, kwargs)))
             self.add(name, flops_of(function, args, kwargs, results), given, made, product_shapes(function, args))
         return results
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,6 +73,23 @@ def windows_of(config: TrainConfig, world_size: int) -> int:
 def stage_of(config: TrainConfig, world_size: int) -> int:
     """The ZeRO stage of a configuration; 0 without one."""
     return engine_settings(config, world_size).stage if config.ds_config else 0
+
+
+def fitting_windows(config: TrainConfig, windows: int, world_size: int, room: float) -> int:
+    """The largest part of `windows` that fits as a micro-batch into `room` bytes of a GPU; 0 if none does.
+
+    config: of the run on `world_size` GPUs whose micro-batch of `windows` did not fit.
+    """
+    stage, overhead = stage_of(config, world_size), 1 + FRAGMENTS[config.cuda_graph != "off"]
+    for number in range(windows // 2, 0, -1):
+        if windows % number == 0:
+            # Two rounds hold what any number of rounds holds: one's activations, and sums of gradients.
+            rounds = replace(config, optim=replace(config.optim, accumulation=2), ds_config=None)
+            seen = rehearse(rounds, 2 * number, "cuda")
+            need = torch.stack(list(_kinds(seen.live, seen, world_size, stage).values())).sum(0).max()
+            if overhead * float(need) <= room:
+                return number
+    return 0
 
 
 def memory_of(seen: Rehearsal, card: Card, world_size: int, stage: int, captured: bool) -> Memory:

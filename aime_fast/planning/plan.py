@@ -15,7 +15,7 @@ from aime_fast.planning.clock import Bound, device_time, host_time
 from aime_fast.planning.counting import Kernel
 from aime_fast.planning.memory import Memory, largest_windows, memory_of, stage_of, windows_of
 from aime_fast.planning.network import Interconnect, Link, Sent, link_of, sent_bytes, waiting
-from aime_fast.planning.rehearsal import Rehearsal, rehearse, with_sizes
+from aime_fast.planning.rehearsal import Rehearsal, computing, rehearse, with_sizes
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _stage(card: Card, needs: list[Memory]) -> tuple[int, str]:
 def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage: int, held: float) -> list[str]:
     """Every rule behind the figures."""
     form = "one CUDA graph" if captured(config, stage) else "as written"
-    precision = {"bf16": "bfloat16"}.get(config.optim.precision, "TF32" if config.optim.tf32 else "float32")
+    precision = "bfloat16" if computing(config) == "bf16" else "TF32" if config.optim.tf32 else "float32"
     return [
         f"batch {config.loader.batch_size} over all GPUs, {config.loader.batch_size // gpus} on each; the step {form}, "
         f"not compiled, products in {precision}",
@@ -233,8 +233,8 @@ def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage
         "checkpoints and waiting for data are left out",
         f"{card.title}: {card.source}",
         f"long kernels reach {clock.REACHED:g} of a peak, a multiprocessor at most {clock.BYTES_EACH / 1e9:g} GB/s "
-        f"and {clock.FLOPS_EACH / 1e12:g} TFLOP/s; a kernel takes {clock.STARTING * 1e6:g} us beside its work: fitted to "
-        "one H200, not verified on other cards",
+        f"and {clock.FLOPS_EACH / 1e12:g} TFLOP/s; a kernel takes {clock.STARTING * 1e6:g} us beside its work: "
+        "fitted to one H200, not verified on other cards",
         f"a context takes {memory.CONTEXT / 1e9:g} GB, the allocator "
         f"{memory.FRAGMENTS[captured(config, stage)]:.0%} beyond tensors, as on that H200",
         "frames lie on every card" if held else "frames stay in the host's memory",

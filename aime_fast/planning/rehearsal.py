@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ from aime_fast.planning.recurrent import AsOneOperator
 from aime_fast.profiling.launches import gpu_routes
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.tasks.registry import make_tasks
+from aime_fast.training.engines.ds_config import engine_settings
 from aime_fast.training.engines.engine import Engine, make_optimizer, trainable
 from aime_fast.training.step import Inputs, TrainingStep
 
@@ -77,8 +79,19 @@ def with_sizes(config: TrainConfig) -> TrainConfig:
 
 def rehearse(config: TrainConfig, windows: int, device_type: str = "cpu") -> Rehearsal:
     """The second step of a run on `windows` windows a step in one process, by the routes of a CPU or of "cuda"."""
-    config = with_sizes(config)
-    config = replace(config, loader=replace(config.loader, batch_size=windows), ds_config=None)
+    precision = computing(config)
+    config = with_sizes(replace(config, optim=replace(config.optim, precision=precision), ds_config=None))
+    return _rehearsed(replace(config, loader=replace(config.loader, batch_size=windows)), device_type)
+
+
+def computing(config: TrainConfig) -> Literal["fp32", "bf16"]:
+    """The precision of products, which a DeepSpeed configuration may set."""
+    bf16 = engine_settings(config, 1).bf16 if config.ds_config else config.optim.precision == "bf16"
+    return "bf16" if bf16 else "fp32"
+
+
+@lru_cache(maxsize=8)
+def _rehearsed(config: TrainConfig, device_type: str) -> Rehearsal:
     with _fakes():
         step = _step(config)
         counting = Counting()

@@ -23,8 +23,8 @@ def as_scaling(rows: Sequence[Scaled]) -> str:
         "  GPUs  link       ms a step  ms waiting  GB sent  efficiency",
     ]
     lines += [
-        f"  {row.gpus:4d}  {row.link:9s} {row.step_seconds * 1e3:10.1f} {row.waiting * 1e3:11.1f} {row.sent / 1e9:8.3f} "
-        f"{row.efficiency:10.0%}"
+        f"  {row.gpus:4d}  {row.link:9s} {row.step_seconds * 1e3:10.1f} {row.waiting * 1e3:11.1f} "
+        f"{row.sent / 1e9:8.3f} {row.efficiency:11.0%}"
         for row in rows
     ]
     if beyond := [row for row in rows if row.gpus > GPUS_PER_MACHINE]:
@@ -45,8 +45,8 @@ def _lines(found: Plan, price: float | None, epochs: float) -> Iterator[str]:
     yield "  phase                     ms  bound by  kernels    GFLOP   GB moved  GB sent"
     for phase in found.phases:
         yield (
-            f"  {phase.name:20s} {phase.seconds * 1e3:8.2f}  {phase.bound:8s} {phase.launches:8d} {phase.flops / 1e9:8.1f} "
-            f"{phase.bytes / 1e9:10.2f} {phase.sent / 1e9:8.3f}"
+            f"  {phase.name:20s} {phase.seconds * 1e3:8.2f}  {phase.bound:8s} {phase.launches:8d} "
+            f"{phase.flops / 1e9:8.1f} {phase.bytes / 1e9:10.2f} {phase.sent / 1e9:8.3f}"
         )
     frames = found.batch_size * found.sequence_length / found.step_seconds
     yield f"step       {found.step_seconds * 1e3:.1f} ms, {frames:,.0f} frames/s on all GPUs"
