@@ -30,7 +30,7 @@ class PlainParser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse; an unknown option is named before a missing one, which may be the same one misspelt."""
         known = {option.lower(): option for option in self._option_string_actions}
-        for token in args:
+        for token in args[: list(args).index("--")] if "--" in args else args:
             name = token.partition("=")[0]
             if name.startswith("--") and name not in known.values():
                 near = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
