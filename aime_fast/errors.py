@@ -30,7 +30,7 @@ class PlainParser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse; an unknown option is named before a missing one, which may be the same one misspelt."""
         known = {option.lower(): option for option in self._option_string_actions}
-        for token in args:
+        for token in args[: list(args).index("--")] if "--" in args else args:
             name = token.partition("=")[0]
             if name.startswith("--") and name not in known.values():
                 near = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
@@ -40,6 +40,18 @@ class PlainParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `message` as a `UserError`."""
         raise UserError(f"{message}; `{self.prog} --help` lists the options")
+
+
+def check_text(arguments: Iterable[str]) -> None:
+    """Raise `UserError` for an argument that libraries, which write UTF-8, would take for the name of another file."""
+    encoding = sys.getfilesystemencoding()
+    for argument in arguments:
+        if encoding != "utf-8" and not argument.isascii():
+            raise UserError(
+                f"the locale has no UTF-8 ({encoding}) for {argument!r}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(f"{argument!r} is not text in UTF-8; rename the file or folder")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

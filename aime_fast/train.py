@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(argv: list[str]) -> int:
     from aime_fast.config.command_line import parse_train_args
+    from aime_fast.errors import UserError, check_text
 
+    check_text(argv)
     chosen: list[str] = []
 
     def preset_of_machine() -> str:
@@ -33,7 +35,6 @@ def _train(argv: list[str]) -> int:
 
     config = parse_train_args(argv, preset_of_machine)
     # After the options, so that `--help` and a misspelt option do not wait for torch.
-    from aime_fast.errors import UserError
     from aime_fast.training.run.host_memory import keep_freed_memory
     from aime_fast.training.run.preset import expectation
     from aime_fast.training.trainer import DMCVBTrainer

@@ -3,11 +3,11 @@
 import sys
 
 from aime_fast import __version__
-from aime_fast.commands import collect, doctor, evaluate, export, imagine, inspect, pack, report
-from aime_fast.errors import PlainParser, exit_on_user_error, unknown_name
+from aime_fast.commands import collect, doctor, evaluate, export, imagine, inspect, pack, plan, report
+from aime_fast.errors import PlainParser, check_text, exit_on_user_error, unknown_name
 from aime_fast.waiting import sleep_while_waiting
 
-MODULES = (collect, pack, inspect, evaluate, imagine, report, export, doctor)
+MODULES = (collect, pack, inspect, plan, evaluate, imagine, report, export, doctor)
 VERBS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 TRAIN = "train"
 """The verb with a parser of its own."""
@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    check_text(arguments)
     verb = arguments[0] if arguments else ""
     if verb in VERBS:
         parser = PlainParser(prog=f"aime-fast {verb}", description=VERBS[verb].__doc__)

@@ -9,6 +9,7 @@ from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import with_data_sizes
 from aime_fast.data.backends import open_backend
+from aime_fast.data.backends.backend import training_device
 from aime_fast.data.identity import identify
 from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
@@ -26,6 +27,7 @@ from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.run import folder as run_folder
 from aime_fast.training.run.device import memory_ended
+from aime_fast.training.run.room import refuse_too_large
 from aime_fast.training.schedules import Schedules
 from aime_fast.training.step import TrainingStep
 
@@ -64,7 +66,15 @@ class Components:
         data, source = self.backend, config.data or "the sample"
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
         check_data(tasks, data.has_rewards, source)
+        windows, frames = data.sampler.valid_windows, config.loader.sequence_length
+        if config.loader.batch_size > windows:
+            raise UserError(
+                f"loader.batch_size is {config.loader.batch_size}, but {source} has {windows} windows of {frames} "
+                f"frames to train on; lower --loader.batch-size to {windows} or less"
+            )
         self.data = identify(config.data, data)
+        if training_device().type == "cpu":
+            refuse_too_large(config)
         self.schedules = Schedules(config, self.backend.steps_per_epoch)
 
         torch.manual_seed(config.seed)  # decides the initial weights

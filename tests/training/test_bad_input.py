@@ -68,6 +68,9 @@ def contents(folder):
         (["--data", "text.h5"], "text.h5", "HDF5"),
         (["--data", "empty.pt"], "empty.pt", ""),
         (["--model.action-dim", "9"], "action_dim is 9, but", "set it to 2"),
+        (["--loader.batch-size", "64"], "recording.pt has 36 windows of 4 frames", "lower --loader.batch-size to 36"),
+        (["--model.image-size", "50"], "--model.image_size must be 0 or a multiple of 16, not '50'", "--help"),
+        (["--model.image-size", "96"], "model.image_size is 96, but recording.pt has 64", "set it to 64"),
         (["--loader.sequence-length", "13"], "the longest of 4 episodes has 12", "lower it to 12 or less"),
         (
             ["--resume", "run", "--out", "other", "--model.latent-dim", "12"],
