@@ -61,6 +61,7 @@ class Components:
             for split in ("train", "val")
         )
         data, source = self.backend, config.data or "the sample"
+        self.notes += data.notes
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
         check_data(tasks, data.has_rewards, source)
         self.schedules = Schedules(config, self.backend.steps_per_epoch)

@@ -115,11 +115,11 @@ def _range_advice(values: np.ndarray) -> str:
     if values.dtype.kind not in "fiub" or values.size == 0 or not np.isfinite(values).all():
         return ", expected uint8 from 0 to 255; convert them"
     low, high = float(values.min()), float(values.max())
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         advice = "multiply by 255 and round"
-    elif -1 <= low and high <= 1:
+    elif low >= -1 and high <= 1:
         advice = "add 1, multiply by 127.5 and round"
-    elif 0 <= low and high <= 255:
+    elif low >= 0 and high <= 255:
         advice = "round them"
     else:
         advice = "map them to 0 to 255"

@@ -1,8 +1,8 @@
 """HDF5 files that hold their episodes in groups, as the columns of one table.
 
 robomimic and LIBERO: `data/demo_N/actions` and `data/demo_N/obs/CAMERA`. ALOHA: `action` and
-`observations/images/CAMERA` at the top of a file for each episode, raw or as padded JPEG. In all of them the action of a
-row follows its frame. https://robomimic.github.io/docs/datasets/overview.html, https://github.com/tonyzhaozh/act
+`observations/images/CAMERA` at the top of a file for each episode, raw or as padded JPEG. In all of them the action of
+a row follows its frame. https://robomimic.github.io/docs/datasets/overview.html, https://github.com/tonyzhaozh/act
 """
 
 import functools
@@ -101,7 +101,8 @@ def _find_table(path: Path, change: int) -> _Table | None:
         if at_top and any(isinstance(item, h5py.Dataset) and item.ndim >= 4 for _, item in _members(file)):
             return None
         if not groups:
-            return _without_actions(path, file)
+            _check_not_only_groups(path, file)
+            return None
         actions = {group: f"{group}/{_first(file[group or '/'], ACTIONS)}" for group in groups}
         pictures = {group: _pictures(file[group or "/"], group) for group in groups}
         names = sorted(set.intersection(*(set(found) for found in pictures.values())))
@@ -121,10 +122,12 @@ def _find_table(path: Path, change: int) -> _Table | None:
         return _Table(columns, np.cumsum(lengths), at_top, _environment(file), tuple(notes))
 
 
-def _without_actions(path: Path, file: h5py.File) -> None:
-    """Refuse a file that has only groups; the reader of columns says what is missing in others."""
+def _check_not_only_groups(path: Path, file: h5py.File) -> None:
+    """Refuse a file of nothing but groups without actions; the reader of columns says what is missing in others."""
     if not any(isinstance(item, h5py.Dataset) for _, item in _members(file)) and len(file):
-        raise UserError(f"{path}: no data set named actions or action; it holds {_held(file)}. Add it beside the frames")
+        raise UserError(
+            f"{path}: no data set named actions or action; it holds {_held(file)}; add it beside the frames"
+        )
 
 
 def _without_pictures(path: Path, file: h5py.File, pictures: Mapping[str, Mapping[str, str]]) -> NoReturn:

@@ -1,7 +1,7 @@
 """Videos of LeRobot data sets: which frame belongs to which row, checked before it is believed.
 
-A row's frame is the one at `from_timestamp` + row / fps seconds of its file. LeRobot's own reader takes the nearest frame
-and refuses one that is more than 1e-4 s away (`decode_video_frames`, `tolerance_s`).
+A row's frame is the one at `from_timestamp` + row / fps seconds of its file. LeRobot's own reader takes the nearest
+frame and refuses one that is more than 1e-4 s away (`decode_video_frames`, `tolerance_s`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +45,10 @@ class Timing:
     tolerance: float
     """Largest distance in seconds of a frame from the time of its row."""
 
+    def time(self, clip: Clip, row: int) -> float:
+        """The time in seconds of a row's frame in its file."""
+        return clip.start + row / self.fps
+
     def check(self, where: Path) -> None:
         """Raise `UserError` if the tolerance is so large that a neighbour's frame would pass."""
         if not 0 <= self.tolerance < 0.5 / self.fps:
@@ -64,7 +68,13 @@ def check_clips(clips: Iterable[Clip], timing: Timing) -> tuple[str, ...]:
     for path, group in groupby(sorted(clips, key=lambda clip: (str(clip.path), clip.start)), lambda clip: clip.path):
         of_file = list(group)
         used = _check_order(of_file, timing)
-        spare += max(_frames_in_file(path, timing) - used, 0) + used - sum(clip.length for clip in of_file)
+        held = _frames_in_file(path, timing) or used
+        if held < used:
+            raise UserError(
+                f"{of_file[-1].name}: its last frame is number {used - 1} of {path}, which has {held}; repair "
+                "meta/episodes or download it again"
+            )
+        spare += held - sum(clip.length for clip in of_file)
     if not spare:
         return ()
     return (f"{spare} frames of its videos belong to no row: from_timestamp decides which are left out",)
@@ -103,7 +113,8 @@ def _frames_in_file(path: Path, timing: Timing) -> int:
         rate, frames = stream.average_rate, stream.frames
     if rate and abs(float(rate) / timing.fps - 1) > RATE_TOLERANCE:
         raise UserError(
-            f"{path}: has {float(rate):.4g} frames a second, but meta/info.json says fps {timing.fps:g}; correct one of them"
+            f"{path}: has {float(rate):.4g} frames a second, but meta/info.json says fps {timing.fps:g}; "
+            "correct one of them"
         )
     return frames
 
@@ -116,11 +127,11 @@ def decode_clip(clip: Clip, timing: Timing, size: int) -> np.ndarray:
     frames, done = np.empty((clip.length, size, size, 3), np.uint8), 0
     with _opened(clip.path) as (container, stream):
         for frame, time in _nearest(container, stream, clip, timing):
-            wanted = clip.start + done / timing.fps
+            wanted = timing.time(clip, done)
             if abs(time - wanted) > timing.tolerance:
                 raise UserError(
-                    f"{clip.name}: row {done} is at {wanted:.6g} s of {clip.path}, but the nearest frame is at {time:.6g} s; "
-                    "repair the times, or accept the difference with `aime-fast pack --video-tolerance`"
+                    f"{clip.name}: row {done} is at {wanted:.6g} s of {clip.path}, but the nearest frame is at "
+                    f"{time:.6g} s; repair the times, or accept it with `aime-fast pack --video-tolerance`"
                 )
             frames[done] = as_frames(frame.to_ndarray(format="rgb24")[None], size)[0]
             done += 1
@@ -138,7 +149,8 @@ def _nearest(container: Any, stream: Any, clip: Clip, timing: Timing) -> Iterato
     done, best = 0, None
     for frame in container.decode(stream):
         time = frame.time or 0.0
-        if best is not None and abs(time - clip.start - done / timing.fps) >= abs(best[1] - clip.start - done / timing.fps):
+        wanted = timing.time(clip, done)
+        if best is not None and abs(time - wanted) >= abs(best[1] - wanted):
             yield best
             done += 1
             if done == clip.length:
