@@ -20,7 +20,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from aime_fast.data.sources.columns import Arrays
-from aime_fast.data.sources.hdf5_groups import grouped_columns
+from aime_fast.data.sources.hdf5_groups import check_filters, grouped_columns
 from aime_fast.data.sources.source import readable
 from aime_fast.errors import UserError
 
@@ -35,6 +35,8 @@ def open_hdf5(path: Path) -> Iterator[Arrays]:
         # `get` gives None for a link without a target.
         items = {name: file.get(name) for name in file}
         arrays = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset) and item.ndim > 0}
+        for array in arrays.values():
+            check_filters(array)
         grouped, task, notes = grouped_columns(file, path)
         yield Arrays({**arrays, **grouped}, environment if isinstance(environment, str) else task, notes)
 
@@ -65,6 +67,9 @@ class _Member:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
+        if self.dtype.hasobject:
+            where = f"{self._archive.filename}: {self._member}"
+            raise UserError(f"{where} holds Python objects, which could run code; save it as an array of numbers")
         with self._archive.open(self._member) as stream:
             return npy.read_array(stream, allow_pickle=False)[rows]
 

@@ -6,6 +6,7 @@ a row follows its frame. https://robomimic.github.io/docs/datasets/overview.html
 """
 
 import functools
+import importlib
 import json
 import re
 from collections.abc import Mapping
@@ -223,8 +224,23 @@ def _decoded(rows: np.ndarray) -> np.ndarray:
     return np.stack([decode_picture(_bytes(row)) for row in rows])
 
 
+def check_filters(item: h5py.Dataset) -> None:
+    """Raise `UserError` if this h5py, with hdf5plugin if that is installed, cannot unpack a data set."""
+    choices = item.id.get_create_plist()
+    for code in (choices.get_filter(number)[0] for number in range(choices.get_nfilters())):
+        with suppress(ImportError):
+            if not h5py.h5z.filter_avail(code):
+                importlib.import_module("hdf5plugin")
+        if not h5py.h5z.filter_avail(code):
+            raise UserError(
+                f"{item.file.filename}: {item.name} is compressed with HDF5 filter {code}, which h5py lacks; "
+                "run pip install hdf5plugin"
+            )
+
+
 def _column(file: h5py.File, names: list[str]) -> _Column:
     first = file[names[0]]
+    check_filters(first)
     if _is_picture(first) and _is_compressed(first):
         return _Column(tuple(names), _decoded(first[:1]).shape[1:], np.dtype(np.uint8), True)
     return _Column(tuple(names), first.shape[1:], first.dtype, False)
