@@ -18,10 +18,10 @@ def wrong_range(frames: Tensor) -> str:
     low, high = (value.item() for value in torch.aminmax(frames))
     if not (low >= -LARGEST and high <= LARGEST):
         if low >= 0 and high <= 255:
-            return f"levels from {low:.4g} to {high:.4g}, which look like 0 to 255 (frames / 127.5 - 1 is in range)"
+            return f"floats from {low:.4g} to {high:.4g}, as levels are (frames / 127.5 - 1 is in range)"
         return f"floats from {low:.4g} to {high:.4g}"
     if low >= 0 and high <= 1 and not bool(_odd_levels(frames)):
-        return f"floats from {low:.4g} to {high:.4g}, which look like 0 to 1 (frames * 2 - 1 is in range)"
+        return f"floats from {low:.4g} to {high:.4g}, as levels / 255 are (frames * 2 - 1 is in range)"
     return ""
 
 

@@ -33,16 +33,16 @@ def other_rows_file(row):
 VIDEOS = [
     Case(
         "start-off-by-26-ms",
-        lambda f: data_set(f, shift(0.026)),
+        lambda f: data_set(f, shift(0.026, 0)),
         REFUSED,
         "0.024 s away from any frame at 20 frames a second",
         LEROBOT + "issues/2364",
     ),
     Case(
         "start-off-by-a-frame",
-        lambda f: data_set(f, shift(0.05)),
+        lambda f: data_set(f, shift(0.05, 0)),
         REFUSED,
-        "its last frame is number 11",
+        "episode 1: from_timestamp 0.3 s",
         GITHUB + "OpenDriveLab/AgiBot-World/issues/149",
     ),
     Case(

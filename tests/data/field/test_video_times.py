@@ -83,7 +83,7 @@ def test_rounded_times_are_read(videos, rate, wrong):
 def test_wrong_times_are_refused(videos, rate, steps, episode):
     path, frames = videos(rate)
     clips = clips_of(path, rate, steps / rate, episode)
-    with pytest.raises(UserError, match="episode [012]"):
+    with pytest.raises(UserError, match=r"episode [012]"):
         read(clips, Timing(rate, 1e-4))
     # Even a tolerance as large as can be never gives the frame of another row.
     timing = Timing(rate, 0.499 / rate)
@@ -114,5 +114,5 @@ def test_frames_of_no_row_are_counted(videos):
 
 @pytest.mark.parametrize("tolerance", [-1e-4, 0.025, 1.0, float("nan")])
 def test_a_tolerance_that_would_take_neighbours_is_refused(tmp_path, tolerance):
-    with pytest.raises(UserError, match="it must be below half a frame, 0.025 s"):
+    with pytest.raises(UserError, match=r"it must be below half a frame, 0\.025 s"):
         Timing(20, tolerance).check(tmp_path)

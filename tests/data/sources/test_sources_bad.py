@@ -215,7 +215,10 @@ def edit_json(path, change):
         (lambda m: m.update(fps=0), "fps is 0"),
         (lambda m: m.update(fps=30), "has 20 frames a second, but meta/info.json says fps 30"),
         (lambda m: m.update(data_path="data/{nowhere}.parquet"), "cannot be read as LeRobot v3"),
-        (lambda m: m.update(video_path="videos/none.mp4"), "none.mp4: cannot be read as video"),
+        (
+            lambda m: m.update(video_path="videos/none.mp4"),
+            "none.mp4 is frame 0, but the episodes before it end at frame 6",
+        ),
     ],
 )
 def test_a_wrong_lerobot_description(tmp_path, episodes, change, words):
