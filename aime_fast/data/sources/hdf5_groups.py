@@ -160,8 +160,13 @@ def _check_length(path: Path, file: h5py.File, group: str, pictures: str, length
 def _episode_groups(file: h5py.File) -> list[str]:
     """Names of the groups that hold actions, and lie in no other such group, by their numbers; "" is the top."""
     found: list[str] = []
+    seen: set[tuple[int, int]] = set()  # a link may lead back to a group above
 
     def look(name: str, group: h5py.Group) -> None:
+        info = h5py.h5o.get_info(group.id)
+        if (info.fileno, info.addr) in seen:
+            return
+        seen.add((info.fileno, info.addr))
         if _first(group, ACTIONS):
             found.append(name)
             return

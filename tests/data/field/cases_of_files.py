@@ -1,5 +1,6 @@
 """Cases in files of arrays: HDF5, npz and .pt."""
 
+import h5py
 import numpy as np
 from field_case import REFUSED, SAID, Case
 from made_arrays import (
@@ -52,6 +53,14 @@ def nan_actions():
     actions = noise()[1]
     actions[3] = np.nan
     return actions
+
+
+def linked(path):
+    with h5py.File(path, "r+") as file:
+        for name in ("a", "b", "c"):
+            file[f"data/{name}"] = file["data"]
+            file[f"mask/{name}"] = h5py.SoftLink("/mask")
+    return path
 
 
 ROBOMIMIC = GITHUB + "ARISE-Initiative/robomimic/issues/"
@@ -148,6 +157,14 @@ FILES = [
         REFUSED,
         "it holds action/joint_position, observation/robot_state/q",
         GITHUB + "droid-dataset/droid/issues/54",
+    ),
+    Case(
+        "group-that-links-to-itself",
+        lambda f: linked(groups(f, {"agentview_image": frames()})),
+        SAID,
+        "2, data/demo_9 to data/demo_10",
+        GITHUB + "PyTables/PyTables/issues/794",
+        frames,
     ),
     # files that are not what they seem
     Case(
