@@ -67,10 +67,11 @@ def soften(results: Sequence[Result]) -> list[Result]:
 def choose_graphics() -> tuple[str | None, list[Result]]:
     """The value of `MUJOCO_GL` to render with (None if nothing works), and the results of the checks.
 
-    If the user has set `MUJOCO_GL`, only that value is tried. Else EGL, OSMesa and GLFW are tried until one works.
+    If the user has set `MUJOCO_GL`, only that value is tried; with `MUJOCO_EGL_DEVICE_ID` alone, only EGL. Else EGL,
+    OSMesa and GLFW are tried until one works.
     """
     wanted = os.environ.get("MUJOCO_GL")
-    checks = GRAPHICS
+    checks = GRAPHICS[:1] if EGL_DEVICE in os.environ else GRAPHICS
     if wanted:
         fixes = {name.lower(): fix for name, fix in PACKAGES.items()}
         fix = fixes.get(wanted.lower(), f"set it to {', '.join(fixes)}, or to nothing")
