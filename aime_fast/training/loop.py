@@ -132,10 +132,12 @@ class Loop:
             )
 
     def _validate(self, beta: float) -> bool:
-        """Validate on all held-out windows; return whether the PSNR is the best so far."""
-        progress = self.run.progress
+        """Validate on all held-out windows, if there are any; return whether the PSNR is the best so far."""
+        progress, held_out = self.run.progress, self.run.validation_backend
+        if held_out is None:
+            return False
         with record_function("validation"):
-            windows = self.run.validation_backend.evaluation_windows(self.run.config.loader.sequence_length)
+            windows = held_out.evaluation_windows(self.run.config.loader.sequence_length)
             values, seen = self._evaluated(self.watchdog.beating(windows, "validation"), beta)
         self.reporter.validation(progress.step, values)
         self.reporter.pictures(progress.step, seen)
@@ -145,7 +147,9 @@ class Loop:
         return True
 
     def _look(self, beta: float) -> None:
-        """Look at the first batch of held-out windows without a validation: figures of the parts, and a picture."""
+        """Look at the first batch of held-out windows, if there are any: figures of the parts, and a picture."""
+        if self.run.validation_backend is None:
+            return
         windows = self.run.validation_backend.evaluation_windows(self.run.config.loader.sequence_length)
         values, seen = self._evaluated([next(windows)], beta)
         self.reporter.look(self.run.progress.step, values)
