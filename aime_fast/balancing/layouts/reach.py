@@ -9,8 +9,8 @@ SMALLEST = 1 << 16
 """Entries of a buffer of its own: for fewer, one more collective or kernel costs more than the zeros it spares."""
 
 
-def parts(sizes: Sequence[int], keys: Sequence[Hashable], smallest: int = SMALLEST) -> list[list[int]]:
-    """Positions with the same key; those whose key has fewer than `smallest` entries in all come together, last.
+def parts(sizes: Sequence[int], keys: Sequence[Hashable]) -> list[list[int]]:
+    """Positions with the same key; those whose key has fewer than `SMALLEST` entries in all come together, last.
 
     sizes: entries of each parameter. keys: what parameters of one buffer have in common, such as the tasks that reach
     them.
@@ -19,8 +19,8 @@ def parts(sizes: Sequence[int], keys: Sequence[Hashable], smallest: int = SMALLE
     for position, key in enumerate(keys):
         by_key.setdefault(key, []).append(position)
     total = {key: sum(sizes[position] for position in positions) for key, positions in by_key.items()}
-    small = [position for key, positions in by_key.items() if total[key] < smallest for position in positions]
-    large = [positions for key, positions in by_key.items() if total[key] >= smallest]
+    small = [position for key, positions in by_key.items() if total[key] < SMALLEST for position in positions]
+    large = [positions for key, positions in by_key.items() if total[key] >= SMALLEST]
     return [*large, small] if small else large
 
 
