@@ -23,8 +23,10 @@ from world import WINDOWS, World
 from aime_fast.balancing.groups import GROUPS
 from aime_fast.balancing.layouts import reach
 from aime_fast.balancing.solvers.registry import SOLVERS
+from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.open_engine import open_engine
+from aime_fast.training.reach import tasks_reaching
 
 # torch 2.13 gave it this name and warns of the older one.
 all_gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
@@ -53,12 +55,13 @@ def open_case(
     return engine, balancer_of(engine, solver, groups)
 
 
-def open_world(stage, accumulation, windows=WINDOWS, precision="auto"):
-    """The real model under SGD."""
+def open_world(stage, accumulation, windows=WINDOWS, precision="auto", known=False):
+    """The real model under SGD; known: the engine is told which tasks reach what."""
     optim = dict(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=CLIP, precision=precision)
     config = toy_config(**optim)
     config = replace(config, loader=replace(config.loader, batch_size=windows), ds_config=f"zero{stage}")
-    engine = open_engine(World(windows=windows), config)
+    world = World(windows=windows)
+    engine = open_engine(world, config, (lambda: tasks_reaching(world.model, LossAggregator())) if known else None)
     return engine, balancer_of(engine)
 
 
@@ -169,7 +172,7 @@ def main(folder, what="all"):
     if world_size > 1:
         dist.init_process_group("gloo")
     if what == "eight":
-        engine, balancer = open_world(2, accumulation=1, windows=8)
+        engine, balancer = open_world(2, accumulation=1, windows=8, known=True)
         results = train(engine, balancer, range(3))
         engine.close()
     elif what == "solvers":
@@ -209,7 +212,8 @@ def every_case(world_size):
             results[f"resume-{stage}-{name}"] = resume(stage, name)
     results["sgd-blocking"] = equality(stage=2, accumulation=2, overlap_comm=False, contiguous_gradients=False)
     for stage in (0, 2, 3):
-        engine, balancer = open_world(stage, accumulation=2 if stage >= 2 and world_size == 1 else 1)
+        accumulation = 2 if stage >= 2 and world_size == 1 else 1
+        engine, balancer = open_world(stage, accumulation, known=stage != 0)
         results[f"world-{stage}"] = train(engine, balancer, range(WORLD_STEPS))
         engine.close()
     engine, balancer = open_world(3, accumulation=1, precision="bf16")
