@@ -14,9 +14,9 @@ _FRAMES = 2
 def tasks_reaching(model: WorldModel, aggregator: LossAggregator) -> Reach:
     """For each trainable parameter, in definition order, the tasks whose loss depends on it.
 
-    One window of black frames goes through the model as written, forwards and, for each task, backwards. What autograd
-    returns no gradient for does not depend on values, only on the code: the answer is the same on all ranks, and a compiled
-    step reaches the same. Changes neither the model's state nor torch's generators. Collective where losses are.
+    One window of black frames goes through the model as written, forwards and, for each task, backwards. Where autograd
+    returns no gradient depends on the code, not on values: the answer is the same on all ranks, and a compiled step
+    reaches the same. Changes neither the model's state nor torch's generators. Collective where losses are.
 
     model: on its device, in training mode, of known action and image size.
     """

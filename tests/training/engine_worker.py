@@ -40,7 +40,16 @@ LR = {"sgd": 0.05, "adamw": 0.005}
 
 
 def open_case(
-    stage, name="sgd", accumulation=1, solver="rotation", groups="all", seed=0, bf16=False, known=False, sent=None, **zero
+    stage,
+    name="sgd",
+    accumulation=1,
+    solver="rotation",
+    groups="all",
+    seed=0,
+    bf16=False,
+    known=False,
+    sent=None,
+    **zero,
 ):
     """An engine on the toy and its balancer.
 

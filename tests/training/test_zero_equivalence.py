@@ -185,7 +185,13 @@ def test_adamw_equals_one_process_with_the_whole_batch(results, world_size, stag
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_ranks_hold_the_same_parameters_bit_for_bit(results, stage):
-    for case in (f"sgd-{stage}-2", f"adamw-{stage}-1", f"rotation-module-{stage}", f"known-{stage}", f"bf16-sent-{stage}"):
+    for case in (
+        f"sgd-{stage}-2",
+        f"adamw-{stage}-1",
+        f"rotation-module-{stage}",
+        f"known-{stage}",
+        f"bf16-sent-{stage}",
+    ):
         assert torch.equal(results[2, 0][case]["parameters"], results[2, 1][case]["parameters"])
 
 

@@ -1,6 +1,6 @@
 """One rank of the counts of traffic: `RANK=r WORLD_SIZE=n python traffic_worker.py FOLDER` prints a JSON line a case.
 
-A line has the case, the bytes that this rank sent in one step by kind of collective, and the buffers that were laid out.
+A line has the case, the bytes that this rank sent in one step by kind of collective, and the buffers.
 """
 
 import json

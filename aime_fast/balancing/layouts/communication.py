@@ -50,8 +50,8 @@ def traffic(
     The model's own collectives (averages of the codebook, means over the batch) are not part of it.
 
     Args:
-        sizes: entries of each buffer, padding included. Those of the parameters give the count without padding, and with
-            no parameters of unlike reach in one buffer.
+        sizes: entries of each buffer, padding included. Those of the parameters give the least that can be sent: no
+            padding, and no parameters of unlike reach in one buffer.
         reach: the tasks that reach each of them.
         world_size: W, at least 1.
         stage: ZeRO stage, 0 to 3.

@@ -1,10 +1,11 @@
 """Task gradients in flat buffers, on one process or as shards over ranks.
 
 Gradients come from `torch.autograd.grad`, not from `loss.backward()`: no `.grad` is touched, so none of DeepSpeed's
-backward hooks run, and several backward passes over one graph leave its counters alone. What remains is one reduction a
-task, done here straight into shards (`collectives.py`), while the next task's backward pass runs. A task takes no part in
-buffers that it does not reach: they are neither filled, nor sent, nor kept. The price is that one task's whole gradient lives on each rank until it is reduced. One process uses flat buffers
-too: a few long tensors take a third of the operator calls that many short ones take.
+backward hooks run, and several backward passes over one graph leave its counters alone. What remains is one reduction
+a task, done here straight into shards (`collectives.py`), while the next task's backward pass runs. A task takes no
+part in buffers that it does not reach: they are neither filled, nor sent, nor kept. The price is that one task's whole
+gradient lives on each rank until it is reduced. One process uses flat buffers too: a few long tensors take a third of
+the operator calls that many short ones take.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,8 @@ class FlatLayout(Layout):
         world_size: ranks of the default process group, 1 without one.
         reduce_each: reduce every micro-batch instead of adding whole gradients up until the last one (ZeRO-2, 3).
         overlap: reduce a task's gradient while the next task's backward pass runs.
-        reach: the tasks that can reach each parameter, equal on all ranks. None: every task counts as reaching all where
-            there are several ranks, because a rank cannot know what the others' gradients reach.
+        reach: the tasks that can reach each parameter, equal on all ranks. None: with several ranks every task counts as
+            reaching all, because a rank cannot know what the others' gradients reach.
         dtype: of gradients while they are sent, float32 or bfloat16.
     """
 
@@ -58,7 +59,7 @@ class FlatLayout(Layout):
         self.reach = reach
         self.buffer_reach = None if reach is None else [merged(reach, buffer.indices) for buffer in self.buffers]
         """The tasks that reach each buffer, where that is known."""
-        self.tasks_reaching = [set(tasks) for tasks in reach or [()] * len(self.parameters)]
+        self.tasks_reaching = [set(reach[index]) if reach else set() for index in range(len(self.parameters))]
         self._device = self.parameters[0].device
         self._checked: set[int] = set()
         self._vectors: dict[int, Vector] = {}
@@ -91,9 +92,9 @@ class FlatLayout(Layout):
         """
         if self.reach is None:
             if self._segments is None:
-                for tasks, gradient in zip(self.tasks_reaching, gradients, strict=True):
+                for found, gradient in zip(self.tasks_reaching, gradients, strict=True):
                     if gradient is not None:
-                        tasks.add(task)
+                        found.add(task)
         elif task not in self._checked:
             self._checked.add(task)
             for position, (tasks, gradient) in enumerate(zip(self.reach, gradients, strict=True)):

@@ -6,7 +6,7 @@ cut the whole; ZeRO-3 cuts each parameter and lays the parts one after the other
 is pinned because of them; `tests/training/test_zero_equivalence.py` fails if a version changes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -85,8 +85,8 @@ class Partition:
 class WholePartition(Partition):
     """No shards: the module's parameters become views of a few flat buffers, and the optimiser steps those.
 
-    One buffer for each large child of the module (or for what the same tasks reach, where that is known) and each of the
-    optimiser's groups, so that what a task does not reach costs nothing: its vector has no such buffer.
+    One buffer for each large child of the module (or for what the same tasks reach, where that is known) and each of
+    the optimiser's groups, so that what a task does not reach costs nothing: its vector has no such buffer.
 
     Args:
         module: on its device; its parameters keep their values, and lie contiguous afterwards.
@@ -103,7 +103,7 @@ class WholePartition(Partition):
         super().__init__()
         names = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         position = {id(parameter): index for index, (_, parameter) in enumerate(names)}
-        keys = reach or [name.partition(".")[0] for name, _ in names]
+        keys: Sequence[Hashable] = reach or [name.partition(".")[0] for name, _ in names]
         for group in optimizer.param_groups:
             own = []
             chosen = [position[id(parameter)] for parameter in group["params"]]

@@ -34,9 +34,9 @@ class DeepSpeedEngine(Engine[M]):
 
     The forward pass goes to the module and the gradients come from `torch.autograd.grad`, so DeepSpeed's own backward,
     accumulation and clipping are not used (`balancing/layouts/flat.py` has the reason). ZeRO-0 needs nothing of
-    DeepSpeed: it balances shards as the other stages do, and gathers the update. ZeRO-1 adds whole gradients up over micro-batches and reduces once; ZeRO-2 keeps shards only and reduces
-    each micro-batch. ZeRO-3 also cuts the parameters: they are gathered at a step's first forward pass and dropped
-    after its last backward pass.
+    DeepSpeed: it balances shards as the other stages do, and gathers the update. ZeRO-1 adds whole gradients up over
+    micro-batches and reduces once; ZeRO-2 keeps shards only and reduces each micro-batch. ZeRO-3 also cuts the
+    parameters: they are gathered at a step's first forward pass and dropped after its last backward pass.
     """
 
     def __init__(self, module: M, config: TrainConfig, reach: Callable[[], Reach] | None = None) -> None:

@@ -18,9 +18,9 @@ M = TypeVar("M", bound=nn.Module)
 def open_engine(model: M, config: TrainConfig, reach: Callable[[], Reach] | None = None) -> Engine[M]:
     """The engine for `config.ds_config`: DeepSpeed's, or the plain one for None.
 
-    model: the module with its initial weights; moved to this process's device. reach: finds the tasks that can reach each
-    trainable parameter; called with the model on its device, where there are several processes. Without it every task is
-    reduced for all parameters. Raises UserError for a configuration that does not fit.
+    model: the module with its initial weights; moved to this process's device. reach: finds the tasks that can reach
+    each trainable parameter; called with the model on its device, where there are several processes. Without it every
+    task is reduced for all parameters. Raises UserError for a configuration that does not fit.
     """
     if config.ds_config is None:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
