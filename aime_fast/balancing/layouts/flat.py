@@ -32,8 +32,8 @@ class FlatLayout(Layout):
         world_size: ranks of the default process group, 1 without one.
         reduce_each: reduce every micro-batch instead of adding whole gradients up until the last one (ZeRO-2, 3).
         overlap: reduce a task's gradient while the next task's backward pass runs.
-        reach: the tasks that can reach each parameter, equal on all ranks. None: with several ranks every task counts as
-            reaching all, because a rank cannot know what the others' gradients reach.
+        reach: the tasks that can reach each parameter, equal on all ranks. None: with several ranks every task counts
+            as reaching all, because a rank cannot know what the others' gradients reach.
         dtype: of gradients while they are sent, float32 or bfloat16.
     """
 
