@@ -25,6 +25,7 @@ from aime_fast.training.compile.cuda_graph import CudaRecorder
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
+from aime_fast.training.reach import tasks_reaching
 from aime_fast.training.run import folder as run_folder
 from aime_fast.training.run.device import memory_ended
 from aime_fast.training.run.room import refuse_too_large
@@ -88,10 +89,10 @@ class Components:
         if config.loader.sequence_length == 1:
             self.notes.append("windows have one frame: what comes next can't be learnt; raise --loader.sequence-length")
         self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.engine = open_engine(model, config)
+        self.aggregator = LossAggregator(config.losses, tasks)
+        self.engine = open_engine(model, config, lambda: tasks_reaching(model, self.aggregator))
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
-        self.aggregator = LossAggregator(config.losses, tasks)
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()

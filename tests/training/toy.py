@@ -42,6 +42,12 @@ class Toy(nn.Module):
         ]
 
 
+def toy_reach(module: Toy) -> list[frozenset[int]]:
+    """The tasks that reach each parameter, written down by hand."""
+    by_child = {"idle": (), "scale": (0, 2), "trunk": (0, 1, 2), "head": (0, 1), "side": (1,)}
+    return [frozenset(by_child[name.partition(".")[0]]) for name, _ in module.named_parameters()]
+
+
 class NoDraws:
     """The toy needs no randomness."""
 

@@ -193,14 +193,14 @@ class Engine(Generic[M]):
         return self.layout.cuts()
 
     def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
-        """Each flat tensor that the optimiser steps, and how it consists of parameters: as the gradients do."""
+        """Each flat tensor that the optimiser steps, and how it consists of parameters."""
         stepped = [flat for group in self.optimizer.param_groups for flat in group["params"]]
-        return list(zip(stepped, self.layout.cuts(), strict=True))
+        return list(zip(stepped, self.layout.stepped_cuts(), strict=True))
 
     @property
     def sharded(self) -> bool:
         """Whether each rank holds other entries of the optimiser's state; else every rank has all of it."""
-        return self.layout.shards > 1
+        return self.world_size > 1 and not self.layout.partition.whole
 
     @property
     def parameter_names(self) -> list[str]:
