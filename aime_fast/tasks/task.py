@@ -28,6 +28,8 @@ class Task(ABC):
     """Name of the task's loss, the sum of its weighted terms."""
     needs_rewards: ClassVar[bool] = False
     """Whether the recording must have rewards."""
+    spares: ClassVar[frozenset[str]] = frozenset()
+    """Modules of the model that the task's gradient leaves alone, as if it stopped where their outputs are read."""
     compiled: ClassVar[tuple[str, ...]] = ("terms",)
     """Methods that `torch.compile` compiles as one region each."""
     compile_options: ClassVar[dict[str, int]] = {}

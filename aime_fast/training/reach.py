@@ -28,14 +28,15 @@ def tasks_reaching(model: WorldModel, aggregator: LossAggregator) -> Reach:
         torch.zeros(1, _FRAMES, device=device),
         torch.zeros(1, _FRAMES, dtype=torch.bool, device=device),
     )
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    named = [(name.partition(".")[0], p) for name, p in model.named_parameters() if p.requires_grad]
+    modules, parameters = [module for module, _ in named], [parameter for _, parameter in named]
     outputs = model(batch.frames(), batch.actions, model.draws(0, 1, _FRAMES))
     _, losses = aggregator.compute_losses(outputs, beta=1.0, batch=batch)
     found: list[set[int]] = [set() for _ in parameters]
     for task, loss in enumerate(losses):
         if loss.requires_grad:
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            for tasks, gradient in zip(found, gradients, strict=True):
-                if gradient is not None:
+            for tasks, module, gradient in zip(found, modules, gradients, strict=True):
+                if gradient is not None and module not in aggregator.tasks[task].spares:
                     tasks.add(task)
     return [frozenset(tasks) for tasks in found]

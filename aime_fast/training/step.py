@@ -67,6 +67,7 @@ class TrainingStep:
     ) -> None:
         self.engine, self.balancer, self.aggregator, self.backend = engine, balancer, aggregator, backend
         self.names = [task.name for task in aggregator.tasks]
+        self.spares = [task.spares for task in aggregator.tasks]
         self.seed, self.loader = config.seed, config.loader
         self._on_copy_stream = CopyStream(engine.device)
 
@@ -120,7 +121,7 @@ class TrainingStep:
             outputs = self.engine(batch.frames(), batch.actions, draws)
             losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=batch)
         with record_function("backward"):
-            self.engine.backward(totals, self.names)
+            self.engine.backward(totals, self.names, self.spares)
         tokens = outputs.token_info
         return {name: loss.detach() for name, loss in losses.items()}, tokens.ids, tokens.encodings
 

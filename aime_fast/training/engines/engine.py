@@ -66,6 +66,7 @@ class Engine(Generic[M]):
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         self._clip = config.optim.clip
         self._parameters = trainable(module)
+        self._trained: dict[frozenset[str], list[int]] = {}
         self._micro_step = 0
         # Makes sums over ranks and micro-batches means; applied inside the backward pass.
         self._share = torch.tensor(1.0 / (self.accumulation * world_size), device=device)
@@ -84,11 +85,17 @@ class Engine(Generic[M]):
     def _release(self) -> None:
         """Keep only this rank's part of cut parameters."""
 
-    def backward(self, task_losses: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
+    def backward(
+        self,
+        task_losses: Sequence[Tensor],
+        names: Sequence[str] | None = None,
+        spares: Sequence[frozenset[str]] | None = None,
+    ) -> None:
         """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's gradient; frees the graph.
 
         A parameter that a task does not reach costs nothing: autograd visits only what lies below the loss.
-        `names` label the profiler's ranges. Must be called `accumulation` times before each step.
+        `names` label the profiler's ranges. `spares` are the modules that each task leaves alone. Must be called
+        `accumulation` times before each step.
         """
         if self._micro_step == self.accumulation:
             raise RuntimeError(f"backward called more than accumulation={self.accumulation} times before the step")
@@ -96,15 +103,32 @@ class Engine(Generic[M]):
         last = self._micro_step == self.accumulation
         for task, loss in enumerate(task_losses):
             with record_function(f"backward/{names[task] if names else task}"):
-                self.layout.add(task, self._gradients(loss, keep_graph=task + 1 < len(task_losses)), last)
+                self.layout.add(
+                    task,
+                    self._gradients(loss, spares[task] if spares else frozenset(), task + 1 < len(task_losses)),
+                    last,
+                )
         self._losses.append([loss.detach() for loss in task_losses])
 
-    def _gradients(self, loss: Tensor, keep_graph: bool) -> Sequence[Tensor | None]:
+    def _gradients(self, loss: Tensor, spared: frozenset[str], keep_graph: bool) -> Sequence[Tensor | None]:
+        found: list[Tensor | None] = [None] * len(self._parameters)
         if not loss.requires_grad:
-            return [None] * len(self._parameters)
+            return found
         # A copy: a scalar parameter that is added to a loss gets this very tensor as its gradient.
         share = self._share.to(loss.dtype, copy=True)
-        return torch.autograd.grad(loss, self._parameters, share, retain_graph=keep_graph, allow_unused=True)
+        wanted = self._wanted(spared)
+        parameters = [self._parameters[index] for index in wanted]
+        gradients = torch.autograd.grad(loss, parameters, share, retain_graph=keep_graph, allow_unused=True)
+        for index, gradient in zip(wanted, gradients, strict=True):
+            found[index] = gradient
+        return found
+
+    def _wanted(self, spared: frozenset[str]) -> list[int]:
+        """Positions of the parameters that a task trains."""
+        if spared not in self._trained:
+            names = enumerate(self.parameter_names)
+            self._trained[spared] = [index for index, name in names if name.partition(".")[0] not in spared]
+        return self._trained[spared]
 
     def balance(self, balancer: Balancer) -> StepReport:
         """Balance the task gradients, and clip the update to `optim.clip`.
