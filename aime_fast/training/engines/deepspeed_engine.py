@@ -10,12 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from aime_fast.balancing.layouts.flat import FlatLayout
 from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, WholePartition
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
+from aime_fast.profiling.phases import phase
 from aime_fast.training.engines.card import check_card
 from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engines.engine import Engine, M, make_optimizer, micro_batch_size, trainable
@@ -52,7 +52,7 @@ class DeepSpeedEngine(Engine[M]):
 
     def _fetch(self) -> None:
         if self._cut is not None and self._open is None:
-            with record_function("gather"):
+            with phase("gather"):
                 self._open = self._cut.gathered()
                 self._open.__enter__()
 
