@@ -13,7 +13,7 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel workers (tests/conftest.py says how many); a file is one worker's. ARGS="-n 0 tests/test_x.py" has none.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help train test test-kernels bench horizon gpu-check check clean
+.PHONY: help train test test-kernels bench horizon gpu-check nsys ncu check clean
 
 help:
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench  the benchmarks; ARGS=benchmarks/test_bench_rgb.py selects one, and passes flags to pytest'
 	@echo 'make horizon  train and judge the model by the protocol of docs/learning.md; ARGS="--quick" is the short form'
 	@echo 'make gpu-check  checks and measures on a GPU, without .venv: docs/gpu-check.md; ARGS="--device cpu" tries it on a CPU'
+	@echo 'make nsys   record steps with Nsight Systems; make ncu: measure kernels with Nsight Compute (docs/profiling.md)'
 	@echo 'make check  lint, format and types'
 	@echo 'PYTHON=python3.12 chooses the interpreter of .venv (3.11 or newer)'
 
@@ -56,6 +57,10 @@ horizon: $(READY)
 # For a bare machine with a GPU: its own Python and torch, no .venv.
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_check $(ARGS)
+
+nsys ncu: ARGS ?= --preset small
+nsys ncu: $(READY)
+	$(BIN)/python -m aime_fast profile --under $@ $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

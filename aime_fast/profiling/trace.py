@@ -70,7 +70,10 @@ def read_trace(path: Path) -> Trace:
 
 
 def trace_of(events: Iterable[Mapping[str, Any]], source: str = "the trace") -> Trace:
-    """The training steps among the events of a Chrome trace; `UserError` where there are none."""
+    """The training steps among the events of a Chrome trace; `UserError` where there are none.
+
+    The first step of several is left out: nothing has read its data ahead.
+    """
     by_kind: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for event in events:
         if event.get("ph") == "X":
@@ -83,12 +86,13 @@ def trace_of(events: Iterable[Mapping[str, Any]], source: str = "the trace") -> 
     if not trainers:
         raise UserError(f"{source} has no training step; record it with `aime-fast profile`")
     own = ranges.pop(trainers[0])
-    starts = sorted(span.start for span in own if span.name == "wait")
+    waits = sorted(span.start for span in own if span.name == "wait")
+    starts = waits[1:] or waits
     pieces = innermost(span for span in own if span.start >= starts[0])
     end = max(piece.end for piece in pieces)
     between = gaps([(piece.start, piece.end) for piece in pieces], starts[0], end)
     pieces = sorted([*pieces, *(Span(ELSEWHERE, *gap) for gap in between)], key=lambda piece: piece.start)
-    loading = [span for spans in ranges.values() for span in spans]
+    loading = [span for spans in ranges.values() for span in spans if span.end > starts[0]]
     steps = list(zip(starts, [*starts[1:], end], strict=True))
     threads = {tid: innermost(spans) for tid, spans in ranges.items()}
     on_card = any(by_kind[kind] for kind in ON_A_CARD)
