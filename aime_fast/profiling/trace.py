@@ -15,6 +15,8 @@ from aime_fast.profiling.spans import Interval, Span, gaps, innermost, length, o
 
 ELSEWHERE = "elsewhere"
 """Host time of a step outside of all phases: the loop's own work."""
+EARLIER = "earlier"
+"""What a card still does for the steps before the first one."""
 ON_A_CARD = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of what occupies a card; others are ranges around kernels."""
 LAUNCHES = ("cuda_runtime", "cuda_driver")
@@ -127,7 +129,7 @@ def _on_card(
         for event in by_kind[kind]:
             launch = launched.get(event.get("args", {}).get("correlation"))
             time, own = (launch["ts"], others.get(launch["tid"])) if launch else (event["ts"], None)
-            yield _span(event), (own and own(time)) or at_training(time) or ELSEWHERE, event["dur"]
+            yield _span(event), (own and own(time)) or at_training(time) or EARLIER, event["dur"]
 
 
 def _operators(events: list[Mapping[str, Any]], thread: int, pieces: list[Span]) -> Iterator[Work]:
