@@ -1,6 +1,7 @@
 """Record training steps: a table of phases, a trace for Perfetto, a picture, and what to do."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from aime_fast.errors import PlainParser, UserError
 
 if TYPE_CHECKING:
     from aime_fast.config import TrainConfig
+    from aime_fast.planning.cards import Card
     from aime_fast.profiling.report import Peak
 
 
@@ -130,7 +132,7 @@ def _profile(config: "TrainConfig", steps: int, warm_up: int, folder: Path) -> s
     from aime_fast.profiling.timeline import draw_timeline
     from aime_fast.training.profiled import recorded
 
-    profile, trace, setting = recorded(config, steps, warm_up, folder, _peak)
+    profile, trace, setting = recorded(config, steps, warm_up, folder, peak_of)
     text = f"{table(profile)}\n\n{advice(profile, setting)}"
     (folder / "profile.txt").write_text(text + "\n", encoding="utf-8")
     (folder / "profile.json").write_text(json.dumps(profile.to_dict(), indent=1), encoding="utf-8")
@@ -138,9 +140,28 @@ def _profile(config: "TrainConfig", steps: int, warm_up: int, folder: Path) -> s
     return text
 
 
-def _peak(card: str, precision: str) -> "Peak | None":
-    """The published peak of a card; None for one that is not known."""
+def peak_of(device: str, precision: str) -> "Peak | None":
+    """The published peak of a card by the name that its driver gives it; None for one that is not known.
+
+    precision: of products, as `Engine.precision` says it.
+    """
+    from aime_fast.planning.cards import cards
+    from aime_fast.profiling.report import Peak
+
+    name = device.lower().replace("rtx ", "rtx")
+    for card in cards().values():
+        model, _, memory = card.name.partition("-")
+        # Other forms of a card, such as `H100 PCIe` and `RTX 3090 Ti`, have other peaks.
+        known = re.search(rf"(?<![a-z0-9]){model}(?![a-z0-9])(?!.*(pcie|nvl|mig| ti| super| d\b))", name)
+        if known and (not memory or f"{memory}gb" in name):
+            return Peak(card.title, _products(card, precision), card.bandwidth)
     return None
+
+
+def _products(card: "Card", precision: str) -> float:
+    if precision.startswith("bf16"):
+        return card.bf16
+    return card.tf32 if precision.startswith("TF32") else card.fp32
 
 
 def _under(tool: str, options: list[str], steps: int, warm_up: int, device: str, folder: Path) -> str:

@@ -55,5 +55,7 @@ def card(name: str) -> Card:
 
 
 def _card(name: str, row: dict[str, float | str]) -> Card:
-    units = dict.fromkeys(("memory", "bandwidth", "nvlink", "pcie"), 1e9) | dict.fromkeys(("bf16", "tf32", "fp32"), 1e12)
+    units = dict.fromkeys(("memory", "bandwidth", "nvlink", "pcie"), 1e9) | dict.fromkeys(
+        ("bf16", "tf32", "fp32"), 1e12
+    )
     return Card(name=name, **{key: value * units.get(key, 1) for key, value in row.items()})  # type: ignore[arg-type]

@@ -55,9 +55,7 @@ class Memory:
     @property
     def total(self) -> float:
         """All of it."""
-        return (
-            self.weights + self.task_gradients + self.optimiser + self.activations + self.workspace + self.context
-        )
+        return self.weights + self.task_gradients + self.optimiser + self.activations + self.workspace + self.context
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from aime_fast.errors import UserError
 from aime_fast.profiling.nsight import under_nsys
 
 STEPS = 3
+THREADS = """SELECT COALESCE(text, value), globalTid FROM NVTX_EVENTS LEFT JOIN StringIds ON id = textId"""
 PHASES = {
     *("data", "wait", "forward", "backward", "balance", "step", "averages", "log", "checkpoint", "profiled steps"),
     *(f"backward/{task}" for task in ("elbo", "perceiver", "predictive")),
@@ -30,7 +31,7 @@ def test_nsys_records_the_captured_steps(tmp_path, capfd):
     assert instances["profiled steps"] == instances["checkpoint"] == 1
     assert {instances[name] for name in ("wait", "forward", "backward/elbo", "balance", "step")} == {STEPS}
     with sqlite3.connect(tmp_path / "out" / "nsys.sqlite") as report:
-        threads = dict(report.execute("SELECT text, globalTid FROM NVTX_EVENTS WHERE text IN ('data', 'forward')"))
+        threads = dict(report.execute(THREADS))
     assert threads["data"] != threads["forward"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from aime_fast.commands.main import main
+from aime_fast.commands.profile import peak_of
 from aime_fast.profiling.trace import read_trace
 
 PHASES = {
@@ -113,3 +114,27 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert said.err.count("\n") == 1
     assert said.out == ""
     assert not (tmp_path / "runs" / "profile-1").exists()
+
+
+@pytest.mark.parametrize(
+    "device, precision, title, tflops",
+    [
+        ("NVIDIA H200", "TF32 products", "NVIDIA H200", 494.7),
+        ("NVIDIA H100 80GB HBM3", "bf16 products", "NVIDIA H100 SXM", 989.4),
+        ("NVIDIA A100-SXM4-80GB", "float32 products", "NVIDIA A100 SXM 80 GB", 19.5),
+        ("NVIDIA A100-SXM4-40GB", "float32 products", "NVIDIA A100 SXM 40 GB", 19.5),
+        ("NVIDIA GeForce RTX 3090", "TF32 products", "NVIDIA RTX 3090", 35.6),
+        ("NVIDIA L40S", "bf16 products", "NVIDIA L40S", 362),
+    ],
+)
+def test_peaks_of_cards_by_the_name_of_their_driver(device, precision, title, tflops):
+    peak = peak_of(device, precision)
+    assert peak.card == title
+    assert peak.flops == pytest.approx(1e12 * tflops, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "device", ["NVIDIA GH200 480GB", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "Tesla T4"]
+)
+def test_a_card_with_other_peaks_has_none(device):
+    assert peak_of(device, "TF32 products") is None

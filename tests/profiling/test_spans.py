@@ -1,5 +1,7 @@
 """Unions, gaps, overlaps and innermost spans agree with counting small cells of time one by one."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +42,7 @@ def nested(draw, start, end, depth):
 def test_the_innermost_span_owns_each_cell(spans):
     """The innermost one is the shortest that covers the cell; equal ones were opened inside, so they are deeper."""
     pieces = innermost(spans)
-    assert all(one.end <= other.start for one, other in zip(pieces, pieces[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(pieces))
     owner = {cell: piece.name for piece in pieces for cell in range(int(piece.start), int(piece.end))}
     assert set(owner) == cells((span.start, span.end) for span in spans)
     for cell, name in owner.items():
