@@ -90,6 +90,8 @@ def _own(options: dict[str, str | int | None]) -> list[str]:
 
 def _use(device: str, under: str | None) -> None:
     """Hide the cards from a run on the CPU; `UserError` where a card is asked for and there is none."""
+    # Else torch's profiler prints a line when it starts and when it stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if device == "cpu":
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     import torch

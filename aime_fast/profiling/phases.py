@@ -21,10 +21,17 @@ from torch.profiler import record_function
 
 from aime_fast.errors import UserError
 
+IN_A_STEP = ("wait", "forward", "backward", "balance", "step", "averages", "gather", "replay")
+"""Phases of the training thread in each step."""
 OCCASIONAL = ("log", "validation", "checkpoint")
 """Phases that follow some steps only."""
 MARKED = "profiled steps"
 """The range around the steps that Nsight captures."""
+
+
+def is_phase(name: str) -> bool:
+    """Whether a range has the name of a phase; torch opens ranges of its own."""
+    return name.partition("/")[0] in ("data", *IN_A_STEP, *OCCASIONAL)
 
 
 class Marks(Protocol):

@@ -86,7 +86,8 @@ def make_profile(
     """
     steps = len(trace.steps)
     rows = tuple(_row(times, steps, _work_of(times.name, work), trace.on_card, joined) for times in _ordered(trace))
-    load = sum(span.end - span.start for span in trace.loading if span.name == "data") / steps
+    loads = [span.end - span.start for span in trace.loading if span.name == "data"]
+    load = sum(loads) / max(len(loads), 1)
     return Profile(title, steps, step_ms, trace.step_time / 1e3, trace.on_card, rows, peak, load / 1e3)
 
 

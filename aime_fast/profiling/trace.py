@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aime_fast.errors import UserError
-from aime_fast.profiling.phases import OCCASIONAL
+from aime_fast.profiling.phases import OCCASIONAL, is_phase
 from aime_fast.profiling.spans import Interval, Span, gaps, innermost, length, overlap, union
 
 ELSEWHERE = "elsewhere"
@@ -82,7 +82,7 @@ def trace_of(events: Iterable[Mapping[str, Any]], source: str = "the trace") -> 
             by_kind[event.get("cat", "")].append(event)
     ranges: defaultdict[int, list[Span]] = defaultdict(list)
     for event in by_kind["user_annotation"]:
-        if "#" not in event["name"]:  # torch's own ranges, such as `Optimizer.step#AdamW.step`
+        if is_phase(event["name"]):
             ranges[event["tid"]].append(_span(event))
     trainers = [tid for tid, spans in ranges.items() if any(span.name == "wait" for span in spans)]
     if not trainers:
