@@ -22,6 +22,7 @@ COLOURS = {
     "gather": "#444444",
     ELSEWHERE: "#d9d9d9",
 }
+OTHER = "#555555"
 TASKS = ("#d62728", "#ff7f0e", "#b5651d", "#f2a65a")
 """Colours of the backward passes in order."""
 ZOOMS, LETTER = 30.0, 0.0065
@@ -34,10 +35,11 @@ def draw_timeline(trace: Trace, path: Path, title: str) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
     start, end = trace.steps[-2] if len(trace.steps) > 1 else trace.steps[-1]
     colours = _colours(trace)
-    figure, axes = pyplot.subplots(2, 1, figsize=(13, 5.4), layout="constrained")
+    figure, axes = pyplot.subplots(2, 1, figsize=(13, 6.0), layout="constrained")
     _draw(axes[0], trace, (start, end), start, colours)
     axes[0].set_title(title, loc="left", fontsize=11)
     zoomed = _around_longest_gap(trace, start, end)
@@ -45,6 +47,9 @@ def draw_timeline(trace: Trace, path: Path, title: str) -> None:
     what = "card" if trace.on_card else "operators"
     axes[1].set_title(f"around the longest gap between {what} of that step", loc="left", fontsize=11)
     axes[1].set_xlabel("milliseconds since the step began")
+    seen = dict.fromkeys(span.name for span in [*trace.phases, *trace.loading] if span.end > start and span.start < end)
+    keys = [Patch(color=colours.get(name, OTHER), label=name) for name in seen]
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 6), frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -98,7 +103,7 @@ def _lane(
             for span in spans
             if span.name == name and span.end > first and span.start < last
         ]
-        colour = colours.get(name, "#555555")
+        colour = colours.get(name, OTHER)
         bars = [((a - zero) / 1e3, (b - a) / 1e3) for a, b in seen]
         axis.broken_barh(bars, (row - 0.4, 0.8), facecolor=colour, linewidth=0)
         for a, b in seen if labels and name != ELSEWHERE else ():
