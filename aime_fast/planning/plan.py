@@ -7,6 +7,7 @@ from typing import Literal
 
 from aime_fast.config import TrainConfig
 from aime_fast.planning.cards import Card
+from aime_fast.planning.memory import Memory
 
 Bound = Literal["launches", "bytes", "products", "network"]
 """What a phase's time follows from: kernels too short to fill the card, memory traffic, products, or the links."""
@@ -28,34 +29,6 @@ class Epoch:
 
 PUBLISHED = Epoch()
 """The published DMC-VB subset: 2,000 episodes of 500 frames, stride 16."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one GPU at the moment of a step that needs most."""
-
-    weights: float
-    """Parameters and buffers, the teacher's copy included."""
-    task_gradients: float
-    """One gradient a task, the consensus direction, and what a reduction holds beside them."""
-    optimiser: float
-    """AdamW's two moments."""
-    activations: float
-    """What the forward pass keeps for the backward passes, and the inputs."""
-    workspace: float
-    """Results that live only within a phase, workspaces of libraries, and what the allocator loses to rounding."""
-    context: float
-    """The CUDA context and loaded kernels; not torch's."""
-
-    @property
-    def allocated(self) -> float:
-        """What torch's allocator holds in tensors: all but the context."""
-        return self.total - self.context
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.weights + self.task_gradients + self.optimiser + self.activations + self.workspace + self.context
 
 
 @dataclass(frozen=True)
