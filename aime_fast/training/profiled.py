@@ -39,11 +39,11 @@ def recorded(
     """
     with _trainer(config, 2 * (steps + 1) + warm_up + 1, folder) as trainer:
         arithmetic = _arithmetic(trainer)
-        trainer.fit(warm_up)
-        trainer.fit(warm_up + steps + 1)
+        _fit(trainer, warm_up)
+        _fit(trainer, warm_up + steps + 1)
         step_ms = _milliseconds(trainer)
         with _memory_history(trainer.engine.device, folder / MEMORY), _profiler(trainer.engine.device) as profiled:
-            trainer.fit(warm_up + 2 * (steps + 1))
+            _fit(trainer, warm_up + 2 * (steps + 1))
         profiled.export_chrome_trace(str(folder / TRACE))
         work = _work(trainer, arithmetic)
         setting, title = _setting(trainer, config), _title(trainer)
@@ -62,9 +62,9 @@ def marked(config: TrainConfig, steps: int, warm_up: int, folder: Path) -> None:
     marks = mark_phases()
     try:
         with _trainer(config, steps + warm_up, folder) as trainer:
-            trainer.fit(warm_up)
+            _fit(trainer, warm_up)
             with marks.spanning(MARKED):
-                trainer.fit(warm_up + steps)
+                _fit(trainer, warm_up + steps)
     finally:
         unmark_phases()
 
@@ -83,6 +83,12 @@ def _trainer(config: TrainConfig, steps: int, folder: Path) -> Iterator[DMCVBTra
         closing.enter_context(redirect_stdout(log))
         closing.enter_context(redirect_stderr(log))
         yield trainer
+
+
+def _fit(trainer: DMCVBTrainer, until: int) -> None:
+    """Train up to step `until`. Training ends early and well after Ctrl-C; a profile of fewer steps is none."""
+    if trainer.fit(until).signal:
+        raise KeyboardInterrupt
 
 
 @contextmanager

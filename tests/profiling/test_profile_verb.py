@@ -3,10 +3,12 @@
 import gzip
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from aime_fast import DMCVBTrainer
 from aime_fast.commands.main import main
 from aime_fast.commands.profile import peak_of
 from aime_fast.profiling.trace import read_trace
@@ -138,3 +140,12 @@ def test_peaks_of_cards_by_the_name_of_their_driver(device, precision, title, tf
 )
 def test_a_card_with_other_peaks_has_none(device):
     assert peak_of(device, "TF32 products") is None
+
+
+def test_a_profile_that_is_interrupted_has_no_table(tmp_path, monkeypatch, capsys):
+    """Training itself ends well after Ctrl-C, with a checkpoint."""
+    monkeypatch.setattr(DMCVBTrainer, "fit", lambda self, until: SimpleNamespace(signal=2))
+    assert main(["profile", "--preset", "debug", "--out", str(tmp_path / "out")]) == 130
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "interrupted\n")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.log"]
