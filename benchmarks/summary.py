@@ -59,5 +59,3 @@ def _plain(value: float) -> str:
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return ("  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))).rstrip()
-
-

@@ -32,9 +32,7 @@ def test_value_and_gradient(record_forms, frames, with_compiled):
     of_nats = torch.full((frames,), 1 / x.numel())
     forms = {"C++": native_gradients, "torch's operators": reference_gradients}
     if with_compiled:
-        forms["compiled"] = torch.compile(
-            fused_gradients, fullgraph=True, dynamic=False, options=Elbo.compile_options
-        )
+        forms["compiled"] = torch.compile(fused_gradients, fullgraph=True, dynamic=False, options=Elbo.compile_options)
     blocks = torch.empty_like(parameters)
     calls = {name: lambda form=form: form(x, centre, blocks, of_nats, 1 / x.numel()) for name, form in forms.items()}
     with threads(2):

@@ -72,9 +72,10 @@ def test_rotation(record_forms, record, size, rounds):
     long = torch.stack([vector[0] for vector in flat])
     state = torch.zeros(size), torch.zeros(TASKS)
     _, *state = direct_balance(long, *state)
+    of_tensors, of_flat = RGB(), RGB()
     forms = {
-        "Gram form, tensors": lambda rgb=RGB(): rgb.balance(rows),
-        "Gram form, flat": lambda rgb=RGB(): rgb.balance(flat),
+        "Gram form, tensors": lambda: of_tensors.balance(rows),
+        "Gram form, flat": lambda: of_flat.balance(flat),
         "direct form": lambda: direct_balance(long, *state),
     }
 
