@@ -9,7 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 from rows import Results, Row, compare, make_row, read_results, results_of
 from summary import comparison_lines, table
-from targets import Epoch, read_targets
+from targets import EpochTarget, read_targets
 
 from aime_fast.errors import UserError
 
@@ -23,7 +23,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("benchmarks")
     group.addoption("--compare", metavar="FILE", help="fail if a ratio is worse than in this file of --write")
     group.addoption("--write", metavar="PATH", help="write the rows to a file, or to a dated one in a folder")
-    group.addoption("--epoch", metavar="EPISODES,STEPS,STRIDE", help="what an epoch is; default: targets.toml")
+    group.addoption("--epoch", metavar="EPISODES,FRAMES,STRIDE", help="what an epoch is; default: targets.toml")
 
 
 def pytest_configure(config):
@@ -75,16 +75,16 @@ def record_forms(record) -> Callable[..., dict[str, Row]]:
 
 
 @pytest.fixture(scope="session")
-def epoch(request) -> Epoch:
+def epoch(request) -> EpochTarget:
     """What an epoch is in this run."""
     given = request.config.getoption("--epoch")
     if given is None:
         return TARGETS.epoch
     try:
-        episodes, steps, stride = map(int, given.split(","))
-        return Epoch(episodes=episodes, steps=steps, stride=stride, source="--epoch of this run")
+        episodes, frames, stride = map(int, given.split(","))
+        return EpochTarget(episodes=episodes, frames=frames, stride=stride, source="--epoch of this run")
     except ValueError:
-        raise pytest.UsageError(f"--epoch {given}: give three numbers from 1, EPISODES,STEPS,STRIDE") from None
+        raise pytest.UsageError(f"--epoch {given}: give three numbers from 1, EPISODES,FRAMES,STRIDE") from None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """The rows of a run as plain text."""
 
+import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -22,8 +23,9 @@ def table(rows: Iterable[Row], targets: Targets) -> list[str]:
     text = [_aligned(HEAD, widths)]
     for what, block in blocks.items():
         text += [what, *(_aligned(cells, widths) for cells in block)]
-    machines = sorted({f"{row.machine}; {row.versions}" for row in rows})
-    return [*text, *(f"machine: {machine}" for machine in machines)]
+    machines = sorted({f"{row.machine}; {row.versions}" for row in ordered})
+    load = f"load of the last minute and quarter of an hour: {os.getloadavg()[0]:.1f}, {os.getloadavg()[2]:.1f}"
+    return [*text, *(f"machine: {machine}" for machine in machines), load]
 
 
 def comparison_lines(found: Comparison, path: str) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rows import Row
 
+from aime_fast.planning.plan import Epoch
+
 PATH = Path(__file__).with_name("targets.toml")
 
 
@@ -19,20 +21,22 @@ class Sourced(BaseModel):
     """Who says so."""
 
 
-class Epoch(Sourced):
-    """Windows that start at a multiple of `stride` in episodes of `steps` frames."""
+class EpochTarget(Sourced):
+    """What the published figures call an epoch is not known; this is what we take it to be."""
 
     episodes: int = Field(ge=1)
-    steps: int = Field(ge=1)
+    frames: int = Field(ge=1)
+    """Of an episode."""
     stride: int = Field(ge=1)
 
-    def windows(self, length: int) -> int:
-        """Windows of `length` frames."""
-        return self.episodes * max(0, (self.steps - length) // self.stride + 1)
+    @property
+    def epoch(self) -> Epoch:
+        """For the planner, which counts its windows."""
+        return Epoch(self.episodes, self.frames, self.stride)
 
     @property
     def words(self) -> str:
-        return f"{self.episodes:,} episodes of {self.steps} frames, windows at stride {self.stride}"
+        return f"{self.episodes:,} episodes of {self.frames} frames, windows at stride {self.stride} ({self.source})"
 
 
 class Published(Sourced):
@@ -102,7 +106,7 @@ class Targets(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epoch: Epoch
+    epoch: EpochTarget
     published: tuple[Published, ...] = Field(min_length=1)
     ours: Share
     limit: tuple[Limit, ...]
