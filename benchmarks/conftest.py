@@ -7,7 +7,8 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
-from rows import Results, Row, compare, make_row, read_results, results_of
+from comparing import compare
+from rows import Results, Row, make_row, read_results, results_of
 from summary import comparison_lines, table
 from targets import EpochTarget, read_targets
 
@@ -16,6 +17,8 @@ from aime_fast.errors import UserError
 ROOT = Path(__file__).parents[1]
 ROWS = pytest.StashKey[dict[tuple, Row]]()
 EARLIER = pytest.StashKey[Results]()
+VERDICT = pytest.StashKey[list[str]]()
+"""What `--compare` says."""
 TARGETS = read_targets()
 
 
@@ -34,9 +37,9 @@ def pytest_configure(config):
         dict.fromkeys([str(ROOT), str(ROOT / "kernels"), *filter(None, inherited)])
     )
     try:
-        if path := config.getoption("--compare"):
+        if path := config.getoption("--compare", None):
             config.stash[EARLIER] = read_results(path)
-        if given := config.getoption("--write"):
+        if given := config.getoption("--write", None):
             _check_parent(given)
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
@@ -77,7 +80,7 @@ def record_forms(record) -> Callable[..., dict[str, Row]]:
 @pytest.fixture(scope="session")
 def epoch(request) -> EpochTarget:
     """What an epoch is in this run."""
-    given = request.config.getoption("--epoch")
+    given = request.config.getoption("--epoch", None)
     if given is None:
         return TARGETS.epoch
     try:
@@ -106,7 +109,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("rows")
     for line in table(rows, TARGETS):
         terminalreporter.line(line)
-    if given := config.getoption("--write"):
+    if given := config.getoption("--write", None):
         terminalreporter.line(f"written: {results_of(rows).write(Path(given))}")
     if lines := config.stash.get(VERDICT, None):
         terminalreporter.section("comparison")
@@ -114,15 +117,12 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.line(line)
 
 
-VERDICT = pytest.StashKey[list[str]]()
-
-
 def pytest_sessionfinish(session):
     """`--compare` fails the run if a ratio is worse, or if nothing was compared."""
     config = session.config
     if EARLIER not in config.stash:
         return
-    path = config.getoption("--compare")
+    path = config.getoption("--compare", None)
     try:
         found = compare(config.stash[EARLIER], results_of(config.stash[ROWS].values()))
         config.stash[VERDICT] = comparison_lines(found, path)

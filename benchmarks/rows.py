@@ -1,4 +1,4 @@
-"""The one form of a measurement, the file of a run, and how a run is compared with an earlier one.
+"""The one form of a measurement, and the file of a run.
 
 A `Row` says what one form of a computation costs, and how many times the cost of its baseline that is. Both were
 measured in the same run, so the ratio means the same on another machine, and it is what is compared.
@@ -6,10 +6,12 @@ measured in the same run, so the ratio means the same on another machine, and it
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import subprocess
+from collections.abc import Iterable, Sequence
 from datetime import date
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import distributions, version
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,13 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationEr
 from aime_fast.errors import UserError
 
 SCHEMA = "aime-fast benchmarks, schema 1"
-LEAST_SAMPLES = 5
-"""With fewer, the 20th and 80th percentiles say nothing of the spread, and a ratio is not compared."""
-EXACT = ("calls", "launches")
-"""Units of numbers that do not depend on the machine. Such a value is compared itself."""
-MORE_IS_BETTER = ("dB",)
-MARGIN = 1.05
-"""What the ratio of one form in two runs of one commit may differ by beyond the spread within a run."""
+ROOT = Path(__file__).parents[1]
+PEERS = ("h5py", "numpy", "pylance", "torchjd", "webdataset")
 
 Number = Annotated[float, PlainSerializer(lambda value: float(f"{value:.5g}"))]
 Unit = Literal["s", "CPU s", "bytes", "calls", "launches", "dB"]
@@ -73,11 +70,16 @@ class Results(BaseModel):
 
     schema_name: Literal["aime-fast benchmarks, schema 1"] = Field(SCHEMA, alias="schema")
     date: str
+    commit: str
+    packages: dict[str, str]
+    """Versions of the peers, of those that are installed."""
     rows: list[Row]
 
     def write(self, path: Path) -> Path:
-        """Write to a file, or to a dated file in a folder; a row a line. Returns the file."""
-        path = path / f"bench-{self.date}.json" if path.is_dir() else path
+        """Write to a file, or to a new dated file in a folder; a row a line. Returns the file."""
+        if path.is_dir():
+            names = (path / f"bench-{self.date}{f'-{number}' * (number > 1)}.json" for number in count(1))
+            path = next(name for name in names if not name.exists())
         head = self.model_dump_json(by_alias=True, exclude={"rows"}).removesuffix("}")
         lines = ",\n".join(row.model_dump_json(exclude_none=True) for row in self.rows)
         path.write_text(f'{head},"rows":[\n{lines}\n]}}\n')
@@ -151,62 +153,22 @@ def versions() -> str:
 
 
 def results_of(rows: Iterable[Row]) -> Results:
-    """The results of a run that ends today."""
-    return Results(date=date.today().isoformat(), rows=list(rows))
+    """The results of a run of this checkout that ends today."""
+    return Results(date=date.today().isoformat(), commit=commit(), packages=peers(), rows=list(rows))
 
 
-class Comparison(BaseModel):
-    """What became of the rows of an earlier run."""
-
-    worse: list[str]
-    better: list[str]
-    alike: int
-    not_compared: list[str]
-    """Of both runs, with too few samples or nothing to divide by."""
-    absent: int
-    """Rows of the earlier run that this run has not measured."""
+@cache
+def commit() -> str:
+    """Of this checkout, with `-dirty` if files differ from it; empty without git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
-def compare(before: Results, now: Results) -> Comparison:
-    """Each row that both runs have, by its ratio. `UserError` if no row can be compared.
-
-    A form is worse if all but a fifth of its ratios lie above all but a fifth of the earlier ones: its 20th percentile
-    exceeds the earlier 80th by `MARGIN`. Better is the same the other way round.
-    """
-    earlier: Mapping[Key, Row] = {row.key: row for row in before.rows}
-    worse, better, not_compared, alike = [], [], [], 0
-    measured = {row.key: row for row in now.rows if row.key in earlier}
-    for key, row in measured.items():
-        old = earlier[key]
-        pair = _interval(old), _interval(row)
-        if pair[0] is None or pair[1] is None:
-            not_compared.append(row.name)
-            continue
-        (old_low, old_high), (low, high) = pair
-        margin = 1.0 if row.unit in EXACT else MARGIN
-        above, below = low > margin * old_high, high * margin < old_low
-        if row.unit in MORE_IS_BETTER:
-            above, below = below, above
-        line = f"{row.name}: {_cost(old)} before, {_cost(row)} now"
-        worse += [line] * above
-        better += [line] * below
-        alike += not (above or below)
-    if not (worse or better or alike):
-        raise UserError("--compare: no row of the file was measured in this run with a ratio; choose other benchmarks")
-    absent = len(earlier) - len(measured)
-    return Comparison(worse=worse, better=better, alike=alike, not_compared=not_compared, absent=absent)
-
-
-def _interval(row: Row) -> tuple[float, float] | None:
-    """Where the compared number lies; None if it can't be compared."""
-    if row.unit in EXACT:
-        return row.p50, row.p50
-    if row.ratio_p20 is None or row.ratio_p80 is None or row.samples < LEAST_SAMPLES:
-        return None
-    return row.ratio_p20, row.ratio_p80
-
-
-def _cost(row: Row) -> str:
-    if row.ratio is None:
-        return f"{row.p50:.5g} {row.unit}"
-    return f"{row.ratio:.3g} ({row.ratio_p20:.3g} to {row.ratio_p80:.3g}) times {row.baseline}"
+@cache
+def peers() -> dict[str, str]:
+    """Versions of the packages that rows are compared with, of those that are installed."""
+    installed = {found.name.lower(): found.version for found in distributions() if found.name}
+    return {name: installed[name] for name in PEERS if name in installed}

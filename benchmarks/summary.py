@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from rows import Comparison, Row
+from comparing import Comparison
+from rows import Row
 from targets import Targets
 
 SCALES = {"bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))}

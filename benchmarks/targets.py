@@ -65,7 +65,8 @@ class Limit(Sourced):
     """The bound of a row: on its ratio, or on its median in its unit."""
 
     what: str
-    form: str
+    form: str | None = None
+    """None: of every form."""
     shape: str | None = None
     """None: of every shape."""
     of: Literal["ratio", "p50"]
@@ -75,11 +76,11 @@ class Limit(Sourced):
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
         if (self.most is None) == (self.least is None):
-            raise ValueError(f"{self.what}, {self.form}: give either most or least")
+            raise ValueError(f"{self.what}: give either most or least")
         return self
 
     def concerns(self, row: Row) -> bool:
-        return (row.what, row.form) == (self.what, self.form) and self.shape in (None, row.shape)
+        return row.what == self.what and self.form in (None, row.form) and self.shape in (None, row.shape)
 
     def met(self, row: Row) -> bool:
         """Whether the median lies within the bound."""

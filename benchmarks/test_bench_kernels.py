@@ -16,14 +16,13 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 import torch
-from measuring import alternating, threads
+from measuring import alternating, apart, per, threads
 from plain import PLAIN
 
 import aime_kernels
@@ -151,15 +150,10 @@ def mode(value: str) -> Iterator[None]:
         os.environ.pop("AIME_KERNELS") if before is None else os.environ.update(AIME_KERNELS=before)
 
 
-def milliseconds(call: Callable, device: str, rounds: int) -> float:
-    """The median time of a call after three rounds of warm-up."""
+def milliseconds(call: Callable, device: str, rounds: int) -> list[float]:
+    """The times of calls after three rounds of warm-up."""
     if device == "cpu":
-        times = []
-        for _ in range(3 + rounds):
-            start = time.perf_counter()
-            call()
-            times.append(1e3 * (time.perf_counter() - start))
-        return statistics.median(times[3:])
+        return [1e3 * seconds for seconds in apart(call, rounds, warm_up=3)]
     replay = captured(call)
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
     for start, end in pairs:
@@ -167,7 +161,7 @@ def milliseconds(call: Callable, device: str, rounds: int) -> float:
         replay()
         end.record()
     torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in pairs)
+    return [start.elapsed_time(end) for start, end in pairs]
 
 
 def captured(call: Callable) -> Callable:
@@ -191,28 +185,32 @@ def each_row(device: str = "cuda", small: bool = False, compiled: bool = True, r
         yield row_of(case, device, compiled, rounds)
 
 
-def row_of(case: Case, device: str, compiled: bool, rounds: int) -> dict:
-    """The row of one operator at one size."""
+def samples_of(case: Case, device: str, compiled: bool, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each form of one operator at one size: `eager`, `compiled` on request, `kernel` on a card."""
+    samples = {}
     with mode("reference"):
-        eager = milliseconds(lambda: case.call(case.function), device, rounds)
-        fused = None
+        samples["eager"] = milliseconds(lambda: case.call(case.function), device, rounds)
         if compiled:
             torch.compiler.reset()
             form = torch.compile(case.function)
-            fused = milliseconds(lambda: case.call(form), device, rounds)
-    kernel = None
+            samples["compiled"] = milliseconds(lambda: case.call(form), device, rounds)
     if device != "cpu" and obstacle_of_device(torch.device(device)) is None:
         with mode("triton"):
-            kernel = milliseconds(lambda: case.call(case.function), device, rounds)
-    return {
-        "kernel": case.kernel,
-        "shape": case.shape,
-        "eager_ms": eager,
-        "compiled_ms": fused,
-        "kernel_ms": kernel,
-        "bytes": case.bytes,
-        "gb_per_s": None if kernel is None else 1e-6 * case.bytes / kernel,
-    }
+            samples["kernel"] = milliseconds(lambda: case.call(case.function), device, rounds)
+    return samples
+
+
+def row_of(case: Case, device: str, compiled: bool, rounds: int) -> dict:
+    """The row of one operator at one size."""
+    return row_from(case, samples_of(case, device, compiled, rounds))
+
+
+def row_from(case: Case, samples: dict[str, list[float]]) -> dict:
+    """The row of these samples: their medians."""
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    times = {f"{name}_ms": medians.get(name) for name in ("eager", "compiled", "kernel")}
+    speed = 1e-6 * case.bytes / medians["kernel"] if "kernel" in medians else None
+    return {"kernel": case.kernel, "shape": case.shape, **times, "bytes": case.bytes, "gb_per_s": speed}
 
 
 def rows(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> list[dict]:
@@ -250,15 +248,15 @@ def test_every_operator_on_a_cpu(record_forms, elements, most_bytes):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("default")
-def test_every_kernel(record):
+def test_every_kernel(record_forms):
     card = torch.cuda.get_device_name()
-    for row in each_row():
-        assert row["kernel_ms"] is not None
+    for case in cases("cuda", False):
+        samples = samples_of(case, "cuda", compiled=True, rounds=50)
+        row = row_from(case, samples)
         print(f"\n{table_row(row, card)}  # {row['shape']}, {row['gb_per_s']:.0f} GB/s", end="")
-        for form in ("kernel", "compiled"):
-            base = "eager", [row["eager_ms"] / 1000]
-            options = {"unit": "s", "shape": row["shape"], "machine": card, "baseline": base}
-            record(f"kernel {row['kernel']}", form, [row[f"{form}_ms"] / 1000], **options)
+        options = {"unit": "s", "shape": case.shape, "dtype": case.dtype, "machine": card, "paired": False}
+        assert "kernel" in samples
+        record_forms(f"kernel {case.kernel}", per(samples, 1000), baseline="eager", **options)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 pytestmark = pytest.mark.timeout(600)
 TASKS = 3
 QUICK = pytest.param(1_000_000, 9, id="1M", marks=pytest.mark.quick)
-FULL = pytest.param(34_000_000, 5, id="34M")
+FULL = pytest.param(10_000_000, 5, id="10M")
+PAPER = pytest.param(34_000_000, 5, id="34M", marks=pytest.mark.slow)
 PEERS = {
     "upgrad": UPGradWeighting(),
     "mgda": MGDAWeighting(epsilon=1e-9, max_iters=3000),
@@ -65,7 +66,7 @@ def gradients(layout, size):
     return rows, restore
 
 
-@pytest.mark.parametrize("size, rounds", [QUICK, FULL])
+@pytest.mark.parametrize("size, rounds", [QUICK, FULL, PAPER])
 def test_rotation(record_forms, record, size, rounds):
     rows, restore = gradients("tensors", size)
     flat, restore_flat = gradients("flat", size)
@@ -100,7 +101,7 @@ def test_rotation(record_forms, record, size, rounds):
     )
 
 
-@pytest.mark.parametrize("size, rounds", [QUICK, FULL])
+@pytest.mark.parametrize("size, rounds", [QUICK, FULL, PAPER])
 def test_upgrad(record_forms, size, rounds):
     """The same update as TorchJD's, in place and in one pass each over the gradients."""
     rows, restore = gradients("flat", size)
