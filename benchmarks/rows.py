@@ -68,7 +68,7 @@ class Results(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    schema_name: Literal["aime-fast benchmarks, schema 1"] = Field(SCHEMA, alias="schema")
+    schema_name: Literal[SCHEMA] = Field(SCHEMA, alias="schema")
     date: str
     commit: str
     packages: dict[str, str]
