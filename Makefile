@@ -19,7 +19,7 @@ help:
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
 	@echo 'make test   the tests, then those that need a card if there is one; ARGS="-m slow" runs the slow ones'
 	@echo 'make test-kernels  every kernel in the interpreter, and compiled for three GPU types; needs no GPU'
-	@echo 'make bench  the benchmarks; ARGS=benchmarks/test_bench_rgb.py selects one, and passes flags to pytest'
+	@echo 'make bench  the benchmarks, into benchmarks/results; ARGS="benchmarks -m quick --compare FILE" compares the quick ones'
 	@echo 'make horizon  train and judge the model by the protocol of docs/learning.md; ARGS="--quick" is the short form'
 	@echo 'make gpu-check  checks and measures on a GPU, without .venv: docs/gpu-check.md; ARGS="--device cpu" tries it on a CPU'
 	@echo 'make nsys   record steps with Nsight Systems; make ncu: measure kernels with Nsight Compute (docs/profiling.md)'
@@ -47,7 +47,7 @@ test-kernels: $(READY)
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels/parity -m 'slow or not slow' $(ARGS)
 	$(PYTEST) tests/kernels/test_ahead_of_time.py tests/kernels/test_dispatch.py -m 'slow or not slow' $(ARGS)
 
-bench: ARGS ?= benchmarks
+bench: ARGS ?= benchmarks --write benchmarks/results
 bench: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
