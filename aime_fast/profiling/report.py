@@ -190,7 +190,7 @@ def _legend(profile: Profile) -> list[str]:
     else:
         lines.append(
             "No card: `ops ms` is the time of the CPU's operators, `idle ms` is Python and autograd between them,\n"
-            "`launches` are the operators that a GPU would start."
+            "`launches` are the operators that a GPU would start for the step as written."
         )
     if profile.peak:
         peak = profile.peak

@@ -19,6 +19,7 @@ from aime_fast.profiling.report import Peak, Profile, make_profile
 from aime_fast.profiling.trace import Trace, read_trace
 from aime_fast.profiling.work import Arithmetic, Work
 from aime_fast.training.compile.compilation import uncompiled
+from aime_fast.training.compile.graph_capture import WARM_UP
 from aime_fast.training.run.device import describe
 from aime_fast.training.step import TrainingStep
 from aime_fast.training.trainer import DMCVBTrainer
@@ -37,9 +38,9 @@ def recorded(
     folder: gets the trace, on a card a snapshot of its memory, and what the run printed. peak: the peak of a card by
     its name and the precision of products.
     """
-    with _trainer(config, 2 * (steps + 1) + warm_up + 1, folder) as trainer:
+    with _trainer(config, 2 * (steps + 1) + warm_up + WARM_UP + 1, folder) as trainer:
         arithmetic = _arithmetic(trainer)
-        _fit(trainer, warm_up)
+        warm_up = _warmed_up(trainer, warm_up)
         _fit(trainer, warm_up + steps + 1)
         step_ms = _milliseconds(trainer)
         with _memory_history(trainer.engine.device, folder / MEMORY), _profiler(trainer.engine.device) as profiled:
@@ -61,8 +62,8 @@ def marked(config: TrainConfig, steps: int, warm_up: int, folder: Path) -> None:
     """
     marks = mark_phases()
     try:
-        with _trainer(config, steps + warm_up, folder) as trainer:
-            _fit(trainer, warm_up)
+        with _trainer(config, steps + warm_up + WARM_UP + 1, folder) as trainer:
+            warm_up = _warmed_up(trainer, warm_up)
             with marks.spanning(MARKED):
                 _fit(trainer, warm_up + steps)
     finally:
@@ -83,6 +84,13 @@ def _trainer(config: TrainConfig, steps: int, folder: Path) -> Iterator[DMCVBTra
         closing.enter_context(redirect_stdout(log))
         closing.enter_context(redirect_stderr(log))
         yield trainer
+
+
+def _warmed_up(trainer: DMCVBTrainer, steps: int) -> int:
+    """Train this many steps, or as many as it takes until steps are replayed; their number."""
+    steps = max(steps, WARM_UP + 1) if trainer.capture else steps
+    _fit(trainer, steps)
+    return steps
 
 
 def _fit(trainer: DMCVBTrainer, until: int) -> None:

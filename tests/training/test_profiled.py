@@ -69,3 +69,12 @@ def test_a_cpu_has_no_snapshot(history, tmp_path):
     with profiled._memory_history(torch.device("cpu"), tmp_path / "memory.pickle"):
         pass
     assert history == []
+
+
+def test_only_replayed_steps_are_recorded(tmp_path, monkeypatch):
+    """However few steps of warm-up are asked for."""
+    data = write_recording(tmp_path / "recording.pt")
+    trainer, recorder = captured_trainer(monkeypatch, tiny_options(data, tmp_path / "run"))
+    assert profiled._warmed_up(trainer, 1) == trainer.progress.step == WARM_UP + 1
+    assert recorder.calls.count("capture") == 1
+    trainer.close()
