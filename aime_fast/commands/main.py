@@ -3,10 +3,10 @@
 import sys
 
 from aime_fast import __version__
-from aime_fast.commands import collect, doctor, evaluate, export, imagine, inspect, pack, profile
+from aime_fast.commands import collect, doctor, evaluate, export, imagine, inspect, pack, plan, profile
 from aime_fast.errors import PlainParser, exit_on_user_error
 
-VERBS = (collect, pack, inspect, evaluate, imagine, export, profile, doctor)
+VERBS = (collect, pack, inspect, plan, evaluate, imagine, export, profile, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aime_fast.planning.operators import Shape, flops_of, kernels_of, product_shape, runs
+from aime_fast.planning.operators import Shape, flops_of, kernels_of, product_shapes, runs
 
 ELSEWHERE = "elsewhere"
 
@@ -29,8 +29,8 @@ class Kernel:
     bytes: float
     """Read and written, each tensor once."""
     dtype: torch.dtype
-    shape: Shape | None
-    """Of a product; None for other operators."""
+    shapes: tuple[Shape, ...]
+    """Of its products."""
 
 
 class Counting(TorchDispatchMode):
@@ -75,16 +75,23 @@ class Counting(TorchDispatchMode):
             self.number(tensor)
         if not self.hidden and runs(function, name):
             given = list(tensors_of((args, kwargs)))
-            self.add(name, flops_of(function, args, kwargs, results), given, made, product_shape(function, args))
+            self.add(name, flops_of(function, args, kwargs, results), given, made, product_shapes(function, args))
         return results
 
     def add(
-        self, name: str, flops: float, given: Sequence[Tensor], made: Sequence[Tensor], shape: Shape | None = None
+        self,
+        name: str,
+        flops: float,
+        given: Sequence[Tensor],
+        made: Sequence[Tensor],
+        shapes: tuple[Shape, ...] = (),
+        count: int | None = None,
     ) -> None:
-        """Count one call in the phase that is open."""
+        """Count one call in the phase that is open. count: its kernels, where that is known."""
         moved = sum(map(_bytes, given)) + sum(map(_bytes, made))
         dtype = next((t.dtype for t in (*made, *given) if t.dtype.is_floating_point), torch.float32)
-        self.kernels.append(Kernel(self.phase, name, kernels_of(name, shape), flops, moved, dtype, shape))
+        count = kernels_of(name, shapes, [*given, *made]) if count is None else count
+        self.kernels.append(Kernel(self.phase, name, count, flops, moved, dtype, shapes))
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor's storage; the first sight of it is an event."""

@@ -39,6 +39,8 @@ class Memory:
     """What the allocator holds beside tensors."""
     context: float
     """The CUDA context and loaded kernels; not torch's."""
+    data: float = 0.0
+    """The data's frames, where they lie on the card (`--backend resident`)."""
 
     @property
     def allocated(self) -> float:
@@ -48,7 +50,7 @@ class Memory:
     @property
     def total(self) -> float:
         """What the card must have."""
-        return self.allocated + self.fragments + self.context
+        return self.allocated + self.fragments + self.context + self.data
 
 
 def peak_bytes(config: TrainConfig, world_size: int = 1, device_type: str = "cpu") -> int:

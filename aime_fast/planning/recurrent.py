@@ -30,21 +30,28 @@ class AsOneOperator(TorchFunctionMode):
     ) -> object:
         if function not in _ONE_ON_A_GPU:
             return function(*args, **(kwargs or {}))
-        return _Opaque.apply(self.counting, lambda: function(*args, **(kwargs or {})), *tensors_of(args))
+        tensors = list(tensors_of(args))
+        parts = (3, 7) if function is torch.gru_cell else (tensors[0].shape[1] + 1, 2 * tensors[0].shape[1] + 3)
+        return _Opaque.apply(self.counting, parts, lambda: function(*args, **(kwargs or {})), *tensors)
 
 
+# Kernels (forward, backward). A GRU cell: two products and the gates; the gates' gradient, four products, two sums. The
+# LSTM of cuDNN: the inputs' product, then one kernel a frame; two a frame, then gradients of weights and inputs (T=32
+# has 81 kernels more than T=16 on an H200, in one pass forward and two backward).
 class _Opaque(torch.autograd.Function):
     """Calls a function; hides what it calls, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, counting: Counting, call: Callable[[], object], *tensors: Tensor) -> object:
+    def forward(
+        ctx: Any, counting: Counting, parts: tuple[int, int], call: Callable[[], object], *tensors: Tensor
+    ) -> object:
         with _hidden(counting), torch.no_grad():
             outputs = call()
         made = list(tensors_of(outputs))
         ctx.flops = _flops(tensors)
-        counting.add(FORWARD, ctx.flops, tensors, made)
+        counting.add(FORWARD, ctx.flops, tensors, made, count=parts[0])
         ctx.set_materialize_grads(False)
-        ctx.counting, ctx.tensors, ctx.made = counting, tensors, [made[0].detach()]
+        ctx.counting, ctx.parts, ctx.tensors, ctx.made = counting, parts[1], tensors, [made[0].detach()]
         ctx.reserve = made[0].new_empty(_RESERVE * made[0].numel())
         return outputs
 
@@ -53,8 +60,8 @@ class _Opaque(torch.autograd.Function):
         with _hidden(ctx.counting):
             wanted = [torch.empty_like(x) if x.requires_grad else None for x in ctx.tensors]
         made = [x for x in wanted if x is not None]
-        ctx.counting.add(BACKWARD, 2 * ctx.flops, [*ctx.tensors, *ctx.made], made)
-        return None, None, *wanted
+        ctx.counting.add(BACKWARD, 2 * ctx.flops, [*ctx.tensors, *ctx.made], made, count=ctx.parts)
+        return None, None, None, *wanted
 
 
 def _flops(tensors: Sequence[Tensor]) -> float:
