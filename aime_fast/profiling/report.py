@@ -67,10 +67,6 @@ class Profile:
     load_ms: float
     """Reading one batch on its own thread."""
 
-    def row(self, phase: str) -> Row | None:
-        """The row of a phase, or None."""
-        return next((row for row in self.rows if row.phase == phase), None)
-
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
         return asdict(self)
