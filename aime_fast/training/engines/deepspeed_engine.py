@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from aime_fast.balancing.layouts.flat import FlatLayout
 from aime_fast.balancing.layouts.partitions import (
@@ -23,6 +22,7 @@ from aime_fast.balancing.layouts.partitions import (
 from aime_fast.balancing.layouts.reach import Reach
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
+from aime_fast.profiling.phases import phase
 from aime_fast.training.engines.card import check_card
 from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engines.engine import Engine, M, make_optimizer, micro_batch_size, trainable
@@ -67,7 +67,7 @@ class DeepSpeedEngine(Engine[M]):
 
     def _fetch(self) -> None:
         if self._cut is not None and self._open is None:
-            with record_function("gather"):
+            with phase("gather"):
                 self._open = self._cut.gathered()
                 self._open.__enter__()
 

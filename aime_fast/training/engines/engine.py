@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.balancing.layouts.cut import Cut
@@ -20,6 +19,7 @@ from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
 from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.profiling.phases import phase
 from aime_fast.training.engines.card import check_card, use_precision
 
 M = TypeVar("M", bound=nn.Module, covariant=True)
@@ -102,12 +102,9 @@ class Engine(Generic[M]):
         self._micro_step += 1
         last = self._micro_step == self.accumulation
         for task, loss in enumerate(task_losses):
-            with record_function(f"backward/{names[task] if names else task}"):
-                self.layout.add(
-                    task,
-                    self._gradients(loss, spares[task] if spares else frozenset(), task + 1 < len(task_losses)),
-                    last,
-                )
+            with phase(f"backward/{names[task] if names else task}"):
+                spared = spares[task] if spares else frozenset[str]()
+                self.layout.add(task, self._gradients(loss, spared, task + 1 < len(task_losses)), last)
         self._losses.append([loss.detach() for loss in task_losses])
 
     def _gradients(self, loss: Tensor, spared: frozenset[str], keep_graph: bool) -> Sequence[Tensor | None]:
@@ -139,7 +136,7 @@ class Engine(Generic[M]):
             raise RuntimeError(f"step after {self._micro_step} of {self.accumulation} backward calls")
         self._micro_step = 0
         self._release()
-        with record_function("balance"), torch.no_grad():
+        with phase("balance"), torch.no_grad():
             losses = self._mean_losses() if balancer.solver.needs_losses else None
             self._losses.clear()
             report = balancer.balance(losses, max_norm=self._clip)
@@ -151,7 +148,7 @@ class Engine(Generic[M]):
 
         With a non-finite gradient in any task on any rank, parameters and optimiser state keep their values everywhere.
         """
-        with record_function("step"):
+        with phase("step"):
             self.layout.place(report.balance.update)
             self._step(report.finite)
             self.layout.clear()
