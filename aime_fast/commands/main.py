@@ -3,10 +3,10 @@
 import sys
 
 from aime_fast import __version__
-from aime_fast.commands import collect, doctor, evaluate, export, imagine, inspect, pack
+from aime_fast.commands import collect, doctor, evaluate, export, imagine, inspect, pack, plan
 from aime_fast.errors import PlainParser, exit_on_user_error
 
-VERBS = (collect, pack, inspect, evaluate, imagine, export, doctor)
+VERBS = (collect, pack, inspect, plan, evaluate, imagine, export, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from aime_fast.errors import unknown_name
 
@@ -18,6 +19,8 @@ class Card:
     """Short name, as `--gpu` takes it."""
     title: str
     """The maker's name."""
+    capability: float
+    """Compute capability."""
     memory: float
     """Bytes that CUDA reports as the card's whole memory."""
     bandwidth: float
@@ -54,6 +57,6 @@ def card(name: str) -> Card:
     return known[wanted]
 
 
-def _card(name: str, row: dict[str, float | str]) -> Card:
-    units = dict.fromkeys(("memory", "bandwidth", "nvlink", "pcie"), 1e9) | dict.fromkeys(("bf16", "tf32", "fp32"), 1e12)
-    return Card(name=name, **{key: value * units.get(key, 1) for key, value in row.items()})  # type: ignore[arg-type]
+def _card(name: str, row: dict[str, Any]) -> Card:
+    units = {"memory": 1e9, "bandwidth": 1e9, "nvlink": 1e9, "pcie": 1e9, "bf16": 1e12, "tf32": 1e12, "fp32": 1e12}
+    return Card(name=name, **row | {field: row[field] * unit for field, unit in units.items()})

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from aime_fast.config import TrainConfig
+from aime_fast.data.backends import SHARE
+from aime_fast.errors import UserError, check_at_least
+from aime_fast.planning import clock, memory, network
 from aime_fast.planning.cards import Card
-
-Bound = Literal["launches", "bytes", "products", "network"]
-"""What a phase's time follows from: kernels too short to fill the card, memory traffic, products, or the links."""
-Interconnect = Literal["auto", "nvlink", "pcie", "ethernet"]
+from aime_fast.planning.clock import Bound, device_time, host_time
+from aime_fast.planning.counting import Kernel
+from aime_fast.planning.memory import Memory, largest_windows, memory_of, stage_of, windows_of
+from aime_fast.planning.network import Interconnect, Link, Sent, link_of, sent_bytes, waiting
+from aime_fast.planning.rehearsal import Rehearsal, computing, rehearse, with_sizes
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,14 @@ class Epoch:
     frames: int = 500
     stride: int = 16
 
+    @classmethod
+    def of(cls, text: str) -> Epoch:
+        """The epoch that `EPISODESxFRAMES/STRIDE` means; `UserError` for other texts and for zeros."""
+        found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)/([1-9]\d*)", text)
+        if found is None:
+            raise UserError(f"--epoch must be EPISODESxFRAMES/STRIDE such as 2000x500/16, not {text!r}")
+        return cls(*map(int, found.groups()))
+
     def windows(self, length: int) -> int:
         """Windows of `length` frames."""
         return self.episodes * max(0, (self.frames - length) // self.stride + 1)
@@ -28,36 +41,6 @@ class Epoch:
 
 PUBLISHED = Epoch()
 """The published DMC-VB subset: 2,000 episodes of 500 frames, stride 16."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one GPU at the moment of a step that needs most."""
-
-    weights: float
-    """Parameters and buffers, the teacher's copy included."""
-    task_gradients: float
-    """One gradient a task, the consensus direction, and what a reduction holds beside them."""
-    optimiser: float
-    """AdamW's two moments."""
-    activations: float
-    """What the forward pass keeps for the backward passes, and the inputs."""
-    workspace: float
-    """Results that live only within a phase, workspaces of libraries, and what the allocator loses to rounding."""
-    context: float
-    """The CUDA context and loaded kernels; not torch's."""
-
-    @property
-    def allocated(self) -> float:
-        """What torch's allocator holds in tensors: all but the context."""
-        return self.total - self.context
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return (
-            self.weights + self.task_gradients + self.optimiser + self.activations + self.workspace + self.context
-        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +96,15 @@ class Plan:
         return self.epoch_seconds * epochs * self.gpus * price / 3600
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of one GPU, with what joins it to the others."""
+
+    phases: tuple[Phase, ...]
+    seconds: float
+    sent: Sent
+
+
 def plan(
     config: TrainConfig,
     card: Card,
@@ -125,6 +117,127 @@ def plan(
     """The plan of a run.
 
     config: its `loader.batch_size` is the batch over all GPUs. ds_config: replaces `config.ds_config`. Needs no GPU
-    and trains nothing. Raises UserError where the batch does not divide or a link is not on this card.
+    and trains nothing; takes seconds. Raises UserError where the batch does not divide, for a link that the cards do
+    not have, and for windows that are longer than the epoch's episodes.
     """
-    raise NotImplementedError
+    check_at_least(1, gpus=gpus)
+    config = with_sizes(replace(config, ds_config=ds_config or config.ds_config))
+    windows, link = windows_of(config, gpus), link_of(card, gpus, interconnect)
+    steps = epoch.windows(config.loader.sequence_length) // config.loader.batch_size
+    if steps < 1:
+        raise UserError(
+            f"an epoch of {epoch.episodes} episodes of {epoch.frames} frames has no batch of "
+            f"{config.loader.batch_size} windows of {config.loader.sequence_length} frames"
+        )
+    seen, twice = (rehearse(config, number, "cuda") for number in (windows, 2 * windows))
+    frames = frame_bytes(config, epoch)
+    held = frames if keeps_frames(config, card, frames) else 0.0
+
+    def at(stage: int) -> Memory:
+        return replace(memory_of(seen, card, gpus, stage, captured(config, stage)), data=held)
+
+    recommended, reason = _stage(card, [at(stage) for stage in (range(4) if gpus > 1 else range(1))])
+    stage = stage_of(config, gpus) if config.ds_config else recommended
+    step = step_of(config, seen, card, gpus, link, stage)
+    room = replace(card, memory=card.memory - held)
+    most = largest_windows(seen, twice, (windows, 2 * windows), room, gpus, stage, captured(config, stage))
+    return Plan(
+        card=card,
+        gpus=gpus,
+        batch_size=config.loader.batch_size,
+        sequence_length=config.loader.sequence_length,
+        link=link.title if gpus > 1 else "one GPU",
+        stage=stage,
+        memory=at(stage),
+        phases=step.phases,
+        step_seconds=step.seconds,
+        steps_per_epoch=steps,
+        epoch_seconds=steps * step.seconds,
+        largest_batch=most,
+        recommended_stage=recommended,
+        reason=reason,
+        disk=frames,
+        assumptions=tuple(_assumptions(config, card, gpus, epoch, stage, held)),
+    )
+
+
+def step_of(config: TrainConfig, seen: Rehearsal, card: Card, gpus: int, link: Link, stage: int) -> Step:
+    """The time of a rehearsed step on each of `gpus` cards."""
+    phases = _phases(seen.kernels, card, config.optim.tf32)
+    sent = sent_bytes(seen.sizes, seen.reach, gpus, stage, seen.tasks, config.optim.accumulation)
+    backward = [phase.seconds for phase in phases if phase.name.startswith("backward/")]
+    busy = sum(phase.seconds for phase in phases)
+    wait = waiting(backward, sent, link, gpus)
+    if gpus > 1:
+        phases.append(Phase("network", wait, "network", 0, 0.0, 0.0, sent.total))
+    host = 0.0 if captured(config, stage) else max(0.0, host_time(seen.kernels) - busy)
+    if host:
+        phases.append(Phase("host", host, "launches", 0, 0.0, 0.0))
+    return Step(tuple(phases), busy + wait + host, sent)
+
+
+def captured(config: TrainConfig, stage: int) -> bool:
+    """Whether the step is a CUDA graph."""
+    return config.cuda_graph != "off" and stage < 3
+
+
+def frame_bytes(config: TrainConfig, epoch: Epoch) -> float:
+    """Bytes of the epoch's frames, actions, rewards and ends, not compressed."""
+    model = config.model
+    return float(epoch.episodes * epoch.frames * (3 * model.image_size**2 + 4 * model.action_dim + 4 + 1))
+
+
+def keeps_frames(config: TrainConfig, card: Card, size: float) -> bool:
+    """Whether all frames lie on each card, as `open_backend` chooses."""
+    return config.backend == "resident" or (config.backend == "auto" and size <= SHARE * (card.memory - memory.CONTEXT))
+
+
+def _phases(kernels: tuple[Kernel, ...], card: Card, tf32: bool) -> list[Phase]:
+    """The phases in the order in which they begin; each has all of its kernels."""
+    order = {name: position for position, name in enumerate(dict.fromkeys(_phase(k) for k in kernels))}
+    ordered = sorted(kernels, key=lambda k: order[_phase(k)])
+    phases = []
+    for name, group in groupby(ordered, key=_phase):
+        own = list(group)
+        time = device_time(own, card, tf32)
+        count, flops, moved = (sum(values) for values in zip(*((k.count, k.flops, k.bytes) for k in own), strict=True))
+        phases.append(Phase(name, time.seconds, time.bound, int(count), flops, moved))
+    return phases
+
+
+def _phase(kernel: Kernel) -> str:
+    """A kernel's phase; what stands between phases belongs to the step."""
+    return "step" if kernel.phase in ("elsewhere", "backward") or "Optimizer" in kernel.phase else kernel.phase
+
+
+def _stage(card: Card, needs: list[Memory]) -> tuple[int, str]:
+    """The ZeRO stage to take, and why. needs: memory by stage."""
+    first = f"{needs[0].total / 1e9:.1f} of {card.memory / 1e9:.1f} GB"
+    if needs[0].total <= card.memory:
+        return 0, f"all fits ({first}); ZeRO-1 and 2 step from the host, ZeRO-3 is no CUDA graph"
+    for stage, need in enumerate(needs):
+        if need.total <= card.memory:
+            return stage, f"ZeRO-0 needs {first}, ZeRO-{stage} {need.total / 1e9:.1f}"
+    return len(needs) - 1, f"no stage fits: ZeRO-0 needs {first}; take a smaller batch"
+
+
+def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage: int, held: float) -> list[str]:
+    """Every rule behind the figures."""
+    form = "one CUDA graph" if captured(config, stage) else "as written"
+    precision = "bfloat16" if computing(config) == "bf16" else "TF32" if config.optim.tf32 else "float32"
+    return [
+        f"batch {config.loader.batch_size} over all GPUs, {config.loader.batch_size // gpus} on each; the step {form}, "
+        f"not compiled, products in {precision}",
+        f"actions of {config.model.action_dim} numbers, frames of {config.model.image_size} pixels",
+        f"an epoch is {epoch.episodes} episodes of {epoch.frames} frames, stride {epoch.stride}; validation, "
+        "checkpoints and waiting for data are left out",
+        f"{card.title}: {card.source}",
+        f"long kernels reach {clock.REACHED:g} of a peak, a multiprocessor at most {clock.BYTES_EACH / 1e9:g} GB/s "
+        f"and {clock.FLOPS_EACH / 1e12:g} TFLOP/s; a kernel takes {clock.STARTING * 1e6:g} us beside its work: "
+        "fitted to one H200, not verified on other cards",
+        f"a context takes {memory.CONTEXT / 1e9:g} GB, the allocator "
+        f"{memory.FRAGMENTS[captured(config, stage)]:.0%} beyond tensors, as on that H200",
+        "frames lie on every card" if held else "frames stay in the host's memory",
+        f"links reach {network.REACHED:g} of their peak (assumed), {network.GPUS_PER_MACHINE} GPUs a machine; a task's "
+        "reduction runs beside the next task's backward pass",
+    ]

@@ -13,7 +13,7 @@ from aime_fast.training.loop import Loop
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.run import folder as run_folder
-from aime_fast.training.run.device import describe, memory_ended, out_of_memory
+from aime_fast.training.run.device import describe, memory_ended, out_of_memory, room_on
 from aime_fast.training.run.interruptions import Interruptions
 from aime_fast.training.run.watchdog import Watchdog
 
@@ -103,7 +103,8 @@ class DMCVBTrainer(Components):
 
     def _out_of_memory(self, error: RuntimeError, phase: str) -> UserError:
         self.checkpoints.settle()
-        return out_of_memory(error, phase, self.config, self.engine.micro_batch, self.checkpoints.newest)
+        free = room_on(self.engine.device)
+        return out_of_memory(error, phase, self.config, self.engine.micro_batch, self.checkpoints.newest, free)
 
     def _lock(self, closing: ExitStack) -> None:
         """Lock the run's folder until `closing` closes; rank 0 does this for all ranks."""
