@@ -23,7 +23,7 @@ class Comparison(BaseModel):
     better: list[str]
     alike: int
     not_compared: list[str]
-    """Of both runs, with too few samples or nothing to divide by."""
+    """Of both runs, with too few samples or nothing to divide by. What others are divided by is left out."""
     absent: int
     """Rows of the earlier run that this run has not measured."""
 
@@ -37,11 +37,12 @@ def compare(before: Results, now: Results) -> Comparison:
     earlier: Mapping[Key, Row] = {row.key: row for row in before.rows}
     worse, better, not_compared, alike = [], [], [], 0
     measured = {row.key: row for row in now.rows if row.key in earlier}
+    baselines = {(row.what, row.shape, row.dtype, row.baseline) for row in now.rows}
     for key, row in measured.items():
         old = earlier[key]
         pair = _interval(old), _interval(row)
         if pair[0] is None or pair[1] is None:
-            not_compared.append(row.name)
+            not_compared += [row.name] * ((row.what, row.shape, row.dtype, row.form) not in baselines)
             continue
         (old_low, old_high), (low, high) = pair
         margin = 1.0 if row.unit in EXACT else MARGIN

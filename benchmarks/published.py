@@ -36,7 +36,8 @@ class Figures:
 def predicted(row: Published, epoch: EpochTarget) -> Figures:
     """From the planner's counts alone."""
     found = planned(row, card(row.card), row.gpus, epoch)
-    return Figures("PREDICTED", [found.epoch_seconds], found.memory.allocated, (*_shared(epoch), *found.assumptions))
+    assumptions = *_shared(epoch), bounds(found), *found.assumptions
+    return Figures("PREDICTED", [found.epoch_seconds], found.memory.allocated, assumptions)
 
 
 def measured(row: Published, epoch: EpochTarget) -> Figures:
@@ -68,6 +69,15 @@ def planned(row: Published, kind: Card, gpus: int, epoch: EpochTarget) -> Plan:
     loader = replace(base.loader, batch_size=row.batch_size * gpus, sequence_length=row.sequence_length)
     config: TrainConfig = replace(base, loader=loader)
     return plan(config, kind, gpus, epoch=epoch.epoch, ds_config=STAGE if gpus > 1 else None)
+
+
+def bounds(found: Plan) -> str:
+    """The milliseconds of a step by what bounds them, the largest share first."""
+    shares: dict[str, float] = {}
+    for phase in found.phases:
+        shares[phase.bound] = shares.get(phase.bound, 0.0) + 1e3 * phase.seconds
+    words = (f"{share:.1f} by {bound}" for bound, share in sorted(shares.items(), key=lambda item: -item[1]))
+    return f"{found.steps_per_epoch:,} steps an epoch of {1e3 * found.step_seconds:.1f} ms, bound: {', '.join(words)}"
 
 
 def card_here(name: str) -> Card:

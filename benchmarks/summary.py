@@ -25,8 +25,19 @@ def table(rows: Iterable[Row], targets: Targets) -> list[str]:
     for what, block in blocks.items():
         text += [what, *(_aligned(cells, widths) for cells in block)]
     machines = sorted({f"{row.machine}; {row.versions}" for row in ordered})
-    load = f"load of the last minute and quarter of an hour: {os.getloadavg()[0]:.1f}, {os.getloadavg()[2]:.1f}"
-    return [*text, *(f"machine: {machine}" for machine in machines), load]
+    load = f"load of the last minute on {cores()} cores: {os.getloadavg()[0]:.1f}"
+    enforced = "; limits of wall-clock time are not enforced while it is this busy" if busy() else ""
+    return [*text, *(f"machine: {machine}" for machine in machines), load + enforced]
+
+
+def busy() -> bool:
+    """Whether twice as many threads as cores want to run: then seconds say little of the program."""
+    return os.getloadavg()[0] > 2 * cores()
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def comparison_lines(found: Comparison, path: str) -> list[str]:

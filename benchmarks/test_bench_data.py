@@ -103,11 +103,11 @@ def seconds_a_window(read, windows=WINDOWS):
         return [seconds / windows for seconds in apart(read, ROUNDS)]
 
 
-def seconds_of_backend(kind, path):
-    """Rounds follow one another, so that what is read ahead in one is used in the next."""
+def seconds_of_backend(kind, path, count=STEPS):
+    """Of `count` batches a round. Rounds follow one another: what is read ahead in one is used in the next."""
     backend = open_backend(kind, path, CONFIG, "train", 0)
     steps = iter(range(10**9))
-    return seconds_a_window(lambda: [backend.batch(step) for step in islice(steps, STEPS)])
+    return seconds_a_window(lambda: [backend.batch(step) for step in islice(steps, count)], count * B)
 
 
 @pytest.mark.parametrize("way", [pytest.param("raw", marks=pytest.mark.quick), "many raw", "png", "jpg"])
@@ -123,7 +123,8 @@ def test_resident_backend(reading, shards):
 @pytest.mark.parametrize("way", ["raw", "jpg", "png"])
 @pytest.mark.parametrize("kind", ["dali", "dali-stream", "webdataset"])
 def test_pipelined_backends(reading, shards, kind, way):
-    reading(f"{kind}, {way}", seconds_of_backend(kind, shards(way)))
+    """A round is longer than what is read ahead, so that none is made of that alone."""
+    reading(f"{kind}, {way}", seconds_of_backend(kind, shards(way), 4 * STEPS))
 
 
 # WebDataset leaves the shard it has open to the garbage collector.

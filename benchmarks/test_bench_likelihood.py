@@ -9,7 +9,6 @@ import torch
 from measuring import alternating, threads
 
 from aime_fast.tasks.elbo import Elbo
-from aime_fast.training.run.host_memory import keep_freed_memory
 from aime_kernels.logistic_mixture.fused import fused_gradients
 from aime_kernels.logistic_mixture.native import build_obstacle, native_gradients
 from aime_kernels.logistic_mixture.reference import reference_gradients
@@ -24,7 +23,6 @@ COMPONENTS, PIXELS, ROUNDS = 5, 1024, 12
 def test_value_and_gradient(record_forms, frames, with_compiled):
     if reason := build_obstacle():
         pytest.skip(reason)
-    keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (frames, 3, PIXELS), generator=generator) * (2 / 255) - 1
     centre = torch.randn(frames, 3, PIXELS, generator=generator)

@@ -56,10 +56,15 @@ def test_another_schema_ends_the_run_before_anything_is_measured(bench, tmp_path
     assert code == pytest.ExitCode.USAGE_ERROR and len(lines) == 1 and "not a file of 'aime-fast benchmarks" in lines[0]
 
 
+MISSED = """
+def test_made(record):
+    record("step, CPU time a sequence", "as written", [2.0] * 5, unit="CPU s", shape="paper B=2 T=16")
+"""
+
+
 def test_a_missed_limit_fails_its_benchmark(bench):
-    text = 'def test_made(record):\n    record("help", "ours", [2.0] * 5, unit="s", shape="made")\n'
-    code, printed = bench(text=text)
-    assert code == 1 and "help: ours made: target <= 1 missed" in printed
+    code, printed = bench(text=MISSED)
+    assert code == 1 and "step, CPU time a sequence: as written paper B=2 T=16: target <= 1.8 missed" in printed
 
 
 def test_an_epoch_that_is_none_is_refused(bench):

@@ -1,6 +1,7 @@
 """How measured steps become figures for the published cards, and that every target has a source."""
 
 import tomllib
+from dataclasses import fields
 
 import published
 import pytest
@@ -38,7 +39,8 @@ def test_a_limit_needs_one_bound():
 
 
 def made_plan(kind, gpus, batch_size, step_seconds, allocated, epoch):
-    memory = Memory(allocated, 0, 0, 0, 0, context=1e9)
+    kinds = {kind.name: 0.0 for kind in fields(Memory)}
+    memory = Memory(**kinds | {"weights": allocated, "context": 1e9})
     steps = epoch.windows(16) // batch_size
     return Plan(
         card=kind, gpus=gpus, batch_size=batch_size, sequence_length=16, link="made", stage=0, memory=memory, phases=(),
