@@ -16,12 +16,8 @@ from aime_fast.training.loop import Loop
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.run import folder as run_folder
-<<<<<<< HEAD
-from aime_fast.training.run.device import describe, memory_ended, out_of_memory
-from aime_fast.training.run.going_on import command_to_go_on
-=======
 from aime_fast.training.run.device import describe, memory_ended, out_of_memory, room_on
->>>>>>> w-plan
+from aime_fast.training.run.going_on import command_to_go_on
 from aime_fast.training.run.interruptions import Interruptions
 from aime_fast.training.run.watchdog import Watchdog
 

@@ -83,7 +83,7 @@ def test_scaling_falls_with_gpus_and_with_slower_links():
     assert rows["none", 1].efficiency == 1
     for link in ("nvlink", "pcie", "ethernet"):
         numbers = sorted(gpus for name, gpus in rows if name == link)
-        assert [rows[link, n].efficiency for n in numbers] == sorted((rows[link, n].efficiency for n in numbers))[::-1]
+        assert [rows[link, n].efficiency for n in numbers] == sorted(rows[link, n].efficiency for n in numbers)[::-1]
     assert rows["nvlink", 8].efficiency > rows["pcie", 8].efficiency > rows["ethernet", 8].efficiency
     assert ("nvlink", 16) not in rows, "NVLink ends at the machine"
 
