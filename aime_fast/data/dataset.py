@@ -50,6 +50,8 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         """T, the number of frames in an item."""
         self.action_dim = self._store.action_dim
         """A, the size of an action."""
+        self.notes = self._store.notes
+        """What reading a recording changes, such as the size of its frames: one sentence each."""
         self.image_size = self._store.image_size
         """S, the side of a frame in pixels."""
         check_at_least(1, window_stride=window_stride)

@@ -71,6 +71,8 @@ class Episodes:
     """None for a recording."""
     held: HeldFrames | None = None
     """None if the frames are only on disk."""
+    notes: tuple[str, ...] = ()
+    """What reading a recording changes, one sentence each. Shards keep theirs in the manifest."""
 
     @property
     def action_dim(self) -> int:
@@ -225,7 +227,8 @@ def _episodes(
 ) -> Episodes:
     actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
     facts = (data.environment, data.image_size, data.has_rewards)
-    return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held)
+    notes = data.notes if isinstance(data, Source) else ()
+    return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held, notes)
 
 
 def _hold(pixels: Iterable[np.ndarray], lengths: list[int], size: int, how: str) -> tuple[HeldFrames, str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aime_fast.doctor.checks import Check, Result, ok, run_check, warning
 
+EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 INSTALL = "pip install 'aime-fast[dm_control]'"
 PACKAGES = {
     "EGL": "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri",
@@ -31,7 +32,13 @@ def render() -> Result:
         return warning("mujoco is not installed", INSTALL)
     except AttributeError as error:  # PyOpenGL uses None for a library that it does not find
         raise RuntimeError(f"no {name} library is installed ({error})") from error
-    renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string(SCENE), 64, 64)
+    try:
+        renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string(SCENE), 64, 64)
+    except (ImportError, RuntimeError, ValueError) as error:
+        device = os.environ.get(EGL_DEVICE)
+        if name != "egl" or device is None:
+            raise
+        return warning(f"{EGL_DEVICE}={device} names no device that draws ({error})", f"unset {EGL_DEVICE}")
     data = mujoco.MjData(renderer.model)
     mujoco.mj_forward(renderer.model, data)
     renderer.update_scene(data)

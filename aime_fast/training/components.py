@@ -8,7 +8,7 @@ import torch
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import with_data_sizes
-from aime_fast.data.backends import open_backend
+from aime_fast.data.backends import open_backend, open_validation
 from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
@@ -56,11 +56,13 @@ class Components:
         if config.threads:
             torch.set_num_threads(config.threads)
         tasks = make_tasks(config.tasks)
-        self.backend, self.validation_backend = (
-            open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
-            for split in ("train", "val")
-        )
+        reading = (config.seed, config.on_bad_sample)
+        self.backend = open_backend(config.backend, config.data, config.loader, "train", *reading)
+        self.validation_backend = open_validation(config.backend, config.data, config.loader, *reading)
+        if self.validation_backend is None:
+            self.notes.append("no episode is held out: training runs without validation and figures; record another")
         data, source = self.backend, config.data or "the sample"
+        self.notes += data.notes
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
         check_data(tasks, data.has_rewards, source)
         self.schedules = Schedules(config, self.backend.steps_per_epoch)

@@ -124,10 +124,12 @@ class Loop:
             )
 
     def _validate(self, beta: float) -> bool:
-        """Validate on all held-out windows; return whether the PSNR is the best so far."""
-        progress = self.run.progress
+        """Validate on all held-out windows, if there are any; return whether the PSNR is the best so far."""
+        progress, held_out = self.run.progress, self.run.validation_backend
+        if held_out is None:
+            return False
         with record_function("validation"):
-            windows = self.run.validation_backend.evaluation_windows(self.run.config.loader.sequence_length)
+            windows = held_out.evaluation_windows(self.run.config.loader.sequence_length)
             values, pictures = self._evaluated(self.watchdog.beating(windows, "validation"), beta)
         self.reporter.validation(progress.step, values)
         self.reporter.pictures(progress.step, pictures)
@@ -137,7 +139,9 @@ class Loop:
         return True
 
     def _draw(self, beta: float) -> None:
-        """Draw the first held-out windows without a validation."""
+        """Draw the first held-out windows, if there are any, without a validation."""
+        if self.run.validation_backend is None:
+            return
         windows = self.run.validation_backend.evaluation_windows(self.run.config.loader.sequence_length)
         _, pictures = self._evaluated([next(windows)], beta)
         self.reporter.pictures(self.run.progress.step, pictures)

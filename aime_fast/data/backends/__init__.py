@@ -13,11 +13,12 @@ from aime_fast.data.backends.resident import ResidentBackend, free_bytes
 from aime_fast.data.backends.stream import StreamBackend
 from aime_fast.data.files import SAMPLE
 from aime_fast.data.libraries import load_webdataset
+from aime_fast.data.shards.manifest import EmptySplit
 from aime_fast.data.store import Episodes, hold_frames, open_episodes
 from aime_fast.data.streaming.reader import PIPE, Shards
 from aime_fast.errors import UserError, unknown_name
 
-__all__ = ["Backend", "open_backend"]
+__all__ = ["Backend", "open_backend", "open_validation"]
 
 KINDS = ("auto", "resident", "memory", "dali", "dali-stream", "webdataset")
 STREAMS = ("dali-stream", "webdataset")
@@ -62,6 +63,16 @@ def open_backend(
     description = f"{kind} on {device.type}{why}: {episodes.description}"
     backend = ResidentBackend if kind == "resident" else DaliBackend
     return backend(episodes, sampler_config, seed, description)
+
+
+def open_validation(
+    kind: str, path: str | Path | None, config: LoaderConfig, seed: int, on_bad_sample: str
+) -> Backend | None:
+    """`open_backend` of the held-out episodes; None if there are none, as of a recording of one episode."""
+    try:
+        return open_backend(kind, path, config, "val", seed, on_bad_sample)
+    except EmptySplit:
+        return None
 
 
 def _open_stream(

@@ -40,6 +40,8 @@ class Backend(ABC):
         """A, the size of an action."""
         self.has_rewards = data.has_rewards
         """Whether the recording had rewards; without them they are zero."""
+        self.notes: tuple[str, ...] = data.notes if isinstance(data, Episodes) else ()
+        """What reading a recording changes, one sentence each; `pack` said it of shards."""
         self.sequence_length = config.sequence_length
         """T, the number of frames of a window."""
         self.sampler = WindowSampler(

@@ -20,6 +20,7 @@ from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, Manifest
 from aime_fast.data.shards.states import STATE, write_states
 from aime_fast.data.shards.writer import WrittenShard, write_shard
 from aime_fast.data.sources import Source, open_source
+from aime_fast.data.sources.source import VIDEO_TOLERANCE
 from aime_fast.errors import UserError, check_at_least, unknown_name
 
 Task = tuple[int, range]
@@ -39,15 +40,18 @@ def pack(
     format: str | None = None,
     camera: str | None = None,
     size: int | None = None,
+    last_of_stack: bool = False,
+    video_tolerance: float = VIDEO_TOLERANCE,
     workers: int = 1,
     report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source`, `format`, `camera` and `size` are those of `open_source`, `val_episodes` and `seed` of
-    `split_of_episodes`. `codec` is `raw` (mapped into memory), `png` (lossless, about a sixth of the size) or `jpg`
-    (lossy, faster to decode). `environment` names the task if the source does not. More than one of `workers` needs a
-    main module that can be imported. `report` gets a line for the format that was found and for each change.
+    `source`, `format`, `camera`, `size`, `last_of_stack` and `video_tolerance` are those of `open_source`,
+    `val_episodes` and `seed` of `split_of_episodes`. `codec` is `raw` (mapped into memory), `png` (lossless, about a
+    sixth of the size) or `jpg` (lossy, faster to decode). `environment` names the task if the source does not. More
+    than one of `workers` needs a main module that can be imported. `report` gets a line for the format that was found
+    and for each change.
 
     The folder appears when it is complete. An `out` with files is only replaced with `force`, and only if it holds
     shards. The same source and choices give the same bytes for any `workers`. `UserError` for bad sources, choices and
@@ -59,7 +63,7 @@ def pack(
     check_at_least(1, chunks_per_shard=chunks_per_shard, workers=workers)
     _clear_leftovers(out)
     check_target(out, force)
-    recording = open_source(source, format, camera, size)
+    recording = open_source(source, format, camera, size, last_of_stack, video_tolerance)
     if report:
         for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
             report(line)

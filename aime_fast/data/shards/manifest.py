@@ -198,13 +198,17 @@ def split_of_episodes(count: int, val_episodes: int | None = None, seed: int | N
     return splits.tolist()
 
 
+class EmptySplit(UserError):
+    """No episode is in the split that was asked for."""
+
+
 def episodes_of(split: str, splits: Sequence[str], where: Path | str) -> list[int]:
-    """Numbers of the episodes in `split` (`train`, `val` or `all`); `UserError` that starts with `where` for none."""
+    """Numbers of the episodes in `split` (`train`, `val` or `all`); `EmptySplit` that starts with `where` for none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     numbers = [number for number, own in enumerate(splits) if split in (own, "all")]
     if not numbers:
-        raise UserError(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack another split")
+        raise EmptySplit(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack another split")
     return numbers
 
 

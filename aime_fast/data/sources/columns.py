@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aime_fast.data.episode import Episode
-from aime_fast.data.sources.frames import ARRIVING_NOTE, NO_REWARDS_NOTE, as_float32, as_frames, episode_of, size_notes
+from aime_fast.data.sources.frames import (
+    ARRIVING_NOTE,
+    NO_ENDS_NOTE,
+    NO_REWARDS_NOTE,
+    as_float32,
+    as_frames,
+    choose_camera,
+    episode_of,
+    last_of_stacks,
+    picture_notes,
+)
 from aime_fast.data.sources.source import Pictures, Source
 from aime_fast.errors import UserError
 
@@ -32,8 +42,18 @@ MARKS = {
 # Only time steps of dm_env and Dreamer have these. There action and reward of a row led to its frame.
 ARRIVING = ("is_first", "step_type", "discount")
 
-Arrays = tuple[Mapping[str, Any], str | None]
-"""The arrays of an open file by name, each loaded when it is sliced, and the task that the file names."""
+
+class Arrays(NamedTuple):
+    """What an open file holds."""
+
+    by_name: Mapping[str, Any]
+    """Each loaded when it is sliced."""
+    environment: str | None
+    """The task that the file names."""
+    notes: tuple[str, ...] = ()
+    """What reading the file changes."""
+
+
 Opener = Callable[[Path], AbstractContextManager[Arrays]]
 
 
@@ -55,15 +75,16 @@ def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Pat
     notes: list[str] = []
     has_rewards = True
     for path in paths:
-        with opener(path) as (arrays, environment):
+        with opener(path) as (arrays, environment, file_notes):
             columns = find_columns(arrays, str(path), pictures.camera)
             ends = episode_ends(columns, arrays.get("episode_ends"), str(path)).tolist()
             spans, arriving = map(slice, [0, *ends[:-1]], ends), any(name in arrays for name in ARRIVING)
             places += [_Place(path, number, rows, arriving) for number, rows in enumerate(spans)]
             environments.add(environment)
+            if len(paths) == 1 and "episode_ends" not in arrays and not columns.keys() & {*ENDS, "starts", "steps"}:
+                notes.append(NO_ENDS_NOTE)
             has_rewards &= "rewards" in columns
-            shape = columns["observations"].shape
-            notes += size_notes(shape[1:], pictures.size) if len(shape) == 4 else ()
+            notes += [*file_notes, *picture_notes(columns["observations"], pictures, str(path))]
     if len(environments) > 1:
         raise UserError(f"{where}: its files name several tasks ({_listed(environments)}); pack the tasks apart")
     if any(place.arriving for place in places):
@@ -78,9 +99,10 @@ def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Pat
 
 def _read(opener: Opener, places: list[_Place], pictures: Pictures, number: int) -> Episode:
     place = places[number]
-    with opener(place.path) as (arrays, _):
+    with opener(place.path) as (arrays, *_):
         columns = find_columns(arrays, str(place.path), pictures.camera)
         part = {column: np.asarray(values[place.rows]) for column, values in columns.items()}
+    part["observations"] = last_of_stacks(part["observations"], pictures)
     part.setdefault("rewards", np.zeros(place.rows.stop - place.rows.start, np.float32))
     return (_arrived if place.arriving else _acted)(part, f"{place.path}, episode {place.number}", pictures.size)
 
@@ -117,6 +139,10 @@ def find_columns(arrays: Mapping[str, Any], where: str, camera: str | None = Non
     for column, keys in KEYS.items():
         keys = (camera,) if camera and column == "observations" else keys
         present = [key for key in keys if key in arrays]
+        if column == "observations" and all(arrays[key].ndim < 3 for key in present):
+            # Pictures under a name of their own, such as a camera's; a known name may hold a state vector.
+            cameras = [name for name, array in arrays.items() if array.ndim >= 4]
+            present = [choose_camera(cameras, camera, where)] if cameras else present
         if not present and column == "rewards":
             continue
         if not present:

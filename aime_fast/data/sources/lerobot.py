@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.episode import Episode
-from aime_fast.data.sources.frames import (
-    NO_REWARDS_NOTE,
-    as_frames,
-    choose_camera,
-    decode_picture,
-    episode_of,
-    size_notes,
-)
+from aime_fast.data.sources.frames import NO_REWARDS_NOTE, choose_camera, decode_picture, episode_of, size_notes
+from aime_fast.data.sources.lerobot_video import Clip, Timing, check_clips, decode_clip
 from aime_fast.data.sources.source import Pictures, Source, readable, require
 from aime_fast.errors import UserError
 
@@ -42,7 +36,10 @@ def open_lerobot(folder: Path, pictures: Pictures) -> Source:
         notes.append(NO_REWARDS_NOTE)
     rows = _episode_rows(folder)
     lengths = [int(row["length"]) for row in rows]
-    read = _Episodes(folder, info, rows, camera, pictures.size)
+    read = _Episodes(folder, info, rows, camera, pictures.size, Timing(info["fps"], pictures.video_tolerance))
+    if images[camera]["dtype"] == "video":
+        read.timing.check(folder)
+        notes += check_clips(map(read.clip, rows), read.timing)
     return Source(FORMAT, str(folder), None, lengths, pictures.size, read, tuple(notes), has_rewards=has_rewards)
 
 
@@ -90,17 +87,19 @@ class _Episodes:
     rows: list[dict[str, Any]]
     camera: str
     size: int
+    timing: Timing
 
     def __call__(self, number: int) -> Episode:
         from pyarrow import parquet
 
         row, features = self.rows[number], self.info["features"]
-        name, length = f"{self.folder}, episode {row['episode_index']}", int(row["length"])
+        name, length = self._name(row), int(row["length"])
         video = features[self.camera]["dtype"] == "video"
         path = self._path("data_path", row, "data/")
         with readable(path, FORMAT):
             rewarded = ["next.reward"] if "next.reward" in features else []
-            wanted = ["frame_index", "action", *rewarded, *([] if video else [self.camera])]
+            timed = ["timestamp"] if video and "timestamp" in features else []
+            wanted = ["frame_index", "action", *rewarded, *timed, *([] if video else [self.camera])]
             only = [("episode_index", "=", row["episode_index"])]
             table = parquet.read_table(path, columns=wanted, filters=only).sort_by("frame_index")
             if table.num_rows != length or table["frame_index"].to_pylist() != list(range(length)):
@@ -109,33 +108,35 @@ class _Episodes:
             rewards = np.array(table["next.reward"].to_pylist(), np.float32) if rewarded else np.zeros(length)
             if not video:
                 images = np.stack([decode_picture(cell["bytes"]) for cell in table[self.camera].to_pylist()])
+            if timed:
+                self._check_times(np.array(table["timestamp"].to_pylist(), np.float64).reshape(-1), f"{name}, {path}")
         if video:
-            images = self._decode_video(row, length, name)
+            images = decode_clip(self.clip(row), self.timing, self.size)
         return episode_of(name, images, self.size, actions, rewards.reshape(-1), terminated=False)
 
-    def _decode_video(self, row: dict[str, Any], length: int, name: str) -> np.ndarray:
-        """The episode's frames, uint8 [length,S,S,3]: its span of a file that holds several episodes."""
-        import av
-
-        path = self._path("video_path", row, f"videos/{self.camera}/")
+    def clip(self, row: dict[str, Any]) -> Clip:
+        """The part of a video that shows an episode."""
+        path, prefix = self._path("video_path", row, f"videos/{self.camera}/"), f"videos/{self.camera}/"
         with readable(self.folder / "meta" / "episodes", FORMAT):
-            start = row[f"videos/{self.camera}/from_timestamp"]
-        step, done = 1 / self.info["fps"], 0
-        frames = np.empty((length, self.size, self.size, 3), np.uint8)
-        with readable(path, FORMAT), av.open(str(path)) as container:
-            # Seek to the last key frame before the span, and skip the frames between the two.
-            container.seek(int(start * av.time_base))
-            for frame in container.decode(video=0):
-                ahead = (frame.time or 0.0) - start - done * step
-                if ahead < -step / 2:
-                    continue
-                if ahead > step / 2:
-                    break
-                frames[done] = as_frames(frame.to_ndarray(format="rgb24")[None], self.size)[0]
-                done += 1
-                if done == length:
-                    return frames
-        raise UserError(f"{name}: {path} holds {done} of its {length} frames; download it again")
+            start, stop = float(row[f"{prefix}from_timestamp"]), row.get(f"{prefix}to_timestamp")
+            if not 0 <= start < math.inf:
+                raise ValueError(f"episode {row['episode_index']} starts at {start} s of its video")
+        return Clip(self._name(row), path, start, None if stop is None else float(stop), int(row["length"]))
+
+    def _check_times(self, times: np.ndarray, where: str) -> None:
+        """Raise `UserError` unless the rows' own times [N] are those that their numbers and the rate give."""
+        wanted = np.arange(len(times)) / self.timing.fps
+        # They are stored in single precision.
+        off = np.abs(times - wanted) - np.spacing(wanted.astype(np.float32))
+        if not (off <= self.timing.tolerance).all():
+            row = int(np.argmax(~(off <= self.timing.tolerance)))
+            raise UserError(
+                f"{where}: row {row} has timestamp {times[row]:g} s, but {wanted[row]:g} s at fps {self.timing.fps:g}; "
+                "repair meta/info.json or the timestamps"
+            )
+
+    def _name(self, row: dict[str, Any]) -> str:
+        return f"{self.folder}, episode {row['episode_index']}"
 
     def _path(self, template: str, row: dict[str, Any], prefix: str) -> Path:
         """The file of an episode, by a template of `info.json`; it must lie in the folder."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.episode import DEFAULT_SIZE, Episode
+from aime_fast.data.files import refuse_pointer
 from aime_fast.errors import UserError
 
 # What libraries raise, depending on the place of the damage, for a file that is cut, edited or damaged.
@@ -22,14 +23,22 @@ DAMAGE = (
 )  # fmt: skip
 
 
+VIDEO_TOLERANCE = 1e-4
+"""Largest distance in seconds of a frame of a video from the time of its row; the one that LeRobot uses."""
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures of a recording to read, and their size as frames."""
+    """Which pictures of a recording to read, and how they become frames."""
 
     camera: str | None = None
     """Name of the pictures where a recording has several; None for the usual names."""
     asked_size: int | None = None
     """S that was asked for."""
+    last_of_stack: bool = False
+    """Whether to take the last picture where each row holds a stack of several."""
+    video_tolerance: float = VIDEO_TOLERANCE
+    """Largest distance in seconds of a frame of a video from the time of its row."""
 
     @property
     def size(self) -> int:
@@ -91,4 +100,5 @@ def readable(path: Path, format: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
+        refuse_pointer(path)
         raise UserError(f"{path}: cannot be read as {format} ({error}); copy or record it again") from error
