@@ -24,16 +24,23 @@ SURVEYED_EPISODES = 4
 """Largest number of episodes, evenly spaced, that are read to find what can't be learnt, unless all are read."""
 
 
-def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet: str | Path | None = None) -> str:
+def inspect(
+    path: str | Path | None = None,
+    *,
+    actions: str | None = None,
+    deep: bool = False,
+    contact_sheet: str | Path | None = None,
+) -> str:
     """Describe a folder of shards or a recording (None: the shipped sample) as a table of a few lines.
 
-    Lines named `limit` say what can't be learnt from its actions and frames; up to four episodes are read for them.
+    `actions` is that of `open_source`. Lines named `limit` say what can't be learnt from its actions and frames; up to
+    four episodes are read for them.
     `deep` reads everything: all checksums, all members of all shards, all pixels, and the action statistics.
     `contact_sheet` names a new PNG: 12 evenly spaced frames of each of the first 16 episodes. `UserError` names the
     first missing or damaged file.
     """
     path = SAMPLE if path is None else Path(path)
-    source = open_source(path)
+    source = open_source(path, actions=actions)
     manifest = load_manifest(path) if source.format == "shards" else None
     splits = [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths))
     count = len(source.lengths)
@@ -100,6 +107,7 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
         lengths = [length for length, own in zip(source.lengths, splits, strict=True) if own == split]
         span = f", {min(lengths)} to {max(lengths)} in an episode" if lengths else ""
         lines.append(f"{split:<14} {_count(len(lengths), 'episode')}, {_count(sum(lengths), 'frame')}{span}")
+    lines.append(f"actions        {source.origin.line.removeprefix('actions ')}")
     lines += [f"note           {note}" for note in source.notes]
     if source.collection:
         lines += _provenance(source.collection)

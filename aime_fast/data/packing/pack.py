@@ -42,12 +42,13 @@ def pack(
     size: int | None = None,
     last_of_stack: bool = False,
     video_tolerance: float = VIDEO_TOLERANCE,
+    actions: str | None = None,
     workers: int = 1,
     report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source`, `format`, `camera`, `size`, `last_of_stack` and `video_tolerance` are those of `open_source`,
+    `source`, `format`, `camera`, `size`, `last_of_stack`, `video_tolerance` and `actions` are those of `open_source`,
     `val_episodes` and `seed` of `split_of_episodes`. `codec` is `raw` (mapped into memory), `png` (lossless, about a
     sixth of the size) or `jpg` (lossy, faster to decode). `environment` names the task if the source does not. More
     than one of `workers` needs a main module that can be imported. `report` gets a line for the format that was found
@@ -63,9 +64,10 @@ def pack(
     check_at_least(1, chunks_per_shard=chunks_per_shard, workers=workers)
     _clear_leftovers(out)
     check_target(out, force)
-    recording = open_source(source, format, camera, size, last_of_stack, video_tolerance)
+    recording = open_source(source, format, camera, size, last_of_stack, video_tolerance, actions)
     if report:
-        for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
+        found = f"{source}: {recording.format}, {len(recording.lengths)} episodes"
+        for line in (found, recording.origin.line, *recording.notes):
             report(line)
     if environment and recording.environment and environment != recording.environment:
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
@@ -112,6 +114,7 @@ def write_folder(
             shards=[shard for shard, _, _ in packed],
             episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,
+            origin=recording.origin,
         ).save(folder)
         _move_into_place(folder, out)
     except OSError as error:
