@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from aime_fast.data.action_origin import defined_by
+from aime_fast.data.alignment import check_alignment
 from aime_fast.data.batch import Batch
 from aime_fast.data.episode import Columns
 from aime_fast.data.files import SAMPLE
@@ -25,6 +26,8 @@ from aime_fast.data.survey import FrameSurvey, Survey, action_limits
 from aime_fast.data.windows import valid_starts
 from aime_fast.errors import UserError
 
+LOOKED_AT = 1500
+"""Frames of a recording in which actions are looked for before training: less than a second."""
 SURVEYED_CHUNKS = 256
 """Largest number of chunks that a survey reads."""
 
@@ -207,7 +210,15 @@ def _read_recording(path: Path, split: str, image_size: int | None, actions: str
 
     lengths = [source.lengths[number] for number in numbers]
     held, how = _hold(pixels(), lengths, source.image_size, f"{source.where}, read into memory")
-    return _episodes(source, how, lengths, parts, None, held)
+    episodes = _episodes(source, how, lengths, parts, None, held)
+    alignment = check_alignment(zip(_frames(episodes), (part[0] for part in parts), strict=True), LOOKED_AT)
+    return replace(episodes, notes=(*episodes.notes, *filter(None, [alignment.warning])))
+
+
+def _frames(episodes: Episodes) -> Iterator[np.ndarray]:
+    """The held frames of each episode, uint8 [N,S,S,3]."""
+    for number, length in enumerate(episodes.lengths):
+        yield episodes.gather(np.array([[number, 0]]), length).observations[0].numpy()
 
 
 def _read_pipe(shards: Shards, split: str) -> Episodes:
@@ -244,7 +255,8 @@ def _episodes(
     actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
     facts = (data.environment, data.image_size, data.has_rewards)
     told = data.notes if isinstance(data, Source) else ()
-    notes = (*([data.origin.line] if data.origin else []), *told)
+    warned = [data.alignment.warning] if isinstance(data, Manifest) and data.alignment else []
+    notes = (*([data.origin.line] if data.origin else []), *filter(None, warned), *told)
     return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held, notes)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.files import SAMPLE
+from aime_fast.data.packing.pack import look_at_alignment
 from aime_fast.data.shards.manifest import Manifest, action_moments, action_statistics, load_manifest, split_of_episodes
 from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.shards.states import STATE, STATES
@@ -46,7 +47,10 @@ def inspect(
     count = len(source.lengths)
     numbers = np.linspace(0, count - 1, count if deep else min(count, SURVEYED_EPISODES)).round().astype(int).tolist()
     look = _look(source, numbers)
-    lines = _summary(path, source, splits, manifest) + [f"limit          {line}" for line in look.limits]
+    alignment = (manifest and manifest.alignment) or look_at_alignment(source)
+    lines = _summary(path, source, splits, manifest)
+    lines += [f"alignment      {alignment.line}"] if alignment.line else []
+    lines += [f"limit          {line}" for line in look.limits]
     if deep:
         lines += _deep_check(path, look, source, splits, manifest)
     if contact_sheet:

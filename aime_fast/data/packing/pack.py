@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
+from aime_fast.data.alignment import BLOCK, MOST_ROWS, Alignment, check_alignment
 from aime_fast.data.episode import Episode
 from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
@@ -73,8 +74,21 @@ def pack(
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
     recording = replace(recording, environment=environment or recording.environment)
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
-    write_folder(recording, out, splits, seed, codec, chunks_per_shard, workers, progress=report is not None)
+    alignment = look_at_alignment(recording)
+    if report and alignment.line:
+        report(alignment.line)
+    progress = report is not None
+    write_folder(recording, out, splits, seed, codec, chunks_per_shard, workers, progress, alignment)
     return out
+
+
+def look_at_alignment(recording: Source) -> Alignment:
+    """`check_alignment` of evenly spaced episodes of a recording, as many as it takes frames of."""
+    numbers = range(len(recording.lengths))
+    mean = max(sum(recording.lengths) // len(numbers), 1)
+    chosen = numbers[:: max(1, len(numbers) * mean // MOST_ROWS)]
+    episodes = (recording.episode(number) for number in chosen if recording.lengths[number] > BLOCK)
+    return check_alignment((episode.observations, episode.actions) for episode in episodes)
 
 
 def write_folder(
@@ -86,6 +100,7 @@ def write_folder(
     chunks_per_shard: int = 1024,
     workers: int = 1,
     progress: bool = False,
+    alignment: Alignment | None = None,
 ) -> None:
     """Write the episodes of `recording`, each in its split, as the folder `out`, which appears complete or not at all.
 
@@ -115,6 +130,7 @@ def write_folder(
             episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,
             origin=recording.origin,
+            alignment=alignment,
         ).save(folder)
         _move_into_place(folder, out)
     except OSError as error:

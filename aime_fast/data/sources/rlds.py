@@ -71,7 +71,8 @@ def _read(places: list[Place], pictures: Pictures, arriving: bool, led: bool, nu
     if len({image.shape for image in images}) > 1:
         raise UserError(f"{name}: its pictures have several sizes; record one size")
     rewards = steps.rewards[1:] if arriving else steps.rewards[:count]
-    return episode_of(name, np.array(images), pictures.size, steps.actions[:count], rewards, steps.terminated)
+    actions = steps.actions[1:] if led else steps.actions[:count]
+    return episode_of(name, np.array(images), pictures.size, actions, rewards, steps.terminated)
 
 
 class _Steps:
