@@ -30,8 +30,10 @@ FOLDS = 4
 FEWEST_ROWS, FEWEST_EPISODES, MOST_ROWS = 400, 4, 6000
 CLEAR, SEEN = 4.0, 2.5
 """Standard errors from which a gain is taken as real, and below which as none."""
-EARLIER_CLEAR, EARLIER_SHARE = 8.0, 0.05
+EARLIER_CLEAR, EARLIER_SHARE = 6.0, 0.05
 """A frame may answer weakly at first, so an answer that comes a row late must be this clear and exceed the first."""
+FAR = 1.2
+"""Gain of the best row's action over the others' from which it decides."""
 TOLD = 0.2
 """Share of the best action's gain that the best innovation must reach; otherwise actions hardly have innovations."""
 SHARP = 0.25
@@ -105,17 +107,19 @@ def judge(innovation: np.ndarray, plain: np.ndarray) -> str:
     late = gain[at[0]] < EARLIER_SHARE * gain[at[-1]] and clear[at[0]] < SEEN
     if clear[at[-1]] > EARLIER_CLEAR and quiet[at[0]] and late:
         return "earlier"
-    return "unclear"
+    return _best_row(plain, at)
 
 
 def _best_row(plain: np.ndarray, at: dict[int, int]) -> str:
-    """The verdict by the row whose action predicts best, if it clearly does."""
-    best = int(plain.mean(1).argmax())
+    """The verdict by the row whose action predicts best, if it does so clearly and by far."""
+    gain = plain.mean(1)
+    best = int(gain.argmax())
     verdicts = {at[-1]: "earlier", at[0]: "agrees", at[1]: "later"}
-    others = [other for other in (at[-1], at[0], at[1]) if other != best]
-    if best in verdicts and min(_clarity(plain[[best]] - plain[others])) > CLEAR:
-        return verdicts[best]
-    return "unclear"
+    others = [other for other in verdicts if other != best]
+    needed = EARLIER_CLEAR if best == at[-1] else CLEAR
+    if best not in verdicts or gain[best] < FAR * gain[others].max():
+        return "unclear"
+    return verdicts[best] if _clarity(plain[[best]] - plain[others]).min() > needed else "unclear"
 
 
 def _clarity(gains: np.ndarray) -> np.ndarray:
