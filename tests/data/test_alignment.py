@@ -10,7 +10,7 @@ from aime_fast.data.alignment import Gains, check_alignment, judge
 from aime_fast.data.collect.collect import collect
 from aime_fast.data.store import open_store
 
-POLICIES = {"white": 0.0, "ou": 0.85}
+POLICIES = {"white": 0.0, "autocorrelated": 0.6}
 
 
 def moving_square(random, length, memory):
@@ -39,7 +39,7 @@ def moved(episodes, rows):
 @pytest.mark.parametrize(("rows", "verdict"), [(1, "later"), (0, "agrees"), (-1, "earlier")])
 def test_a_pushed_square(policy, rows, verdict):
     random = np.random.default_rng(5)
-    episodes = [moving_square(random, 121, POLICIES[policy]) for _ in range(8)]
+    episodes = [moving_square(random, 161, POLICIES[policy]) for _ in range(12)]
     assert check_alignment(moved(episodes, rows)).verdict == verdict
 
 
