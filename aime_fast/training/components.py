@@ -60,11 +60,13 @@ class Components:
         if config.threads:
             torch.set_num_threads(config.threads)
         tasks = make_tasks(config.tasks)
-        reading = (config.seed, config.on_bad_sample)
+        reading = (config.seed, config.on_bad_sample, config.actions)
         self.backend = open_backend(config.backend, config.data, config.loader, "train", *reading)
         self.validation_backend = open_validation(config.backend, config.data, config.loader, *reading)
         if self.validation_backend is None:
-            self.notes.append("no episode is held out: training runs without validation and figures; record another")
+            self.notes.append(
+                "no held-out episode is as long as a window: training runs without validation and figures; record more"
+            )
         data, source = self.backend, config.data or "the sample"
         self.notes += data.notes
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
