@@ -13,11 +13,12 @@ from aime_fast.commands.main import main
 from aime_fast.config import preset_config
 from aime_fast.doctor import choose_graphics
 from aime_fast.doctor.graphics import INSTALL
-from aime_fast.evaluation.counterparts import COUNTERPARTS
 from aime_fast.evaluation.intervals import Estimate
-from aime_fast.evaluation.open_loop import MEAN, OTHER, OTHER_TRUTH, open_loop_psnr, reconstruction_psnr
-from aime_fast.evaluation.parts import measure
+from aime_fast.evaluation.open_loop import MEAN, OTHER, OTHER_TRUTH, open_loop_psnr
+from aime_fast.evaluation.reconstruction import judge_reconstruction
 from aime_fast.evaluation.report import AT_REFERENCE
+from aime_fast.evaluation.worth.counterparts import COUNTERPARTS
+from aime_fast.evaluation.worth.parts import measure
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_a_gpu_finds_what_a_cpu_finds():
         model.to(device)
         values = {f"parts {name}": x for name, x in measure(model, windows, 5).items()}
         values |= open_loop_psnr(model, windows, 5).psnr
-        return values | {"reconstruction": reconstruction_psnr(model, windows).psnr}
+        return values | {"reconstruction": judge_reconstruction(model, windows)["psnr"]}
 
     there, here = found("cuda"), found("cpu")
     for name, values in here.items():

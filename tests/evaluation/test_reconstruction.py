@@ -7,7 +7,7 @@ import torch
 from made_windows import windows_of
 from torch import nn
 
-from aime_fast.evaluation.open_loop import reconstruction_psnr
+from aime_fast.evaluation.reconstruction import judge_reconstruction
 
 
 class Dimmed(nn.Module):
@@ -17,7 +17,7 @@ class Dimmed(nn.Module):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, frames, actions):
+    def forward(self, frames, actions, draws):
         assert not self.training
         assert frames.dtype == torch.float32
         return SimpleNamespace(observations=frames)
@@ -35,24 +35,24 @@ def windows(*levels, frames=5):
 
 def test_each_window_has_its_value():
     model = Dimmed().train()
-    found = reconstruction_psnr(model, windows(150, 150, 220, 150))
+    found = judge_reconstruction(model, windows(150, 150, 220, 150))
     first, second = (-20 * torch.log10(torch.tensor([0.1, 0.2])).double()).tolist()
-    torch.testing.assert_close(found.psnr, torch.tensor([first, first, second, first]).double(), atol=1e-4, rtol=0)
-    assert found.moving.isnan().all(), "nothing moves in an episode of equal frames"
+    torch.testing.assert_close(found["psnr"], torch.tensor([first, first, second, first]).double(), atol=1e-4, rtol=0)
+    assert found["moving"].isnan().all(), "nothing moves in an episode of equal frames"
     assert model.training
 
 
 def test_many_windows_pass_in_parts():
-    found = reconstruction_psnr(Dimmed(), windows(*[150] * 19))
-    assert found.psnr.shape == (19,)
-    assert (found.psnr - 20).abs().max() < 1e-3
+    found = judge_reconstruction(Dimmed(), windows(*[150] * 19))
+    assert found["psnr"].shape == (19,)
+    assert (found["psnr"] - 20).abs().max() < 1e-3
 
 
 def test_moving_pixels_alone():
     """Half of the frame moves, and the error is everywhere the same."""
     frames = np.full((6, 16, 16, 3), 100, np.uint8)
     frames[:, :8] = (20 + 30 * np.arange(6))[:, None, None, None]
-    found = reconstruction_psnr(Dimmed(), windows_of([frames], [np.zeros((6, 1))]))
+    found = judge_reconstruction(Dimmed(), windows_of([frames], [np.zeros((6, 1))]))
     # Frames darker than a tenth of the range are clipped, the same in both.
-    assert 19.9 < found.moving.item() < 30
-    assert found.psnr.item() > 19.9
+    assert 19.9 < found["moving"].item() < 30
+    assert found["psnr"].item() > 19.9
