@@ -57,17 +57,15 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     # Slow to import.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    pairs = zip(
-        *(unit_range(x.float()).flatten(0, -4).split(SIMILAR_AT_ONCE) for x in (prediction, target)), strict=True
-    )
+    parts = [unit_range(x.float()).reshape(-1, *x.shape[-3:]).split(SIMILAR_AT_ONCE) for x in (prediction, target)]
     found = []
-    for ours, theirs in pairs:
+    for pair in zip(*parts, strict=True):
         # All frames as channels of one image: a CPU's convolution is three times as fast.
-        images = (x.flatten(0, 1)[None] for x in (ours, theirs))
+        ours, theirs = (x.flatten(0, 1)[None] for x in pair)
         _, image = structural_similarity_index_measure(
-            *images, data_range=1.0, reduction="none", return_full_image=True
+            ours, theirs, data_range=1.0, reduction="none", return_full_image=True
         )
-        found.append(image.view(*ours.shape).mean((-3, -2, -1)))
+        found.append(image.view(*pair[0].shape).mean((-3, -2, -1)))
     return torch.cat(found).view(prediction.shape[:-3])
 
 

@@ -38,7 +38,7 @@ def load_video_network(path: str, frames: int, size: int, device: torch.device) 
     try:
         with torch.no_grad():
             tried = features(torch.zeros(2, frames, 3, size, size))
-    except RuntimeError as error:
+    except (RuntimeError, torch.jit.Error) as error:
         raise UserError(
             f"--fvd-weights {path} takes no clip of {frames} frames of {size}x{size} ({_last(error)}); "
             "raise --horizon, or give another network"

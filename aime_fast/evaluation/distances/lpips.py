@@ -61,7 +61,10 @@ def load_lpips(path: str, device: torch.device) -> Measure:
     linear = _linear(design, device)
 
     def lpips(prediction: Tensor, target: Tensor) -> Tensor:
-        pairs = zip(*(x.float().clamp(-1, 1).flatten(0, -4).split(AT_ONCE) for x in (prediction, target)), strict=True)
+        pairs = zip(
+            *(x.float().clamp(-1, 1).reshape(-1, *x.shape[-3:]).split(AT_ONCE) for x in (prediction, target)),
+            strict=True,
+        )
         with torch.no_grad():
             return torch.cat([_distance(design, layers, linear, *pair) for pair in pairs]).view(prediction.shape[:-3])
 
