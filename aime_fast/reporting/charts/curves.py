@@ -19,7 +19,7 @@ def learning(run: History) -> Figure:
     losses = [LOSSES.get(task, f"total_{task}") for task in run.facts.tasks]
     names = [name for name in [*losses, "bits_per_dim", "kl_z"] if run.values(name) or run.values(name, "val")]
     panels = len(names) + 1
-    columns = min(3, panels)
+    columns = 2 if panels == 4 else min(3, panels)
     rows = -(-panels // columns)
     with styled(columns=columns, rows=rows, height=2.1 * rows + 0.3) as (figure, axes):
         for axis, name in zip(axes, names, strict=False):
@@ -28,7 +28,7 @@ def learning(run: History) -> Figure:
             axis.set(title=name.replace("_", " "), xlabel="step", ylabel=entry.unit if entry else "")
         _psnr(axes[panels - 1], run)
         for axis in axes[panels:]:
-            axis.set_visible(False)
+            axis.remove()
         figure.legend(*axes[panels - 1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
         return figure
 
