@@ -141,7 +141,7 @@ def finish(run: Run) -> None:
 
 def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: list[str]) -> tuple[Outcome, float]:
     options = ["--preset", "debug", "--steps", str(steps), "--checkpoint-every", str(every), "--threads", "1"]
-    options += ["--logging.log-every", "1", "--logging.tensorboard", "false", *extra]
+    options += ["--logging.log-every", "1", "--logging.tracker", "none", *extra]
     alone = Run(folder / "alone", options)
     began = time.monotonic()
     finish(alone)
@@ -162,7 +162,7 @@ def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: 
 def recovery(preset: str, folder: Path, rounds: int = 3) -> str:
     """Seconds from the start of a process to its first step: of a new run, and of one resumed from a checkpoint."""
     options = ["--preset", preset, "--steps", "1000", "--checkpoint-every", "1", "--threads", str(os.cpu_count())]
-    options += ["--logging.log-every", "1", "--logging.tensorboard", "false"]
+    options += ["--logging.log-every", "1", "--logging.tracker", "none"]
     seconds = ([], [])
     for number in range(rounds):
         run = Run(folder / f"new-{number}", options)
@@ -187,7 +187,7 @@ def recovery(preset: str, folder: Path, rounds: int = 3) -> str:
 def stall(preset: str, folder: Path) -> str:
     """Seconds of six steps and of the three checkpoints among them."""
     training = trainer.DMCVBTrainer(
-        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), logging={"tensorboard": False}
+        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), logging={"tracker": "none"}
     )
     steps, saves = [], []
 
