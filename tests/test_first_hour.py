@@ -106,6 +106,7 @@ def test_a_closed_pipe_ends_a_listing_quietly_and_a_training_not_at_all(tmp_path
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) == 128 + signal.SIGPIPE
+    process.stderr.close()
     process = subprocess.Popen(
         [*COMMAND, "train", *SHORT, "--steps", "2", "--out", "run"], cwd=tmp_path, env=plain(), stderr=subprocess.PIPE
     )

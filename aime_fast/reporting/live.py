@@ -9,6 +9,7 @@ from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -77,7 +78,9 @@ class LiveView:
         self._console.width = width
         parts: list[RenderableType] = [_text(line, width)]
         if done is not None:
-            parts.append(ProgressBar(total=1.0, completed=done, width=width - 1))
+            parts.append(
+                Padding(ProgressBar(total=1.0, completed=done, width=width - 1), expand=False)
+            )  # ends the line
         places = min(PLACES, width - 1 - LABEL - VALUE)
         if places >= 8:
             for name, value in values.items():
