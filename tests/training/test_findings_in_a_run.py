@@ -67,7 +67,7 @@ def test_a_run_that_stopped_goes_on_and_does_not_stop_again(data, tmp_path, monk
         reporter, "Watch", watch_for("mean-frame", lambda run: "grey" if run.step >= FOUND_AT else None)
     )
     options = tiny_options(data, tmp_path / "run", logging=EACH | {"stop_on": "all"})
-    with pytest.raises(UserError, match="stopped after step 4 .*finding mean-frame at step 3"):
+    with pytest.raises(UserError, match=r"stopped after step 4 .*finding mean-frame at step 3"):
         trained(options)
     assert trained(options, resume="auto").steps == 7
     assert kept(tmp_path / "run") == [("mean-frame", FOUND_AT)]

@@ -25,9 +25,11 @@ class TensorBoard:
         self.where = f"tensorboard --logdir {folder}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One event a value."""
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+        """One event a row: an event for each value would take ten times as long."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        row = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._writer._get_file_writer().add_summary(row, step)
 
     def picture(self, step: int, tag: str, path: Path) -> None:
         """The file as it is: decoding and encoding it again would take longer than a step on a GPU."""

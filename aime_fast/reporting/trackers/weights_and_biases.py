@@ -32,7 +32,8 @@ class WeightsAndBiases:
         )
         self._run.define_metric(STEP)
         self._run.define_metric("*", step_metric=STEP)
-        self.where = self._run.url or f"offline in {self._run.dir}; `wandb sync` sends it"
+        folder = os.path.dirname(self._run.dir)
+        self.where = f"offline, `wandb sync {folder}` sends it" if self._run.offline else str(self._run.url)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row of the history."""

@@ -34,7 +34,7 @@ def _values(items):
 
 
 def _records(content):
-    """The records of a log in LevelDB's format: blocks of 32 KiB, whose parts say whether they begin or end a record."""
+    """The records of a log in LevelDB's format: blocks of 32 KiB, whose parts say whether they end a record."""
     place, message = HEADER, b""  # W&B's own header
     while place + HEADER <= len(content):
         if BLOCK - place % BLOCK < HEADER:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from stored_values import by_step, tensorboard_events, trackio_rows, wandb_rows
 
 from aime_fast.errors import UserError
 from aime_fast.reporting.catalogue import tag
@@ -17,7 +18,6 @@ from aime_fast.reporting.metrics_log import read_metrics
 from aime_fast.reporting.trackers import registry
 from aime_fast.reporting.trackers.registry import Trackers, check_trackers
 from aime_fast.reporting.trackers.tracker import run_id
-from stored_values import by_step, tensorboard_events, trackio_rows, wandb_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SIZES = ["--preset", "debug", "--loader.batch-size", "2", "--loader.sequence-length", "7"]
