@@ -108,7 +108,7 @@ def save_rows(
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished.png")
-    sheet.save(unfinished)
+    sheet.save(unfinished, compress_level=1)
     os.replace(unfinished, target)
 
 

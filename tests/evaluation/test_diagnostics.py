@@ -10,8 +10,8 @@ from aime_fast.config import preset_config
 from aime_fast.data.batch import Batch
 from aime_fast.errors import UserError
 from aime_fast.evaluation.counterparts import filtering_draws
-from aime_fast.evaluation.diagnostics import mask_overlap, part_figures, prediction_figures, ssim, worth_of_actions
-from aime_fast.evaluation.snapshot import take_snapshot
+from aime_fast.evaluation.live.diagnostics import mask_overlap, part_figures, prediction_figures, ssim, worth_of_actions
+from aime_fast.evaluation.live.snapshot import take_snapshot
 from aime_fast.model.priors.sticks import expected_weights, kumaraswamy_mean
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.reporting.snapshot import read_snapshot
