@@ -60,8 +60,8 @@ class Drawing:
             printed, said = process.communicate(timeout=wait or None)
         except subprocess.TimeoutExpired:
             process.kill()
-            printed, said = "", f"not drawn after {wait:.0f} s"
             process.communicate()
+            printed, said = "", f"not drawn after {wait:.0f} s"
         self._process = None
         if process.returncode:
             self.failure = (said.strip().splitlines() or ["its process was ended"])[-1]

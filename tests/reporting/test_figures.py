@@ -7,7 +7,6 @@ from made_runs import made_snapshot
 from PIL import Image
 
 from aime_fast.reporting.figures import (
-    COLUMNS,
     GAP,
     LABELS,
     PAD,
@@ -17,8 +16,8 @@ from aime_fast.reporting.figures import (
     pixels,
     save_reconstruction_grid,
     save_rollout_grid,
-    spread,
 )
+from aime_fast.reporting.snapshot import COLUMNS, spread
 
 TOP = PAD + 50
 
