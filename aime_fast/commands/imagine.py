@@ -68,7 +68,7 @@ def run(
     import numpy as np
 
     from aime_fast.data.store import open_store
-    from aime_fast.evaluation.snapshot import take_prediction
+    from aime_fast.evaluation.live.snapshot import take_prediction
     from aime_fast.evaluation.windows import Windows
     from aime_fast.training.checkpoint.opening import open_run
 
