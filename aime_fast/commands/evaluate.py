@@ -20,6 +20,7 @@ def add_arguments(parser: PlainParser) -> None:
 def run(
     run_folder: str,
     data: str | None,
+    actions: str | None,
     context: int,
     horizon: int,
     stride: int | None,
@@ -37,7 +38,8 @@ def run(
     strides = {} if stride is None else {"stride": stride, "reconstruction_stride": stride}
     questions = Questions(context=context, horizon=horizon, simulator=simulator, parts=parts, **strides)
     progress = note if simulator or parts else lambda line: None
-    evaluation = Evaluation(opened.data_path(data, note), questions, progress)
+    path = opened.data_path(data, note)
+    evaluation = Evaluation(path, questions, progress, opened.reading_of_actions(path, actions))
     opened.check_data(evaluation.held_out, note)
     report = evaluation.of(opened.model().to(training_device()), run_folder)
     if result:

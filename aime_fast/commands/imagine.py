@@ -12,7 +12,7 @@ def add_arguments(parser: PlainParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the imagined future [%(default)s]")
 
 
-def run(run_folder: str, data: str | None, context: int, horizon: int, out: str, seed: int) -> int:
+def run(run_folder: str, data: str | None, actions: str | None, context: int, horizon: int, out: str, seed: int) -> int:
     """Imagine the first held-out window and write the picture."""
     picture = new_file("--out", out, ".png")
     import numpy as np
@@ -24,7 +24,8 @@ def run(run_folder: str, data: str | None, context: int, horizon: int, out: str,
     from aime_fast.training.checkpoint.opening import open_run
 
     opened = open_run(run_folder, note)
-    held_out = open_store(opened.data_path(data, note), "val")
+    path = opened.data_path(data, note)
+    held_out = open_store(path, "val", actions=opened.reading_of_actions(path, actions))
     opened.check_data(held_out, note)
     batch = make_windows(held_out, context + horizon, 1, limit=1).batch(np.arange(1))
     model, truth = opened.model(), batch.frames()
