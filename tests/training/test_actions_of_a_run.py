@@ -33,7 +33,7 @@ def write_recording(path, zero=None, seed=0, columns=("is_first",)):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """`own.h5`, whose content decides nothing; `run`, which was told that actions led to frames; `model`, its export."""
+    """`own.h5`, whose content decides nothing; `run`, told that actions led to frames; `model`, its export."""
     folder, before = tmp_path_factory.mktemp("place"), os.getcwd()
     write_recording(folder / "own.h5")
     os.chdir(folder)
