@@ -16,7 +16,7 @@ import torch
 from aime_fast.data.collect.simulation import Choices, prepare_rendering, render
 from aime_fast.data.shards.manifest import load_manifest
 from aime_fast.doctor import choose_graphics
-from aime_fast.evaluation.metrics import psnr
+from aime_fast.evaluation.metrics import CEILING, psnr
 from aime_fast.training.checkpoint.opening import open_run
 
 parser = argparse.ArgumentParser()
@@ -41,7 +41,8 @@ spec, draw = environment.action_spec(), np.random.default_rng(0)
 # %% One frame as the model reads it, uint8 [1, 3, S, S]
 def look() -> torch.Tensor:
     """The present frame."""
-    return torch.from_numpy(render(environment, choices.camera, choices.size)).movedim(-1, 0)[None]
+    picture = render(environment, choices.camera, choices.size).copy()
+    return torch.from_numpy(picture).movedim(-1, 0)[None]
 
 
 # %% The loop: `filter` adds one frame to the state; nothing that was seen before is computed again
@@ -62,7 +63,7 @@ for _ in range(options.frames):
     scores.append(torch.stack([psnr(x, truth) for x in (seen, expected, before[0] / 127.5 - 1)]))
 
 # %% How well each frame was described after it was seen, and expected before
-means = torch.stack(scores).clamp_max(58.9).mean(0).tolist()
+means = torch.stack(scores).clamp_max(CEILING).mean(0).tolist()
 print(f"PSNR in dB, mean of {options.frames} frames of {choices.environment} under random actions")
 for name, value in zip(("reconstructed", "expected, mean of 4 futures", "the frame before"), means, strict=True):
     print(f"{name:30}{value:6.1f}")
