@@ -115,9 +115,9 @@ class Found:
         return (self.table.sum(0) > 0.02).nonzero()[:, 0]
 
 
-@pytest.fixture(scope="module", params=[(1, False), (2, False), (3, True), (5, False), (5, True)])
+@pytest.fixture(scope="module", params=[(1, False), (2, False), (3, True), (4, False), (4, True)])
 def found(request):
-    """Numbers of modes up to more than half of the components; without and with an h that tells the mode."""
+    """Numbers of modes up to half of the components; without and with an h that tells the mode."""
     data = jumps(*request.param)
     prior, draw = trained(data), Generator().manual_seed(2)
     hidden, actions, before, z, modes = data.batch(128, draw)
