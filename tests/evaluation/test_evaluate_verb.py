@@ -87,7 +87,7 @@ def test_everything_is_printed_and_written(capsys, tmp_path, recording, trained)
     assert found["frechet"]["fvd"].keys() >= {"one future", "last frame copied", "recorded frames, two halves"}
     assert json.loads(Path(trained, "evaluation.json").read_text()) == found
     assert read_run(trained).evaluation == found
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     values = {(row["metric"], row["prediction"], row["frames_ahead"]): float(row["value"]) for row in rows}
     assert values["psnr", MEAN, "5"] == pytest.approx(own, rel=1e-5)
     assert values["nats", "", "0"] == pytest.approx(found["reconstruction"]["nats"]["mean"], rel=1e-5)
