@@ -34,9 +34,7 @@ def test_room_decides(monkeypatch):
     room.refuse_too_large(config)
     assert len(counted) == 1
     monkeypatch.setattr(room, "free_bytes", lambda device: 2 * 10**9)
-    with pytest.raises(
-        UserError, match=r"4 windows of 8 frames needs 3\.0 GB, and 2\.0 GB are free; lower"
-    ):
+    with pytest.raises(UserError, match=r"4 windows of 8 frames needs 3\.0 GB, and 2\.0 GB are free; lower"):
         room.refuse_too_large(config)
     monkeypatch.setattr(room, "free_bytes", lambda device: 4 * 10**9)
     room.refuse_too_large(config)

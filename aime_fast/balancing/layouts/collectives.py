@@ -43,10 +43,14 @@ class Reduction:
         return self._received.view(self._world_size, -1).sum(0, dtype=torch.float32)
 
 
-def gathered(shards: list[Tensor], world_size: int) -> list[Tensor]:
-    """The flat tensors that these are this rank's shards of; collective."""
-    wholes = [shard.new_empty(len(shard) * world_size) for shard in shards]
-    works = [_all_gather(whole, shard, async_op=True) for whole, shard in zip(wholes, shards, strict=True)]
+def gathered(shards: list[Tensor], world_size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The flat float32 tensors that these are this rank's shards of, rounded to `dtype` while sent; collective.
+
+    Every rank gets the same numbers, its own rounded too.
+    """
+    sent = [shard.to(dtype) for shard in shards]
+    wholes = [shard.new_empty(len(shard) * world_size) for shard in sent]
+    works = [_all_gather(whole, shard, async_op=True) for whole, shard in zip(wholes, sent, strict=True)]
     for work in works:
         work.wait()
-    return wholes
+    return [whole.to(torch.float32) for whole in wholes]

@@ -55,7 +55,7 @@ def traffic(
         reach: the tasks that reach each of them.
         world_size: W, at least 1.
         stage: ZeRO stage, 0 to 3.
-        dtype: of the gradients while they are sent, float32 or bfloat16.
+        dtype: of the gradients, and of ZeRO-0's update, while they are sent: float32 or bfloat16.
         tasks: n.
         micro_batches: of a rank in a step. ZeRO-2 and 3 reduce each of them.
         frozen: entries of parameters without a gradient, which ZeRO-3 cuts and gathers too.
@@ -65,7 +65,8 @@ def traffic(
     share = (world_size - 1) / world_size
     reductions = sum(size * len(tasks_of) for size, tasks_of in zip(sizes, reach, strict=True))
     reduced = reductions * dtype.itemsize * (micro_batches if stage >= 2 else 1)
-    gathered = (sum(sizes) + (frozen if stage == 3 else 0)) * _FLOAT
+    kept = dtype.itemsize if stage == 0 else _FLOAT  # an update may be rounded, parameters may not
+    gathered = (sum(sizes) + (frozen if stage == 3 else 0)) * kept
     sums = groups * (tasks + direction) ** 2 + 4 * tasks
     return Traffic(share * reduced, share * gathered, 2 * share * sums * _SUM)
 

@@ -173,7 +173,7 @@ class FlatLayout(Layout):
             for buffer, flat in zip(self.buffers, update, strict=True)
         ]
         if self.partition.whole and self.world_size > 1:
-            shards = gathered(shards, self.world_size)
+            shards = gathered(shards, self.world_size, self.dtype)
         for number, shard in enumerate(shards):
             self.partition.place(number, shard)
 
