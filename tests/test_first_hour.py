@@ -95,15 +95,15 @@ def test_a_bare_command_runs_as_a_module_from_any_folder_without_an_installation
 
 
 def test_a_closed_pipe_ends_a_listing_quietly_and_a_training_not_at_all(tmp_path):
-    process = subprocess.Popen([*COMMAND, "inspect"], env=plain(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(60) == 128 + signal.SIGPIPE
-    process = subprocess.Popen(
-        [*COMMAND, "train", *SHORT, "--steps", "2", "--out", "run"], cwd=tmp_path, env=plain(), stderr=subprocess.PIPE
-    )
-    process.stderr.close()
-    process.wait(100)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*COMMAND, "inspect"], env=plain(), **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 128 + signal.SIGPIPE
+    train = [*COMMAND, "train", *SHORT, "--steps", "2", "--out", "run"]
+    with subprocess.Popen(train, cwd=tmp_path, env=plain(), stderr=subprocess.PIPE) as process:
+        process.stderr.close()
+        process.wait(100)
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000002"
 
 

@@ -17,6 +17,7 @@ def add_arguments(parser: PlainParser) -> None:
     add("--camera", metavar="NAME", help="camera to use if a recording has several")
     add("--last-of-stack", action="store_true", help="take the last picture where each row is a stack of several")
     add("--video-tolerance", type=float, default=1e-4, metavar="S", help="seconds from row to frame [%(default)s]")
+    add("--actions", choices=["led", "follows"], help="they led to the frame of their row, or follow it [by content]")
     add("--size", type=count, metavar="N", help="resize frames to NxN: 32, 64, 96, 128, ... [64, or that of shards]")
     add("--workers", type=count, metavar="N", help="processes that write [one per core]")
     add("--val-episodes", type=int, metavar="N", help="episodes to hold out [a fifth, at least one]")

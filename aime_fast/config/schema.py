@@ -212,6 +212,8 @@ class TrainConfig:
     takes `small` if none is named and there is no GPU."""
     data: str | None = None
     """Folder of shards, a recording, or `pipe:COMMAND {}`. Default: the sample that ships with the project."""
+    actions: Literal["led", "follows"] | None = None
+    """What an action of a recording did: it `led` to the frame of their row, or `follows` it. Default: by content."""
     backend: Literal["auto", "resident", "memory", "dali", "dali-stream", "webdataset"] = "auto"
     """How data is read. `auto` chooses and reports why."""
     on_bad_sample: Literal["raise", "skip"] = "raise"

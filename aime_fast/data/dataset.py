@@ -28,13 +28,14 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         split: str = "train",
         window_stride: int = 1,
         image_size: int | None = None,
+        actions: str | None = None,
     ) -> None:
         """Open the data as `open_store` does.
 
         Windows start at multiples of `window_stride`. `UserError` for bad data, for an `environment` other than the
         recorded one, and if T exceeds every episode.
         """
-        self._arguments = (data_path, split, False, image_size)
+        self._arguments = (data_path, split, False, image_size, actions)
         self._store: Episodes | None = open_store(*self._arguments)
         recorded = self._store.environment
         if environment and recorded and environment != recorded:

@@ -11,6 +11,8 @@ import numpy as np
 import psutil
 import torch
 
+from aime_fast.data.action_origin import defined_by
+from aime_fast.data.alignment import check_alignment
 from aime_fast.data.batch import Batch
 from aime_fast.data.episode import Columns
 from aime_fast.data.files import SAMPLE
@@ -24,6 +26,8 @@ from aime_fast.data.survey import FrameSurvey, Survey, action_limits
 from aime_fast.data.windows import valid_starts
 from aime_fast.errors import UserError
 
+LOOKED_AT = 1500
+"""Frames of a recording in which actions are looked for before training: less than a second."""
 SURVEYED_CHUNKS = 256
 """Largest number of chunks that a survey reads."""
 
@@ -72,7 +76,8 @@ class Episodes:
     held: HeldFrames | None = None
     """None if the frames are only on disk."""
     notes: tuple[str, ...] = ()
-    """What reading a recording changes, one sentence each. Shards keep theirs in the manifest."""
+    """What actions meant in the recording, and what reading it changes: one sentence each. What packing changed is in
+    the manifest."""
 
     @property
     def action_dim(self) -> int:
@@ -136,17 +141,30 @@ class Episodes:
         return Survey(seen.mean_frame(), seen.total, limits)
 
 
-def open_store(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
+def open_store(
+    path: str | Path | None,
+    split: str,
+    skips: bool = False,
+    image_size: int | None = None,
+    actions: str | None = None,
+) -> Episodes:
     """`open_episodes` with the frames held: raw shards mapped, everything else decoded into memory."""
-    return hold_frames(open_episodes(path, split, skips, image_size))
+    return hold_frames(open_episodes(path, split, skips, image_size, actions))
 
 
-def open_episodes(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
+def open_episodes(
+    path: str | Path | None,
+    split: str,
+    skips: bool = False,
+    image_size: int | None = None,
+    actions: str | None = None,
+) -> Episodes:
     """Open the episodes of `split` (`train`, `val` or `all`) of a folder of shards or of a recording.
 
     None is the shipped sample. Shards behind a command (`pipe:`, see `Shards`) and recordings are read into memory. A
-    recording is split as `split_of_episodes` does, and resized to `image_size` (None: 64). `skips` leaves out
-    damaged chunks. `UserError` for a missing path, damage, an empty split, or shards of another size than `image_size`.
+    recording is split as `split_of_episodes` does, and resized to `image_size` (None: 64); `actions` is that of
+    `open_source`. `skips` leaves out damaged chunks. `UserError` for a missing path, damage, an empty split, or shards
+    of another size than `image_size`.
     """
     folder = SAMPLE if path is None else Path(path)
     if str(path).startswith(PIPE):
@@ -154,7 +172,8 @@ def open_episodes(path: str | Path | None, split: str, skips: bool = False, imag
     elif os.path.isfile(folder / MANIFEST_NAME):
         episodes = _open_folder(folder, split, skips)
     else:
-        episodes = _read_recording(folder, split, image_size)
+        return _read_recording(folder, split, image_size, actions)
+    defined_by("aime-fast shards", actions, str(path or "the shipped sample"))
     if image_size not in (None, episodes.image_size):
         sizes = f"{episodes.image_size}x{episodes.image_size}, not {image_size}x{image_size}"
         raise UserError(f"{path}: its frames are {sizes}; pack it again with --size {image_size}")
@@ -183,8 +202,8 @@ def hold_frames(episodes: Episodes) -> Episodes:
     return replace(episodes, description=how, held=held)
 
 
-def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
-    source = open_source(path, size=image_size)
+def _read_recording(path: Path, split: str, image_size: int | None, actions: str | None) -> Episodes:
+    source = open_source(path, size=image_size, actions=actions)
     numbers = episodes_of(split, split_of_episodes(len(source.lengths)), path)
     parts: list[Columns] = []
 
@@ -196,7 +215,15 @@ def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
 
     lengths = [source.lengths[number] for number in numbers]
     held, how = _hold(pixels(), lengths, source.image_size, f"{source.where}, read into memory")
-    return _episodes(source, how, lengths, parts, None, held)
+    episodes = _episodes(source, how, lengths, parts, None, held)
+    alignment = check_alignment(zip(_frames(episodes), (part[0] for part in parts), strict=True), LOOKED_AT)
+    return replace(episodes, notes=(*episodes.notes, *filter(None, [alignment.warning])))
+
+
+def _frames(episodes: Episodes) -> Iterator[np.ndarray]:
+    """The held frames of each episode, uint8 [N,S,S,3]."""
+    for number, length in enumerate(episodes.lengths):
+        yield episodes.gather(np.array([[number, 0]]), length).observations[0].numpy()
 
 
 def _read_pipe(shards: Shards, split: str) -> Episodes:
@@ -232,7 +259,9 @@ def _episodes(
 ) -> Episodes:
     actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
     facts = (data.environment, data.image_size, data.has_rewards)
-    notes = data.notes if isinstance(data, Source) else ()
+    told = data.notes if isinstance(data, Source) else ()
+    warned = [data.alignment.warning] if isinstance(data, Manifest) and data.alignment else []
+    notes = (*([data.origin.line] if data.origin else []), *filter(None, warned), *told)
     return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held, notes)
 
 

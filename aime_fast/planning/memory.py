@@ -131,8 +131,11 @@ def _at_peak(live: Tensor, seen: Rehearsal, card: Card, world_size: int, stage: 
 
 
 def library_workspace(card: Card) -> float:
-    """Bytes that torch gives cuBLAS: 32 MiB from Hopper on, 8.1 MiB before (`CUBLAS_WORKSPACE_CONFIG`)."""
-    return 32 * 2**20 if card.capability >= _HOPPER else (2 * 4096 + 8 * 16) * 2**10
+    """Bytes that torch gives cuBLAS in each of two threads, the main one and autograd's.
+
+    32 MiB each from Hopper on, 8.1 MiB before (`CUBLAS_WORKSPACE_CONFIG`).
+    """
+    return 2 * 32 * 2**20 if card.capability >= _HOPPER else 2 * (2 * 4096 + 8 * 16) * 2**10
 
 
 def _kinds(live: Tensor, seen: Rehearsal, world_size: int, stage: int) -> dict[str, Tensor]:

@@ -32,8 +32,8 @@ _PARTS = {
 
 _LIST, _LIST_ENTRIES = 96, 320 * 65536
 """Tensors and entries of a list that one kernel of torch takes."""
-_FEW_TILES, _DEEP = 66, 512
-"""A product of at most so many tiles, half of a large card's multiprocessors, and of at least this depth is cut."""
+_DEEP = 512
+"""Libraries cut a product of at least this depth along it, and add the parts up in a second kernel."""
 
 
 class Shape(NamedTuple):
@@ -68,13 +68,7 @@ def kernels_of(name: str, shapes: Sequence[Shape], tensors: Sequence[Tensor]) ->
     plain = _plain(name)
     if plain.startswith(("aten._foreach_", "aten._fused_")):
         return max(1, ceil(len(tensors) / _LIST), ceil(sum(t.numel() for t in tensors) / _LIST_ENTRIES))
-    return _PARTS.get(plain, 1) + sum(map(_is_cut, shapes))
-
-
-def _is_cut(shape: Shape) -> bool:
-    """Whether a library cuts a product along its depth, and adds the parts up in a second kernel."""
-    tiles = shape.batch * ceil(shape.rows / 128) * ceil(shape.columns / 128)
-    return tiles <= _FEW_TILES and shape.depth >= _DEEP
+    return _PARTS.get(plain, 1) + sum(shape.depth >= _DEEP for shape in shapes)
 
 
 def product_shapes(function: Any, args: tuple[Any, ...]) -> tuple[Shape, ...]:

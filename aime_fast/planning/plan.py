@@ -129,7 +129,10 @@ def plan(
             f"an epoch of {epoch.episodes} episodes of {epoch.frames} frames has no batch of "
             f"{config.loader.batch_size} windows of {config.loader.sequence_length} frames"
         )
-    seen, twice = (rehearse(config, number, "cuda") for number in (windows, 2 * windows))
+    seen = rehearse(config, windows, "cuda")
+    # A batch of one takes other ways through torch than all larger ones.
+    trials = (windows, 2 * windows) if windows > config.optim.accumulation else (2 * windows, 3 * windows)
+    one, other = (rehearse(config, number, "cuda") for number in trials)
     frames = frame_bytes(config, epoch)
     held = frames if keeps_frames(config, card, frames) else 0.0
 
@@ -140,7 +143,7 @@ def plan(
     stage = stage_of(config, gpus) if config.ds_config else recommended
     step = step_of(config, seen, card, gpus, link, stage)
     room = replace(card, memory=card.memory - held)
-    most = largest_windows(seen, twice, (windows, 2 * windows), room, gpus, stage, captured(config, stage))
+    most = largest_windows(one, other, trials, room, gpus, stage, captured(config, stage))
     return Plan(
         card=card,
         gpus=gpus,

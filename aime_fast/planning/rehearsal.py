@@ -90,7 +90,7 @@ def computing(config: TrainConfig) -> Literal["fp32", "bf16"]:
     return "bf16" if bf16 else "fp32"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _rehearsed(config: TrainConfig, device_type: str) -> Rehearsal:
     with _fakes():
         step = _step(config)

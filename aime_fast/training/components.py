@@ -25,6 +25,7 @@ from aime_fast.training.compile.cuda_graph import CudaRecorder
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
+from aime_fast.training.reach import tasks_reaching
 from aime_fast.training.run import folder as run_folder
 from aime_fast.training.run.device import memory_ended
 from aime_fast.training.run.room import refuse_too_large
@@ -59,11 +60,13 @@ class Components:
         if config.threads:
             torch.set_num_threads(config.threads)
         tasks = make_tasks(config.tasks)
-        reading = (config.seed, config.on_bad_sample)
+        reading = (config.seed, config.on_bad_sample, config.actions)
         self.backend = open_backend(config.backend, config.data, config.loader, "train", *reading)
         self.validation_backend = open_validation(config.backend, config.data, config.loader, *reading)
         if self.validation_backend is None:
-            self.notes.append("no episode is held out: training runs without validation and figures; record another")
+            self.notes.append(
+                "no held-out episode is as long as a window: training runs without validation and figures; record more"
+            )
         data, source = self.backend, config.data or "the sample"
         self.notes += data.notes
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
@@ -88,10 +91,10 @@ class Components:
         if config.loader.sequence_length == 1:
             self.notes.append("windows have one frame: what comes next can't be learnt; raise --loader.sequence-length")
         self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.engine = open_engine(model, config)
+        self.aggregator = LossAggregator(config.losses, tasks)
+        self.engine = open_engine(model, config, lambda: tasks_reaching(model, self.aggregator))
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
-        self.aggregator = LossAggregator(config.losses, tasks)
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()

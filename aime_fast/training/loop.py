@@ -4,10 +4,9 @@ import math
 import time
 from collections.abc import Iterable
 
-from torch.profiler import record_function
-
 from aime_fast.data.batch import Batch
 from aime_fast.errors import UserError
+from aime_fast.profiling.phases import phase
 from aime_fast.reporting.snapshot import Snapshot
 from aime_fast.training.compile.compilation import uncompiled
 from aime_fast.training.components import Components
@@ -69,7 +68,7 @@ class Loop:
                 self._log(lr, beta)
             best = validating and self._validate(beta)
             if saving or best:
-                with record_function("checkpoint"):
+                with phase("checkpoint"):
                     run.checkpoints.save(run.state, best)
             if stop:
                 self.watchdog.beat("the last checkpoint")
@@ -103,7 +102,7 @@ class Loop:
     def _log(self, lr: float, beta: float) -> None:
         """Read the interval's values, log them, and stop the run after too many non-finite steps in a row."""
         run, progress, interval, loader = self.run, self.run.progress, self.interval, self.run.config.loader
-        with record_function("log"):
+        with phase("log"):
             with interval:
                 reading, (in_a_row, longest, skipped) = interval.read(run.hosts.gather)
             progress.skipped += skipped
@@ -136,7 +135,7 @@ class Loop:
         progress, held_out = self.run.progress, self.run.validation_backend
         if held_out is None:
             return False
-        with record_function("validation"):
+        with phase("validation"):
             windows = held_out.evaluation_windows(self.run.config.loader.sequence_length)
             values, seen = self._evaluated(self.watchdog.beating(windows, "validation"), beta)
         self.reporter.validation(progress.step, values)

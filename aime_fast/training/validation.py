@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import torch
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.counterparts import filtering_draws
-from aime_fast.evaluation.diagnostics import part_figures, prediction_figures
+from aime_fast.evaluation.live.diagnostics import part_figures, prediction_figures
+from aime_fast.evaluation.live.snapshot import take_snapshot
 from aime_fast.evaluation.metrics import CEILING, evaluating, psnr
-from aime_fast.evaluation.snapshot import take_snapshot
+from aime_fast.evaluation.worth.counterparts import filtering_draws
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.reporting.snapshot import Snapshot
 from aime_fast.tasks.aggregator import LossAggregator
@@ -37,7 +37,7 @@ def validate(
     when filtering: no noise is carried into the next frame, so `kl_z` is lower than in training. `psnr` (dB, peak 1,
     per frame, then averaged) compares the decoder's mean at the posterior mean with the frames; `psnr_perceiver` does
     so with the tokenizer's reconstruction, `psnr_mean_frame` with the mean training frame. Open-loop figures are of
-    each rank's first batch (`aime_fast/evaluation/diagnostics.py`).
+    each rank's first batch (`aime_fast/evaluation/live/diagnostics.py`).
     """
     meter, ahead, snapshot = Meter(), Meter(), None
     with evaluating(model) as device:

@@ -74,6 +74,11 @@ def test_a_missing_file_names_the_shipped_ones():
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps=4: the run has 1"),
         ({"gradient_clipping": 1.0}, "gradient_clipping=1.0: the run has 5 .*--optim.clip"),
         ({"wall_clock_breakdown": True}, "wait for the device each step"),
+        (
+            {"communication_data_type": "fp16"},
+            'communication_data_type=fp16: task gradients are sent in "fp32" or "bf16"',
+        ),
+        ({"communication_data_type": "bf16"}, 'rounds float32 gradients; add "bf16": {"enabled": true} or remove it'),
         ({"surprise": 1}, "surprise: not an option of this trainer"),
     ],
 )
@@ -107,6 +112,16 @@ def test_one_precision_from_the_file_or_the_flag(section, flag, bf16, stage, tmp
 def test_a_file_and_a_flag_that_disagree_are_refused(enabled, flag, tmp_path):
     with pytest.raises(UserError, match=f"bf16.enabled={str(enabled).lower()}: the run has --optim.precision {flag}"):
         settings({"bf16": {"enabled": enabled}}, tmp_path, precision=flag)
+
+
+@pytest.mark.parametrize(
+    ("kind", "enabled", "wanted"),
+    [(None, True, False), ("fp32", True, False), ("fp32", False, False), ("bf16", True, True)],
+)
+def test_gradients_are_sent_in_float32_unless_told_otherwise(kind, enabled, wanted, tmp_path):
+    found = settings({"bf16": {"enabled": enabled}, "communication_data_type": kind}, tmp_path)
+    assert found.bf16_reductions is wanted
+    assert "communication_data_type" not in found.deepspeed, "the trainer reduces, not DeepSpeed"
 
 
 def test_agreeing_and_switched_off_options_are_accepted(tmp_path):

@@ -40,8 +40,9 @@ class Backend(ABC):
         """A, the size of an action."""
         self.has_rewards = data.has_rewards
         """Whether the recording had rewards; without them they are zero."""
-        self.notes: tuple[str, ...] = data.notes if isinstance(data, Episodes) else ()
-        """What reading a recording changes, one sentence each; `pack` said it of shards."""
+        origin = () if isinstance(data, Episodes) or data.origin is None else (data.origin.line,)
+        self.notes: tuple[str, ...] = data.notes if isinstance(data, Episodes) else origin
+        """What actions meant in the recording, and what reading it changes, one sentence each."""
         self.sequence_length = config.sequence_length
         """T, the number of frames of a window."""
         self.sampler = WindowSampler(

@@ -19,6 +19,8 @@ ARRIVING_NOTE = (
     "the recording's action[t] and reward[t] led to frame t: shifted by one, so that actions[t] leads to t+1; "
     "the last frame of each episode, after which nothing was done, is left out"
 )
+LATE_REWARD_NOTE = "the recording's reward[t] was earned on the way to frame t: shifted by one"
+LED_NOTE = "the recording's action[t] led to frame t: shifted by one, so that actions[t] leads to t+1"
 LAST_FRAME_NOTE = "the last frame of each episode, after which no action was taken, is left out"
 
 

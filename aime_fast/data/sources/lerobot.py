@@ -2,14 +2,23 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aime_fast.data.action_origin import FOLLOWS, LED, ZeroActions, decide
 from aime_fast.data.episode import Episode
-from aime_fast.data.sources.frames import NO_REWARDS_NOTE, choose_camera, decode_picture, episode_of, size_notes
+from aime_fast.data.sources.frames import (
+    LAST_FRAME_NOTE,
+    LED_NOTE,
+    NO_REWARDS_NOTE,
+    choose_camera,
+    decode_picture,
+    episode_of,
+    size_notes,
+)
 from aime_fast.data.sources.lerobot_video import Clip, Timing, check_clips, decode_clip
 from aime_fast.data.sources.source import Pictures, Source, readable, require
 from aime_fast.errors import UserError
@@ -35,12 +44,17 @@ def open_lerobot(folder: Path, pictures: Pictures) -> Source:
     if not (has_rewards := "next.reward" in features):
         notes.append(NO_REWARDS_NOTE)
     rows = _episode_rows(folder)
-    lengths = [int(row["length"]) for row in rows]
     read = _Episodes(folder, info, rows, camera, pictures.size, Timing(info["fps"], pictures.video_tolerance))
+    origin = decide(read.zero_actions(), str(folder), pictures.actions, usual=FOLLOWS)
+    if origin.stored == LED:
+        read = replace(read, led=True)
+        notes += [LED_NOTE, LAST_FRAME_NOTE]
+    lengths = [int(row["length"]) - read.led for row in rows]
     if images[camera]["dtype"] == "video":
         read.timing.check(folder)
         notes += check_clips(map(read.clip, rows), read.timing)
-    return Source(FORMAT, str(folder), None, lengths, pictures.size, read, tuple(notes), has_rewards=has_rewards)
+    facts = (FORMAT, str(folder), None, lengths, pictures.size, read, tuple(notes))
+    return Source(*facts, has_rewards=has_rewards, origin=origin)
 
 
 def _information(folder: Path) -> dict[str, Any]:
@@ -88,6 +102,24 @@ class _Episodes:
     camera: str
     size: int
     timing: Timing
+    led: bool = False
+    """Whether actions led to the frame of their row."""
+
+    def zero_actions(self) -> ZeroActions:
+        """Which first and last actions are zero."""
+        from pyarrow import parquet
+
+        zeros, by_file = ZeroActions(), dict[Path, list[int]]()
+        for row in self.rows:
+            by_file.setdefault(self._path("data_path", row, "data/"), []).append(row["episode_index"])
+        for path, numbers in by_file.items():
+            with readable(path, FORMAT):
+                table = parquet.read_table(path, columns=["episode_index", "frame_index", "action"])
+                table = table.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
+                owner, actions = table["episode_index"].to_numpy(), np.array(table["action"].to_pylist(), np.float32)
+                for number in numbers:
+                    zeros.see(actions[owner == number])
+        return zeros
 
     def __call__(self, number: int) -> Episode:
         from pyarrow import parquet
@@ -112,7 +144,10 @@ class _Episodes:
                 self._check_times(np.array(table["timestamp"].to_pylist(), np.float64).reshape(-1), f"{name}, {path}")
         if video:
             images = decode_clip(self.clip(row), self.timing, self.size)
-        return episode_of(name, images, self.size, actions, rewards.reshape(-1), terminated=False)
+        rewards = rewards.reshape(-1)
+        if self.led:
+            images, actions, rewards = images[:-1], actions[1:], rewards[:-1]
+        return episode_of(name, images, self.size, actions, rewards, terminated=False)
 
     def clip(self, row: dict[str, Any]) -> Clip:
         """The part of a video that shows an episode."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aime_fast.data.action_origin import defined_by
 from aime_fast.data.episode import Episode
 from aime_fast.data.files import refuse_pointer
 from aime_fast.data.sources.frames import LAST_FRAME_NOTE, choose_camera, episode_of, last_of_stacks, picture_notes
@@ -35,7 +36,9 @@ def open_minari(folder: Path, pictures: Pictures) -> Source:
         with suppress(ValueError, KeyError, TypeError):
             environment = str(json.loads(storage.metadata.get("env_spec"))["id"])
     read = partial(_read, folder, pictures)
-    return Source("Minari", str(folder), environment, lengths, pictures.size, read, tuple(notes))
+    origin = defined_by("Minari", pictures.actions, str(folder))
+    facts = ("Minari", str(folder), environment, lengths, pictures.size, read, tuple(notes))
+    return Source(*facts, origin=origin)
 
 
 def _read(folder: Path, pictures: Pictures, number: int) -> Episode:

@@ -55,10 +55,7 @@ def drawings(run: RunRecord) -> list[Drawing]:
 def _prediction(run: RunRecord) -> dict[str, Points]:
     """PSNR by frames ahead: from the run's evaluation where there is one, else from its last validation."""
     if run.evaluation and run.evaluation.get("psnr"):
-        return {
-            name: {h + 1: (e["mean"], e["low"] or e["mean"], e["high"] or e["mean"]) for h, e in enumerate(estimates)}
-            for name, estimates in run.evaluation["psnr"].items()
-        }
+        return {name: known for name, values in run.evaluation["psnr"].items() if (known := _kept_curve(values))}
     found = {}
     for ending, name in ENDINGS.items():
         points = {h: run.history.held_out(f"psnr_ahead_{h}{ending}") for h in HORIZONS}
@@ -66,3 +63,13 @@ def _prediction(run: RunRecord) -> dict[str, Points]:
         if known:
             found[name] = known
     return found
+
+
+def _kept_curve(values: Sequence[dict[str, Any]]) -> dict[int, tuple[float, float, float]]:
+    """Mean and interval by frames ahead; the interval of a single episode is its mean."""
+    known = {h: value for h, value in enumerate(values, 1) if value["mean"] is not None}
+    ends = {
+        h: [value["mean"] if value[end] is None else value[end] for end in ("low", "high")]
+        for h, value in known.items()
+    }
+    return {h: (value["mean"], ends[h][0], ends[h][1]) for h, value in known.items()}

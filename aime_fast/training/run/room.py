@@ -11,8 +11,8 @@ from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.planning.memory import peak_bytes
 
 GB = 1e9
-PER_PIXEL = 20e3
-"""More bytes than a step at the published widths takes for each pixel of a frame (`paper`: 15e3, docs/performance.md)."""
+PER_PIXEL = 6e3
+"""More bytes than a step of `paper` takes for each pixel of a frame; about twice what is counted."""
 PER_PARAMETER = 50
 """More bytes than a parameter takes with its gradients and moments."""
 SUSPECT = 0.5
@@ -21,7 +21,10 @@ seconds."""
 
 
 def refuse_too_large(config: TrainConfig) -> None:
-    """`UserError` if a step of all processes on this CPU needs more than the free memory. `config` has the data's sizes."""
+    """`UserError` if a step of all processes on this CPU needs more than the free memory.
+
+    `config` has the sizes of the data.
+    """
     here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     free = free_bytes(torch.device("cpu"))
     if here * generous_bytes(config, world) <= SUSPECT * free:
@@ -31,7 +34,8 @@ def refuse_too_large(config: TrainConfig) -> None:
         loader = config.loader
         raise UserError(
             f"a step of {loader.batch_size} windows of {loader.sequence_length} frames needs {needed / GB:.1f} GB, and "
-            f"{free / GB:.1f} GB are free; lower --loader.batch-size, raise --optim.accumulation, or take a smaller --preset"
+            f"{free / GB:.1f} GB are free; lower --loader.batch-size, raise --optim.accumulation, or take a smaller "
+            "--preset"
         )
 
 
@@ -41,7 +45,7 @@ def generous_bytes(config: TrainConfig, world_size: int) -> float:
     with torch.device("meta"):
         sizes = DPGMMVariationalRecurrentAutoencoder.from_config(model).parameters()
         parameters = sum(parameter.numel() for parameter in sizes)
-    widths = ("tokenizer_width", "encoder_width", "decoder_width", "num_mixtures", "num_slots")
+    widths = ("tokenizer_width", "encoder_width", "decoder_width", "num_mixtures")
     width = max(getattr(model, name) / getattr(published, name) for name in widths)
     windows = config.loader.batch_size / config.optim.accumulation / world_size
     pixels = windows * config.loader.sequence_length * model.image_size**2
