@@ -23,6 +23,7 @@ def add_arguments(parser: PlainParser) -> None:
 def run(
     run_folder: str,
     data: str | None,
+    actions: str | None,
     context: int,
     horizon: int,
     stride: int | None,
@@ -47,7 +48,8 @@ def run(
     weights = {"lpips_weights": lpips_weights, "fvd_weights": fvd_weights}
     questions = Questions(context=context, horizon=horizon, simulator=simulator, parts=parts, **weights, **strides)
     progress = note if simulator or parts else lambda line: None
-    evaluation = Evaluation(opened.data_path(data, note), questions, progress)
+    path = opened.data_path(data, note)
+    evaluation = Evaluation(path, questions, progress, opened.reading_of_actions(path, actions))
     opened.check_data(evaluation.held_out, note)
     model = opened.model().to(training_device())
     report = evaluation.of(model, str(opened.folder), opened.step, hash_of_weights(opened.folder))

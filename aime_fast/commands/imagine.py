@@ -41,6 +41,7 @@ def add_arguments(parser: PlainParser) -> None:
 def run(
     run_folder: str,
     data: str | None,
+    actions: str | None,
     context: int,
     horizon: int,
     out: str,
@@ -68,12 +69,13 @@ def run(
     import numpy as np
 
     from aime_fast.data.store import open_store
-    from aime_fast.evaluation.snapshot import take_prediction
+    from aime_fast.evaluation.live.snapshot import take_prediction
     from aime_fast.evaluation.windows import Windows
     from aime_fast.training.checkpoint.opening import open_run
 
     opened = open_run(run_folder, note)
-    held_out = open_store(opened.data_path(data, note), "val")
+    source = opened.data_path(data, note)
+    held_out = open_store(source, "val", actions=opened.reading_of_actions(source, actions))
     opened.check_data(held_out, note)
     episode = _episode(held_out.lengths, episode, start, context, horizon)
     window = Windows(held_out, context + horizon, np.array([[episode, start]])).batch(np.arange(1))

@@ -56,5 +56,7 @@ def add_held_out(parser: PlainParser) -> None:
     """The options of verbs that try a trained model on held-out episodes."""
     add = parser.add_argument
     add("--data", metavar="PATH", help="shards or a recording [those that the run was trained on]")
+    help_ = "they led to the frame of their row, or follow it [as the run read them; other data: by content]"
+    add("--actions", choices=["led", "follows"], help=help_)
     add("--context", type=count, default=5, metavar="N", help="frames that the model observes [%(default)s]")
     add("--horizon", type=count, default=15, metavar="N", help="frames that it imagines after them [%(default)s]")

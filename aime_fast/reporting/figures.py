@@ -11,11 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime_fast.reporting.snapshot import Snapshot
+from aime_fast.reporting.snapshot import Snapshot, spread
 
 Colour = tuple[int, int, int]
-COLUMNS = 8
-"""Most frames in a row; they are evenly spaced over the window."""
 ZOOM = 2
 """Screen pixels per frame pixel, in each direction."""
 LABELS, GAP, PAD, MARK = 112, 4, 14, 17
@@ -103,13 +101,8 @@ def save_rows(
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished.png")
-    sheet.save(unfinished)
+    sheet.save(unfinished, compress_level=1)
     os.replace(unfinished, target)
-
-
-def spread(frames: int) -> list[int]:
-    """At most `COLUMNS` frame numbers, evenly spaced from the first to the last."""
-    return np.unique(np.linspace(0, frames - 1, min(COLUMNS, frames)).round().astype(int)).tolist()
 
 
 def pixels(frames: Tensor) -> np.ndarray:

@@ -7,7 +7,6 @@ from made_runs import made_snapshot
 from PIL import Image
 
 from aime_fast.reporting.figures import (
-    COLUMNS,
     GAP,
     LABELS,
     PAD,
@@ -16,8 +15,8 @@ from aime_fast.reporting.figures import (
     overlay,
     pixels,
     save_reconstruction_grid,
-    spread,
 )
+from aime_fast.reporting.snapshot import COLUMNS, spread
 
 TOP = PAD + 50
 

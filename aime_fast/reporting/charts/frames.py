@@ -4,8 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aime_fast.reporting.charts.style import styled
-from aime_fast.reporting.figures import spread
-from aime_fast.reporting.snapshot import Snapshot
+from aime_fast.reporting.snapshot import Snapshot, spread
 
 
 def reconstructions(seen: Snapshot) -> Figure:

@@ -1,7 +1,8 @@
 """Every figure that a run has data for, with its name and its caption."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 
