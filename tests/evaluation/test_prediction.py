@@ -8,7 +8,7 @@ import torch
 from made_windows import noise_windows
 
 from aime_fast.config import preset_config
-from aime_fast.evaluation.snapshot import take_prediction
+from aime_fast.evaluation.live.snapshot import take_prediction
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.reporting.figures import pixels
 

@@ -12,7 +12,7 @@ from reading_figures import svg_texts
 from aime_fast.commands.main import main
 from aime_fast.config import preset_config
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.snapshot import take_prediction, take_snapshot
+from aime_fast.evaluation.live.snapshot import take_prediction, take_snapshot
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.reporting.charts.curves import learning
 from aime_fast.reporting.charts.frames import reconstructions
