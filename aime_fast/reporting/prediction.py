@@ -1,6 +1,7 @@
 """What a model makes of one window, as plain arrays: enough for a figure and for a video, without the model."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Prediction:
     context: int
     """At least 1 and below T."""
 
-    @property
+    @cached_property
     def errors(self) -> Array:
         """Absolute errors of `made`, mean of the three channels, frames in [0, 1]: float32 [N, T, H, W]."""
         return np.abs(self.made.astype(np.float32) - self.truth).mean(-1) / 255

@@ -48,7 +48,9 @@ def styled(
 def empty(width: float, height: float) -> Iterator[Figure]:
     """A figure of these inches without axes, for those that place their own."""
     with mpl.rc_context(_SETTINGS):
-        yield Figure(figsize=(width, height), layout="none")
+        figure = Figure(figsize=(width, height))
+        figure.set_layout_engine("none")
+        yield figure
 
 
 def save(figure: Figure, path: Path) -> None:
