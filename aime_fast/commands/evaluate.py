@@ -62,8 +62,8 @@ def run(
     model = opened.model().to(training_device())
     report = evaluation.of(model, str(opened.folder), opened.step, hash_of_weights(opened.folder))
     text = report.to_json()
-    for option, path in files.items():
-        write_named(option, path, text if option == "--json" else as_csv(codec.loads(text)))
+    for option, file in files.items():
+        write_named(option, file, text if option == "--json" else as_csv(codec.loads(text)))
     print(report)
     if (Path(run_folder) / "checkpoints").is_dir():
         own = data is None or (opened.data is not None and report.facts["fingerprint"] == opened.data.fingerprint)

@@ -182,6 +182,7 @@ class Evaluation:
             "data": str(self.data or SAMPLE),
             "fingerprint": fingerprint(self.data),
             "environment": self.held_out.environment or "unknown",
+            "actions": self.held_out.origin.meaning if self.held_out.origin else None,
             "context": self.questions.context,
             "horizon": self.questions.horizon,
             "longest horizon": self.longest,

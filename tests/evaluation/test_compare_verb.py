@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aime_fast.commands.compare import _common_data
+from aime_fast.commands.compare import _common_data, _common_reading
 from aime_fast.commands.main import main
 from aime_fast.errors import UserError
 from aime_fast.evaluation.comparison import Comparison
@@ -90,6 +90,16 @@ def test_runs_on_different_data_are_refused(tmp_path):
         f"a and b were trained on different data, {paths['a']} and {paths['b']}; judge all on one with --data"
     )
     assert _common_data(opened, paths["a"]) == paths["a"]
+
+
+def test_runs_that_read_actions_differently_are_refused():
+    opened = {
+        name: SimpleNamespace(reading_of_actions=lambda path, asked, own=own: asked or own)
+        for name, own in {"a": "led", "b": None}.items()
+    }
+    with pytest.raises(UserError, match=r"read the actions of x.h5 differently \(a led, b by content\); .* --actions"):
+        _common_reading(opened, "x.h5", None)
+    assert _common_reading(opened, "x.h5", "follows") == "follows"
 
 
 @pytest.mark.parametrize("runs", [["a"], ["a", "a"]])
