@@ -29,11 +29,16 @@ def run(runs: list[str], data: str | None, context: int, horizon: int, stride: i
     from aime_fast.evaluation.comparison import Comparison
     from aime_fast.evaluation.evaluation import Evaluation, Questions
     from aime_fast.evaluation.kept import write_named
+    from aime_fast.evaluation.windows import OPEN_LOOP_STRIDE, PROTOCOL_STRIDE
     from aime_fast.training.checkpoint.opening import open_run
 
     opened = {name: open_run(name, note) for name in runs}
-    strides = {} if stride is None else {"stride": stride, "reconstruction_stride": stride}
-    questions = Questions(context=context, horizon=horizon, **strides)
+    questions = Questions(
+        context=context,
+        horizon=horizon,
+        stride=stride or OPEN_LOOP_STRIDE,
+        reconstruction_stride=stride or PROTOCOL_STRIDE,
+    )
     evaluation = Evaluation(_common_data(opened, data), questions)
     for name, found in opened.items():
         found.check_data(evaluation.held_out, lambda line, name=name: note(f"{name}: {line}"))  # type: ignore[misc]

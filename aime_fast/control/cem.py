@@ -27,13 +27,13 @@ class Search:
     """Frames that are imagined."""
     hold: int = 4
     """Frames for which an action is kept. With 1 every frame has its own action, and the search is harder."""
-    candidates: int = 64
+    candidates: int = 48
     """Sequences that are tried in a round."""
     elites: int = 8
     """Best sequences of a round; the next one is drawn from the Gaussian with their mean and deviation."""
     rounds: int = 3
-    futures: int = 1
-    """Futures imagined for a candidate. Its value is their mean."""
+    futures: int = 4
+    """Futures imagined for a candidate. Its value is their mean: of one alone, the lucky draws would be chosen."""
 
     def __post_init__(self) -> None:
         check_at_least(1, **vars(self))

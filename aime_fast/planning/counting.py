@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aime_fast.planning.operators import Shape, flops_of, kernels_of, product_shapes, runs
+from aime_fast.planning.operators import Shape, kernels_of, product_shapes, runs
+from aime_fast.profiling.flops import operations
 
 ELSEWHERE = "elsewhere"
 
@@ -94,7 +95,9 @@ class Counting(TorchDispatchMode):
         for tensor in (*given, *made):
             self.number(tensor)
         if not self.hidden and runs(function, name):
-            self.add(name, flops_of(function, args, kwargs, results), given, made, product_shapes(function, args))
+            self.add(
+                name, float(operations(function, args, kwargs, results)), given, made, product_shapes(function, args)
+            )
         return results
 
     def add(

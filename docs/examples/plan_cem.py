@@ -28,6 +28,7 @@ parser.add_argument("--seed", type=int, default=1, help="of the starts; another 
 parser.add_argument("--random-episodes", type=int, default=20, help="episodes under random actions")
 parser.add_argument("--horizon", type=int, default=Search.horizon, help="frames that are imagined")
 parser.add_argument("--candidates", type=int, default=Search.candidates, help="action sequences in a round")
+parser.add_argument("--futures", type=int, default=Search.futures, help="futures imagined for a candidate")
 parser.add_argument("--rounds", type=int, default=Search.rounds, help="rounds of a search")
 options = parser.parse_args()
 
@@ -36,7 +37,8 @@ run = open_run(options.run, print)
 folder = Path(run.data_path(None, print) or "")
 recorded = Choices.of(load_manifest(folder).collection or {})
 choices = replace(recorded, length=options.length, seed=options.seed)
-planner = Planner(run.model(), Search(horizon=options.horizon, candidates=options.candidates, rounds=options.rounds))
+asked = {name: getattr(options, name) for name in ("horizon", "candidates", "futures", "rounds")}
+planner = Planner(run.model(), Search(**asked))
 
 # %% Returns. Equal seeds give equal starts, so the rows of the planner and of random actions can be paired.
 returns: dict[str, list[float]] = {"CEM": [], "random actions": []}

@@ -66,7 +66,7 @@ def _prediction(run: RunRecord) -> dict[str, Points]:
     return found
 
 
-def _kept_curve(values: Sequence[dict[str, Any]]) -> dict[int, tuple[float, float, float]]:
+def _kept_curve(values: Sequence[dict[str, Any]]) -> Points:
     """Mean and interval by frames ahead; the interval of a single episode is its mean."""
     known = {h: value for h, value in enumerate(values, 1) if value["mean"] is not None}
     ends = {

