@@ -31,6 +31,7 @@ from aime_fast.tasks.registry import make_tasks
 from aime_fast.training.engines.ds_config import engine_settings
 from aime_fast.training.engines.engine import Engine, make_optimizer, trainable
 from aime_fast.training.step import Inputs, TrainingStep
+from aime_kernels import forget_constants
 
 Kind = Literal["weights", "task_gradients", "optimiser", "activations", "workspace"]
 KINDS: tuple[Kind, ...] = ("weights", "task_gradients", "optimiser", "activations", "workspace")
@@ -190,6 +191,7 @@ def _fakes() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
             yield
     finally:
+        forget_constants()  # a run that follows in this process needs real ones
         if collecting:
             gc.enable()
 

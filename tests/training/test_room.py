@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from recording import tiny_options, write_recording
 
 from aime_fast.config import preset_config
@@ -49,3 +50,16 @@ def test_the_trainer_refuses_and_writes_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="GB are free"):
         DMCVBTrainer(**tiny_options(data, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_step_that_was_counted_first_trains_as_any(tmp_path):
+    """Counting runs a step on tensors without values; nothing of it may reach the run."""
+    data = write_recording(tmp_path / "recording.pt")
+    plain, counted = (DMCVBTrainer(**tiny_options(data, tmp_path / name)) for name in ("plain", "counted"))
+    room.peak_bytes(counted.config, 1, "cpu")
+    values = []
+    for trainer in (plain, counted):
+        trainer.fit()
+        values.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+        trainer.close()
+    assert all(torch.equal(values[0][name], values[1][name]) for name in values[0])
