@@ -16,7 +16,7 @@ def place(tmp_path_factory):
     """A folder with a recording, a finished run of two steps, and files that are broken in one way each."""
     folder = tmp_path_factory.mktemp("place")
     data = write_recording(folder / "recording.pt")
-    base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--logging.tensorboard", "false"]
+    base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--logging.tracker", "none"]
     assert train.main([*base, "--out", str(folder / "run")]) == 0
     old = folder / "old" / "checkpoints" / "step-00000001"
     old.mkdir(parents=True)

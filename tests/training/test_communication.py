@@ -59,7 +59,7 @@ def test_the_model_sends_what_the_formula_says_of_its_parameters(steps):
             assert sent["allgather"] == pytest.approx(wanted.gathered, rel=1e-12), step["case"]
             bare = formula(world_size, step, "parameters", "parameter_reach")
             assert bare.gathered <= wanted.gathered <= 1.01 * bare.gathered
-            assert bare.reduced <= wanted.reduced <= 1.3 * bare.reduced, "debug has small parts, which come together"
+            assert bare.reduced <= wanted.reduced <= 1.4 * bare.reduced, "debug has small parts, which come together"
 
 
 def test_the_formula_by_hand():
