@@ -66,7 +66,8 @@ def run(
     batch = config.loader.batch_size if batch_size is None else batch_size * gpus
     length = config.loader.sequence_length if seq_len is None else seq_len
     config = replace(config, loader=replace(config.loader, batch_size=batch, sequence_length=length))
-    found = plan(config, chosen, gpus, interconnect=interconnect, epoch=passes, ds_config=ds_config)  # type: ignore[arg-type]
+    config = replace(config, ds_config=ds_config or config.ds_config)
+    found = plan(config, chosen, gpus, interconnect=interconnect, epoch=passes)  # type: ignore[arg-type]
     print(as_table(found, price, epochs))
     if scaling:
         print(as_scaling(scaled(config, chosen, gpus)))

@@ -119,7 +119,7 @@ class Counting(TorchDispatchMode):
         self.kernels.append(Kernel(self.phase, name, count, flops, reads, writes, dtype, shapes, entries, kept))
 
     def _part(self, tensor: Tensor) -> Part:
-        return Part(self.number(tensor), tensor.storage_offset(), _bytes(tensor))
+        return Part(self.number(tensor), int(tensor.storage_offset()), _bytes(tensor))
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor's storage; the first sight of it is an event."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from aime_fast.planning.counting import Kernel
 
@@ -52,7 +53,7 @@ def _joined(chain: list[Kernel], number: int, readers: dict[int, set[int]]) -> K
     if len(chain) == 1:
         return chain[0]
     made, reads, writes = set[int](), list(chain[0].reads), list(chain[0].writes)
-    for before, kernel in zip(chain, chain[1:], strict=False):
+    for before, kernel in pairwise(chain):
         made |= {part.storage for part in before.writes}
         reads += [part for part in kernel.reads if part.storage not in made]
         writes += kernel.writes

@@ -20,7 +20,6 @@ from aime_fast.planning.fusion import compiled
 from aime_fast.planning.memory import Memory, largest_windows, memory_of, stage_of, windows_of
 from aime_fast.planning.network import Interconnect, Link, link_of, waiting
 from aime_fast.planning.rehearsal import Rehearsal, computing, rehearse, sent_dtype, with_sizes
-from aime_fast.training.compile.compilation import wanted
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def plan(
 
 def step_of(config: TrainConfig, seen: Rehearsal, card: Card, gpus: int, link: Link, stage: int) -> Step:
     """The time of a rehearsed step on each of `gpus` cards."""
-    kernels = compiled(seen.kernels) if wanted(config.compile, torch.device("cuda")) else seen.kernels
+    kernels = compiled(seen.kernels) if is_compiled(config) else seen.kernels
     phases = _phases(kernels, card, config.optim.tf32)
     sent = traffic(
         seen.sizes,
@@ -199,6 +198,11 @@ def step_of(config: TrainConfig, seen: Rehearsal, card: Card, gpus: int, link: L
 def captured(config: TrainConfig, stage: int) -> bool:
     """Whether the step is a CUDA graph."""
     return config.cuda_graph != "off" and stage < 3
+
+
+def is_compiled(config: TrainConfig) -> bool:
+    """Whether the step is compiled: on a GPU it is unless the configuration says otherwise."""
+    return config.compile != "off"
 
 
 def frame_bytes(config: TrainConfig, epoch: Epoch) -> float:
@@ -244,7 +248,7 @@ def _stage(card: Card, needs: list[Memory]) -> tuple[int, str]:
 def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage: int, held: float) -> list[str]:
     """Every rule behind the figures."""
     form = "one CUDA graph" if captured(config, stage) else "as written"
-    made = "compiled by rule (fusion.py)" if wanted(config.compile, torch.device("cuda")) else "not compiled"
+    made = "compiled by rule (fusion.py)" if is_compiled(config) else "not compiled"
     sent = "bfloat16" if sent_dtype(config) == torch.bfloat16 else "float32"
     precision = "bfloat16" if computing(config) == "bf16" else "TF32" if config.optim.tf32 else "float32"
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
@@ -39,7 +39,7 @@ def scaling(config: TrainConfig, card: Card, gpus: int = 1) -> list[Scaled]:
     """
     config = with_sizes(config)
     windows, stage = windows_of(config, gpus), stage_of(config, gpus)
-    seen = rehearse(replace(config, ds_config=None), windows, "cuda")
+    seen = rehearse(config, windows, "cuda")
     alone = step_of(config, seen, card, 1, link_of(card, 1, "pcie"), 0).seconds
     rows = [Scaled(1, "none", alone, 0.0, 0.0, 1.0)]
     for name in LINKS:

@@ -44,7 +44,7 @@ _PIXEL = 120
 """Operations of a channel of a logistic component in `triton_kernel.py`, value and gradient, a logarithm as 8."""
 
 
-def _pixels(x: Tensor, centre: Tensor, blocks: Tensor, *_: Any) -> int:
+def _pixels(x: Tensor, centre: Tensor, blocks: Tensor, *more: Any) -> int:
     frames, components, _, pixels = blocks.shape
     return _PIXEL * 3 * frames * components * pixels
 
