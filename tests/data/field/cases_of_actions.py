@@ -135,5 +135,11 @@ ACTIONS = [
         )
     ),
     read("one-row-last-v-d4rl", v_d4rl, fragment((0,), 2), led, ONE, D3RLPY),
-    refused("one-row-all", npz, episodes((), (1, 1, 1)), "all its 3 episodes have no action with a frame before and after it", GITHUB + "danijar/dreamer/issues/47"),
+    refused(
+        "one-row-all",
+        npz,
+        episodes((), (1, 1, 1)),
+        "all its 3 episodes have no action with a frame before and after it",
+        GITHUB + "danijar/dreamer/issues/47",
+    ),
 ]
