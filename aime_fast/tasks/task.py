@@ -1,6 +1,7 @@
 """What a task is: one loss with its own gradient, and all that belongs to it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import reduce
 from operator import add
 from typing import ClassVar
@@ -13,6 +14,11 @@ from aime_fast.model.outputs import SequenceOutputs
 
 Values = dict[str, Tensor]
 """Tensors by name; 0-d unless said otherwise."""
+
+
+def belongs(parameter: str, modules: Iterable[str]) -> bool:
+    """Whether a parameter, by its full name, is part of one of the modules, by theirs."""
+    return any(parameter.startswith(f"{module}.") for module in modules)
 
 
 class Task(ABC):

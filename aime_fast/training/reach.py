@@ -6,6 +6,7 @@ from aime_fast.balancing.layouts.reach import Reach
 from aime_fast.data.batch import Batch
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.aggregator import LossAggregator
+from aime_fast.tasks.task import belongs
 
 _FRAMES = 2
 """The first frame has no prediction; a second one has whatever later ones have."""
@@ -28,15 +29,15 @@ def tasks_reaching(model: WorldModel, aggregator: LossAggregator) -> Reach:
         torch.zeros(1, _FRAMES, device=device),
         torch.zeros(1, _FRAMES, dtype=torch.bool, device=device),
     )
-    named = [(name.partition(".")[0], p) for name, p in model.named_parameters() if p.requires_grad]
-    modules, parameters = [module for module, _ in named], [parameter for _, parameter in named]
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
     outputs = model(batch.frames(), batch.actions, model.draws(0, 1, _FRAMES))
     _, losses = aggregator.compute_losses(outputs, beta=1.0, batch=batch)
     found: list[set[int]] = [set() for _ in parameters]
     for task, loss in enumerate(losses):
         if loss.requires_grad:
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            for tasks, module, gradient in zip(found, modules, gradients, strict=True):
-                if gradient is not None and module not in aggregator.tasks[task].spares:
+            for tasks, name, gradient in zip(found, names, gradients, strict=True):
+                if gradient is not None and not belongs(name, aggregator.tasks[task].spares):
                     tasks.add(task)
     return [frozenset(tasks) for tasks in found]

@@ -80,5 +80,6 @@ def run_step(engine: Any, balancer: Any, step: int) -> Any:
     first = engine.rank * engine.accumulation * size
     for start in range(first, first + engine.accumulation * size, size):
         rows = slice(start, start + size)
-        engine.backward(module.losses(engine(observations[rows], actions[rows], noise.rows(start, start + size))))
+        losses = module.losses(engine(observations[rows], actions[rows], noise.rows(start, start + size)))
+        engine.backward(losses, spares=getattr(module, "spares", None))
     return engine.balance_and_step(balancer)

@@ -20,6 +20,7 @@ from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.profiling.phases import phase
+from aime_fast.tasks.task import belongs
 from aime_fast.training.engines.card import check_card, use_precision
 
 M = TypeVar("M", bound=nn.Module, covariant=True)
@@ -124,7 +125,7 @@ class Engine(Generic[M]):
         """Positions of the parameters that a task trains."""
         if spared not in self._trained:
             names = enumerate(self.parameter_names)
-            self._trained[spared] = [index for index, name in names if name.partition(".")[0] not in spared]
+            self._trained[spared] = [index for index, name in names if not belongs(name, spared)]
         return self._trained[spared]
 
     def balance(self, balancer: Balancer) -> StepReport:
