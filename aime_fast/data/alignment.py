@@ -28,7 +28,7 @@ ORDER = 3
 BLOCK = 36
 """Rows of an episode whose gain counts as one sample: longer than actions remember."""
 FOLDS = 4
-FEWEST_ROWS, FEWEST_EPISODES, MOST_ROWS = 400, 4, 6000
+FEWEST_ROWS, FEWEST_EPISODES, MOST_ROWS = 400, 4, 12_000
 CLEAR, SEEN = 4.0, 2.5
 """Standard errors from which a gain is taken as real, and below which as none."""
 EARLIER_CLEAR, EARLIER_SHARE = 6.0, 0.05
