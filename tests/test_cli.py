@@ -44,7 +44,9 @@ def test_exit_codes(capsys):
         exit_on_user_error(lambda: 1 // 0)
 
 
-@pytest.mark.parametrize("verb", ["train", "collect", "pack", "inspect", "evaluate", "compare", "imagine", "export", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["train", "collect", "pack", "inspect", "evaluate", "compare", "imagine", "export", "doctor"]
+)
 def test_every_verb_has_help(capsys, verb):
     listed = run(capsys, "--help")
     assert listed[0] == 0
