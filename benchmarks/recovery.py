@@ -142,7 +142,7 @@ def finish(run: Run) -> None:
 
 def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: list[str]) -> tuple[Outcome, float]:
     options = ["--preset", "debug", "--steps", str(steps), "--checkpoint-every", str(every), "--threads", "1"]
-    options += ["--logging.log-every", "1", "--logging.tensorboard", "false", *extra]
+    options += ["--logging.log-every", "1", "--logging.tracker", "none", *extra]
     alone = Run(folder / "alone", options)
     began = time.monotonic()
     finish(alone)
@@ -163,7 +163,7 @@ def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: 
 def recovery(preset: str, folder: Path, rounds: int = 3) -> dict[str, list[float]]:
     """Seconds from the start of a process to its first step: of a new run, and of one resumed from a checkpoint."""
     options = ["--preset", preset, "--steps", "1000", "--checkpoint-every", "1", "--threads", str(os.cpu_count())]
-    options += ["--logging.log-every", "1", "--logging.tensorboard", "false"]
+    options += ["--logging.log-every", "1", "--logging.tracker", "none"]
     seconds = ([], [])
     for number in range(rounds):
         run = Run(folder / f"new-{number}", options)
@@ -182,7 +182,7 @@ def recovery(preset: str, folder: Path, rounds: int = 3) -> dict[str, list[float
 def stall(preset: str, folder: Path) -> dict[str, list[float]]:
     """Seconds of six steps and of the three checkpoints among them, and the megabytes of the last."""
     training = trainer.DMCVBTrainer(
-        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), logging={"tensorboard": False}
+        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), logging={"tracker": "none"}
     )
     steps, saves = [], []
 

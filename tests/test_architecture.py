@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("aime_fast/**/*.py"), *ROOT.glob("kernels/aime_kernels/**/*.py")])
 OPTIONAL = {
     *("av", "crc32c", "dm_control", "google", "minari", "mujoco", "nvidia", "pyarrow", "tfrecord", "webdataset"),
-    "nvtx",
+    *("nvtx", "trackio", "wandb"),
 }
 MAX_LINES, MAX_LINES_OF_TESTS, MAX_MEDIAN, MAX_FILES = 300, 500, 110, 15
 FLOORS = (

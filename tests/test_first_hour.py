@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import resource
-import shutil
 import signal
 import struct
 import subprocess
@@ -22,30 +21,30 @@ import torch
 
 from aime_fast import waiting
 from aime_fast.config import preset_config
-from aime_fast.reporting import metrics_log
 from aime_fast.reporting.metrics_log import MetricsLog, read_metrics
 from aime_fast.reporting.progress import fitted
+from aime_fast.reporting.trackers.tensorboard import without_events
 from aime_fast.training.run import preset
 from aime_fast.training.run.going_on import launcher_command, plain_command
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--preset", "debug", "--loader.batch-size", "1", "--loader.sequence-length", "2"]
-SHORT = [*SMALL, "--loader.windows-per-epoch", "400", "--logging.log-every", "1", "--logging.tensorboard", "false"]
+SHORT = [*SMALL, "--loader.windows-per-epoch", "400", "--logging.log-every", "1", "--logging.tracker", "none"]
 COMMAND = [sys.executable, "-m", "aime_fast"]
 
 
 def plain(**changes):
     """The environment without what tests set for themselves."""
-    kept = {name: value for name, value in os.environ.items() if name not in waiting.CHOICES}
+    kept = {name: value for name, value in os.environ.items() if name not in (*waiting.CHOICES, waiting.BLAS)}
     return kept | {"OMP_NUM_THREADS": "1"} | changes
 
 
-def in_terminal(columns, *arguments, folder):
+def in_terminal(columns, *arguments, folder, **changes):
     """What a command writes to a terminal of this width, and its exit code."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    process = subprocess.Popen([*COMMAND, *arguments], cwd=folder, env=plain(), **streams)
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=folder, env=plain(TERM="xterm", **changes), **streams)
     os.close(theirs)
     written = b""
     try:
@@ -57,14 +56,22 @@ def in_terminal(columns, *arguments, folder):
     return written.decode(), process.wait(60)
 
 
-def test_the_line_fits_the_terminal_with_the_time_left_first(tmp_path):
-    text, code = in_terminal(80, "train", *SHORT, "--steps", "4", "--out", "run", folder=tmp_path)
+CONTROL = r"\x1b\[[0-9;?]*[A-Za-z]"
+
+
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_the_view_fits_the_terminal_with_the_time_left_first(tmp_path, locale):
+    text, code = in_terminal(80, "train", *SHORT, "--steps", "4", "--out", "run", folder=tmp_path, **locale)
     assert code == 0
-    redrawn = [line for line in re.split(r"[\r\n]+", text) if "left" in line and "step " in line]
-    assert len(redrawn) >= 4
+    lines = re.split(r"[\r\n]+", re.sub(CONTROL, "", text))
+    redrawn = [line for line in lines if re.match(r"\d\d:\d\d left", line)]
+    assert "step 1/4" in redrawn[0] and "step 4/4" in redrawn[-1]
     for line in redrawn:
         assert re.match(r"\d\d:\d\d left \| step \d/4 \| [\d,]+ frames/s \| bits/dim \S+ \| kl_z \S+ ", line)
-        assert len(line) <= 80
+    view = lines[lines.index(redrawn[0]) :]
+    assert all(len(line) < 80 for line in view if not line.startswith("validation"))
+    assert any(re.match(r"kl_z +[^ ]+ +[\d.e+]+$", line) for line in view)
+    assert text.endswith("\x1b[?25h")  # the cursor is back
 
 
 @pytest.mark.parametrize("width", [20, 40, 79, 80, 140, 200])
@@ -80,7 +87,7 @@ def test_whole_parts_are_shown_as_far_as_they_fit(width, left):
 
 def test_a_bare_command_runs_as_a_module_from_any_folder_without_an_installation(tmp_path):
     """Only the checkout itself is named; the kernels beside it are found. Without a preset it says what it takes."""
-    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "2", "--logging.tensorboard", "false"]
+    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "2", "--logging.tracker", "none"]
     done = subprocess.run(
         [*COMMAND, "train", *sizes, "--steps", "1", "--out", "run"],
         cwd=tmp_path,
@@ -224,7 +231,7 @@ class FullDisk:
 
 @pytest.mark.parametrize("room", [0, 1, 55, 200])
 def test_rows_on_a_full_disk_are_dropped_whole_and_counted(tmp_path, room):
-    with closing(MetricsLog(tmp_path, tensorboard=False)) as log:
+    with closing(MetricsLog(tmp_path)) as log:
         log.write(1, "train", {"total": 1.0})
         log._file = FullDisk(log._file, room)
         for step in range(2, 12):
@@ -247,7 +254,7 @@ def small_files():
 
 
 def test_a_run_without_room_goes_on_and_ends_with_one_line(tmp_path):
-    train = [*COMMAND, "train", *SHORT, "--logging.tensorboard", "true", "--steps", "16", "--out", "run"]
+    train = [*COMMAND, "train", *SHORT, "--logging.tracker", "tensorboard", "--steps", "16", "--out", "run"]
     done = subprocess.run(
         [*train, "--checkpoint-every", "5"],
         cwd=tmp_path,
@@ -282,22 +289,20 @@ def test_a_bare_command_on_a_cpu_takes_small_and_says_how_long(monkeypatch):
 READ = "import os; from aime_fast.{} import main; main([{}]); print([os.environ.get(n) for n in {!r}])"
 
 
-@pytest.mark.parametrize("set_by_user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+@pytest.mark.parametrize("set_by_user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "3"}])
 @pytest.mark.parametrize(("entry", "arguments"), [("commands.main", "'nothing'"), ("train", "'--nothing'")])
 def test_threads_sleep_while_they_wait_unless_somebody_chose(set_by_user, entry, arguments):
-    code = READ.format(entry, arguments, waiting.CHOICES)
+    names = (*waiting.CHOICES, waiting.BLAS)
+    code = READ.format(entry, arguments, names)
     done = subprocess.run([sys.executable, "-c", code], env=plain(**set_by_user), capture_output=True, text=True)
-    chosen = set_by_user or {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-    assert done.stdout == f"{[chosen.get(name) for name in waiting.CHOICES]}\n"
+    chosen = {"OPENBLAS_NUM_THREADS": "1"} | (set_by_user or {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"})
+    assert done.stdout == f"{[chosen.get(name) for name in names]}\n"
 
 
-def test_tensorboards_thread_is_quiet_about_a_full_disk_only(tmp_path, capsys):
-    log = MetricsLog(tmp_path, tensorboard=True)
-    assert log._events is not None
-    hook, seen = metrics_log._without_events(lambda failed: seen.append(failed.exc_value)), []
+def test_tensorboards_thread_is_quiet_about_a_full_disk_only():
+    seen = []
+    hook = without_events(lambda failed: seen.append(failed.exc_value))
     thread = type("Writer", (), {"__module__": "tensorboard.summary.writer"})()
     for owner, error in ((thread, OSError()), (thread, ValueError()), (object(), OSError())):
         hook(type("Failed", (), {"thread": owner, "exc_value": error})())
     assert [type(error) for error in seen] == [ValueError, OSError]
-    log.close()
-    shutil.rmtree(tmp_path / "tensorboard")

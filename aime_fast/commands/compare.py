@@ -21,7 +21,15 @@ def add_arguments(parser: PlainParser) -> None:
     add("--json", metavar="FILE", help="also write the results and the differences to this new file")
 
 
-def run(runs: list[str], data: str | None, context: int, horizon: int, stride: int | None, json: str | None) -> int:
+def run(
+    runs: list[str],
+    data: str | None,
+    actions: str | None,
+    context: int,
+    horizon: int,
+    stride: int | None,
+    json: str | None,
+) -> int:
     """Print the table. What `evaluate` kept in a run's folder is used where it answers the same question."""
     file = new_file("--json", json) if json else None
     if len(runs) < 2 or len(set(runs)) < len(runs):
@@ -29,12 +37,18 @@ def run(runs: list[str], data: str | None, context: int, horizon: int, stride: i
     from aime_fast.evaluation.comparison import Comparison
     from aime_fast.evaluation.evaluation import Evaluation, Questions
     from aime_fast.evaluation.kept import write_named
+    from aime_fast.evaluation.windows import OPEN_LOOP_STRIDE, PROTOCOL_STRIDE
     from aime_fast.training.checkpoint.opening import open_run
 
     opened = {name: open_run(name, note) for name in runs}
-    strides = {} if stride is None else {"stride": stride, "reconstruction_stride": stride}
-    questions = Questions(context=context, horizon=horizon, **strides)
-    evaluation = Evaluation(_common_data(opened, data), questions)
+    questions = Questions(
+        context=context,
+        horizon=horizon,
+        stride=stride or OPEN_LOOP_STRIDE,
+        reconstruction_stride=stride or PROTOCOL_STRIDE,
+    )
+    path = _common_data(opened, data)
+    evaluation = Evaluation(path, questions, actions=_common_reading(opened, path, actions))
     for name, found in opened.items():
         found.check_data(evaluation.held_out, lambda line, name=name: note(f"{name}: {line}"))  # type: ignore[misc]
     comparison = Comparison({name: _result(name, found, evaluation) for name, found in opened.items()})
@@ -58,6 +72,15 @@ def _common_data(opened: "dict[str, OpenedRun]", asked: str | None) -> str | Non
             )
     note(f"data: {path or 'the shipped sample'}" + (" by --data" if asked else ", on which the runs were trained"))
     return path
+
+
+def _common_reading(opened: "dict[str, OpenedRun]", path: str | None, asked: str | None) -> str | None:
+    """How all runs read the actions of a recording; `UserError` if they differ."""
+    readings = {name: found.reading_of_actions(path, asked) for name, found in opened.items()}
+    if len(set(readings.values())) > 1:
+        known = ", ".join(f"{name} {reading or 'by content'}" for name, reading in readings.items())
+        raise UserError(f"the runs read the actions of {path} differently ({known}); name one way with --actions")
+    return next(iter(readings.values()))
 
 
 def _result(name: str, opened: "OpenedRun", evaluation: "Evaluation") -> dict[str, Any]:

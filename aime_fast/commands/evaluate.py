@@ -23,6 +23,7 @@ def add_arguments(parser: PlainParser) -> None:
 def run(
     run_folder: str,
     data: str | None,
+    actions: str | None,
     context: int,
     horizon: int,
     stride: int | None,
@@ -40,33 +41,42 @@ def run(
     from aime_fast.data.backends.backend import training_device
     from aime_fast.evaluation.evaluation import Evaluation, Questions
     from aime_fast.evaluation.kept import as_csv, hash_of_weights, write_named
+    from aime_fast.evaluation.windows import OPEN_LOOP_STRIDE, PROTOCOL_STRIDE
     from aime_fast.training.checkpoint.opening import open_run
 
     opened = open_run(run_folder, note)
-    strides = {} if stride is None else {"stride": stride, "reconstruction_stride": stride}
-    weights = {"lpips_weights": lpips_weights, "fvd_weights": fvd_weights}
-    questions = Questions(context=context, horizon=horizon, simulator=simulator, parts=parts, **weights, **strides)
+    questions = Questions(
+        context=context,
+        horizon=horizon,
+        stride=stride or OPEN_LOOP_STRIDE,
+        reconstruction_stride=stride or PROTOCOL_STRIDE,
+        simulator=simulator,
+        parts=parts,
+        lpips_weights=lpips_weights,
+        fvd_weights=fvd_weights,
+    )
     progress = note if simulator or parts else lambda line: None
-    evaluation = Evaluation(opened.data_path(data, note), questions, progress)
+    path = opened.data_path(data, note)
+    evaluation = Evaluation(path, questions, progress, opened.reading_of_actions(path, actions))
     opened.check_data(evaluation.held_out, note)
     model = opened.model().to(training_device())
     report = evaluation.of(model, str(opened.folder), opened.step, hash_of_weights(opened.folder))
     text = report.to_json()
-    for option, path in files.items():
-        write_named(option, path, text if option == "--json" else as_csv(codec.loads(text)))
+    for option, file in files.items():
+        write_named(option, file, text if option == "--json" else as_csv(codec.loads(text)))
     print(report)
-    _keep(Path(run_folder), text, data)
+    if (Path(run_folder) / "checkpoints").is_dir():
+        own = data is None or (opened.data is not None and report.facts["fingerprint"] == opened.data.fingerprint)
+        _keep(Path(run_folder), text, own)
     return 0
 
 
-def _keep(folder: Path, text: str, other_data: str | None) -> None:
-    """In the folder of a run, for its report: not for one checkpoint, an exported model, or other data."""
+def _keep(folder: Path, text: str, own_data: bool) -> None:
+    """In the folder of a run, for its report; not what other data than the run's own say."""
     from aime_fast.evaluation.kept import FILE, write_whole
 
-    if not (folder / "checkpoints").is_dir():
-        return
-    if other_data is not None:
-        note(f"not kept as {folder / FILE}: with --data it says nothing of the run's own data")
+    if not own_data:
+        note(f"not kept as {folder / FILE}: these are other data than the run's own")
         return
     try:
         write_whole(folder / FILE, text)

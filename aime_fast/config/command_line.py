@@ -60,7 +60,7 @@ class _HelpFormatter(DefaultHelpFormatter):
         super().__init__(prog, max_help_position=36)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        default = ",".join(action.default) if isinstance(action.default, tuple) else action.default
+        default = ",".join(action.default) or "none" if isinstance(action.default, tuple) else action.default
         return f"{action.help} [{default}]" if default not in (None, argparse.SUPPRESS) else action.help or ""
 
 

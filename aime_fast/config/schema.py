@@ -29,7 +29,14 @@ def _split(names: Any) -> Any:
     return tuple(names) if isinstance(names, list) else names
 
 
+def _split_or_none(names: Any) -> Any:
+    """The same, but `none` and nothing name nothing."""
+    names = _split(names)
+    return tuple(name for name in names if name not in ("", "none")) if isinstance(names, tuple) else names
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), "names separated by commas"]
+NamesOrNone = Annotated[tuple[str, ...], BeforeValidator(_split_or_none), "names separated by commas, or none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +206,11 @@ class LoggingConfig:
     figures_every: Count = 200
     """Steps between two looks at the first held-out batch: a picture and figures of the parts. 0 leaves it to
     validations, one per epoch."""
-    tensorboard: bool = True
-    """Write TensorBoard events beside metrics.jsonl."""
+    tracker: NamesOrNone = ("tensorboard",)
+    """Where values, pictures and findings are shown besides metrics.jsonl, separated by commas: tensorboard, wandb,
+    trackio, or none."""
+    stop_on: NamesOrNone = ()
+    """Findings that end the run, separated by commas, or all: see docs/findings.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

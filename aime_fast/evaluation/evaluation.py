@@ -78,10 +78,16 @@ def _found(report: Report, name: str, find: Callable[[], T]) -> T | None:
 class Evaluation:
     """The held-out episodes of one data set, opened once; `UserError` if no episode is long enough."""
 
-    def __init__(self, data: str | None, questions: Questions, note: Callable[[str], None] = lambda line: None) -> None:
-        """`note` is told what is under way."""
-        self.data, self.note = data, note
-        self.held_out = open_store(data, "val")
+    def __init__(
+        self,
+        data: str | None,
+        questions: Questions,
+        note: Callable[[str], None] = lambda line: None,
+        actions: str | None = None,
+    ) -> None:
+        """`note` is told what is under way. `actions` is that of `open_store`, for a recording."""
+        self.data, self.note, self.actions = data, note, actions
+        self.held_out = open_store(data, "val", actions=actions)
         self.longest = max(self.held_out.lengths) - questions.context
         """Frames that episodes allow to imagine."""
         self.asked = questions.horizon
@@ -95,7 +101,7 @@ class Evaluation:
     def train(self) -> Episodes:
         """The training episodes; `UserError` if they do not fit the memory."""
         if self._train is None:
-            self._train = open_store(self.data, "train")
+            self._train = open_store(self.data, "train", actions=self.actions)
         return self._train
 
     def of(self, model: WorldModel, checkpoint: str, step: int | None = None, weights: str | None = None) -> Report:
@@ -176,6 +182,7 @@ class Evaluation:
             "data": str(self.data or SAMPLE),
             "fingerprint": fingerprint(self.data),
             "environment": self.held_out.environment or "unknown",
+            "actions": self.held_out.origin.meaning if self.held_out.origin else None,
             "context": self.questions.context,
             "horizon": self.questions.horizon,
             "longest horizon": self.longest,

@@ -50,8 +50,8 @@ def _ahead(metric: str, rows: Mapping[str, list[Any]]) -> dict[Figure, Any]:
 
 
 def _estimate(value: Mapping[str, Any]) -> Estimate:
-    known = {name: nan if x is None else x for name, x in value.items()}
-    return Estimate(**known)
+    mean, low, high = (nan if value[name] is None else float(value[name]) for name in ("mean", "low", "high"))
+    return Estimate(mean, low, high, value["sums"], value["counts"])
 
 
 def as_csv(result: Mapping[str, Any]) -> str:

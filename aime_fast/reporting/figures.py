@@ -1,4 +1,4 @@
-"""Picture grids: frames, reconstructions, rollouts and attention maps."""
+"""Picture grids: frames, reconstructions and attention maps."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime_fast.reporting.snapshot import Snapshot
+from aime_fast.reporting.snapshot import Snapshot, spread
 
 Colour = tuple[int, int, int]
-COLUMNS = 8
-"""Most frames in a row; they are evenly spaced over the window."""
 ZOOM = 2
 """Screen pixels per frame pixel, in each direction."""
 LABELS, GAP, PAD, MARK = 112, 4, 14, 17
@@ -45,13 +43,6 @@ def save_reconstruction_grid(path: str | Path, seen: Snapshot, title: str) -> No
     }
     marks = slot_colours(seen.maps.shape[1])
     save_rows(path, rows, title, [f"t = {t}" for t in shown], marks={"attention": marks, "masks": marks})
-
-
-def save_rollout_grid(path: str | Path, truth: Tensor, imagined: Tensor, context: int, title: str) -> None:
-    """Write a PNG with the rows truth and imagined, [T, 3, H, W] in [-1, 1]; the first `context` were observed."""
-    shown = spread(len(truth))
-    names = [f"t = {t}" + (" (context)" if t < context else "") for t in shown]
-    save_rows(path, {"truth": pixels(truth[shown]), "imagined": pixels(imagined[shown])}, title, names)
 
 
 def overlay(frames: np.ndarray, maps: Tensor) -> np.ndarray:
@@ -110,13 +101,8 @@ def save_rows(
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished.png")
-    sheet.save(unfinished)
+    sheet.save(unfinished, compress_level=1)
     os.replace(unfinished, target)
-
-
-def spread(frames: int) -> list[int]:
-    """At most `COLUMNS` frame numbers, evenly spaced from the first to the last."""
-    return np.unique(np.linspace(0, frames - 1, min(COLUMNS, frames)).round().astype(int)).tolist()
 
 
 def pixels(frames: Tensor) -> np.ndarray:

@@ -11,6 +11,8 @@ from aime_fast.errors import UserError
 
 NAME = "snapshot.npz"
 """The file in a run's folder; each validation replaces it."""
+COLUMNS = 8
+"""Most frames in a row of a picture; they are evenly spaced over the window."""
 Array = np.ndarray
 
 
@@ -74,3 +76,8 @@ def read_snapshot(folder: str | Path) -> Snapshot | None:
         raise UserError(
             f"{path} is damaged or of another version ({error}); the next validation replaces it"
         ) from error
+
+
+def spread(frames: int) -> list[int]:
+    """At most `COLUMNS` frame numbers, evenly spaced from the first to the last."""
+    return np.unique(np.linspace(0, frames - 1, min(COLUMNS, frames)).round().astype(int)).tolist()

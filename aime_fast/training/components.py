@@ -26,6 +26,7 @@ from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
 from aime_fast.training.reach import tasks_reaching
+from aime_fast.training.reporter import check_logging
 from aime_fast.training.run import folder as run_folder
 from aime_fast.training.run.device import memory_ended
 from aime_fast.training.run.room import refuse_too_large
@@ -57,6 +58,7 @@ class Components:
 
     def _open(self, config: TrainConfig) -> None:
         check_kernel_mode()
+        check_logging(config.logging)
         if config.threads:
             torch.set_num_threads(config.threads)
         tasks = make_tasks(config.tasks)

@@ -44,21 +44,21 @@ class Loop:
     def train(self, until: int | None) -> int:
         """Train, and pause after step `until` if it is given; return the signal that ended the run early, or 0."""
         run, config, progress, interval = self.run, self.run.config, self.run.progress, self.interval
-        stop, signal = self._finished() or self._paused(until), 0
+        stop, signal, found = self._finished() or self._paused(until), 0, False
         if stop:
             self.reporter.note(f"the run is at step {progress.step} already: nothing to do; --steps asks for more")
         while not stop:
             self.watchdog.beat(f"step {progress.step + 1}")
             with interval:
-                decide = run.hosts.agree(self._seconds_and_signal)
+                decide = run.hosts.agree(self._own_state)
                 lr, beta = run.schedules.lr(progress.step, self._time_fraction()), run.schedules.beta(progress.step)
                 run.engine.set_lr(lr)
                 result = run.step(self.prefetcher.take(), beta)
                 interval.add(result.values, result.finite)
                 progress.step += 1
-                progress.seconds, signal = decide()
+                progress.seconds, signal, found = decide()
             finished = self._finished()
-            stop = finished or bool(signal) or self._paused(until)
+            stop = finished or found or bool(signal) or self._paused(until)
             validating = finished or self._every(run.backend.steps_per_epoch)
             saving = stop or self._every(config.checkpoint_every)
             for part in (run.compilation, run.capture):
@@ -83,8 +83,10 @@ class Loop:
         """Whether the step just done is a multiple of `steps`; never if `steps` is 0."""
         return steps > 0 and self.run.progress.step % steps == 0
 
-    def _seconds_and_signal(self) -> tuple[float, int]:
-        return self._earlier + time.monotonic() - self._started, self.interruptions.received
+    def _own_state(self) -> tuple[float, int, bool]:
+        """What this rank knows: seconds of training, a signal, and a finding that ends the run (rank 0)."""
+        seconds = self._earlier + time.monotonic() - self._started
+        return seconds, self.interruptions.received, self.reporter.stopped_by is not None
 
     def _finished(self) -> bool:
         """Whether the steps, the epochs or the time are up."""

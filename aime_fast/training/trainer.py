@@ -10,6 +10,7 @@ from aime_fast import waiting
 from aime_fast.config import TrainConfig
 from aime_fast.config.base import configured
 from aime_fast.errors import UserError
+from aime_fast.reporting.findings.watch import Finding
 from aime_fast.training.components import Components
 from aime_fast.training.engines.host_group import time_limit
 from aime_fast.training.loop import Loop
@@ -92,6 +93,8 @@ class DMCVBTrainer(Components):
                     if not memory_ended(error):
                         raise
                     raise self._out_of_memory(error, watchdog.phase) from error
+            if self.config.logging.stop_on and not signal:
+                hosts.first(lambda: self._stop(reporter.stopped_by, go_on))
             if signal:
                 reporter.note(f"stopped by signal {signal} after step {progress.step}; saved. Go on with: {go_on}")
         return Summary(
@@ -104,6 +107,13 @@ class DMCVBTrainer(Components):
             seconds=progress.seconds,
             signal=signal,
         )
+
+    def _stop(self, finding: Finding | None, go_on: str) -> None:
+        """`UserError` for the finding that ended the run; rank 0 raises it for all ranks."""
+        if finding:
+            raise UserError(
+                f"stopped after step {self.progress.step} by --logging.stop-on: {finding}; saved. Go on with: {go_on}"
+            )
 
     def _out_of_memory(self, error: RuntimeError, phase: str) -> UserError:
         self.checkpoints.settle()

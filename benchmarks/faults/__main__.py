@@ -50,7 +50,7 @@ def main() -> int:
         "threads": 1,
         "preset": asked.preset,
         "steps": asked.steps,
-        "logging": {"figures_every": 50, "tensorboard": False},
+        "logging": {"figures_every": 50, "tracker": "none"},
     }
     named = alarms = 0
     for fault in FAULTS:

@@ -64,7 +64,7 @@ def train(seed: Seed, budget: Budget, variant: Variant) -> None:
         "resume": "auto",
         "keep_checkpoints": 1,
         "loader.batch_size": budget.batch_size,
-        "logging.tensorboard": "false",
+        "logging.tracker": "none",
         **({"data": seed.data.path} if seed.data.path else {}),
     }
     run("train", *(part for name, value in (fixed | variant.changes).items() for part in (f"--{name}", str(value))))

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aime_fast.commands.compare import _common_data
+from aime_fast.commands.compare import _common_data, _common_reading
 from aime_fast.commands.main import main
 from aime_fast.errors import UserError
 from aime_fast.evaluation.comparison import Comparison
@@ -43,7 +43,7 @@ def test_runs_stand_side_by_side(place, capsys, tmp_path):
         f"data: {place / 'data'}, on which the runs were trained",
         *(f"{name}: evaluating" for name in runs),
     ]
-    assert "9 held-out windows of 3 episodes" in out
+    assert "6 held-out windows of 3 episodes" in out
     assert "SSIM, mean of the futures" in out and "LPIPS" not in out
     found = json.loads((tmp_path / "found.json").read_text())
     assert list(found["runs"]) == runs and list(found["differences"]) == runs[1:]
@@ -67,8 +67,10 @@ def test_what_evaluate_kept_is_used_for_the_same_question_alone(place, tmp_path,
         capsys.readouterr()
         assert main(["compare", *runs, *windows]) == 0
         assert capsys.readouterr().err.splitlines()[1:] == [f"{name}: evaluating" for name in expected]
-    assert main(["evaluate", runs[0], *WINDOWS, "--data", str(place / "data")]) == 0
+    before = (tmp_path / "0" / "evaluation.json").read_bytes()
+    assert main(["evaluate", runs[0], *WINDOWS, "--data", str(place / "noise.h5")]) == 0
     assert "not kept as" in capsys.readouterr().err
+    assert (tmp_path / "0" / "evaluation.json").read_bytes() == before
     (tmp_path / "0" / "evaluation.json").write_text("{")
     assert main(["compare", *runs, *WINDOWS]) == 0
     assert f"{runs[0]}: evaluating" in capsys.readouterr().err
@@ -90,6 +92,16 @@ def test_runs_on_different_data_are_refused(tmp_path):
     assert _common_data(opened, paths["a"]) == paths["a"]
 
 
+def test_runs_that_read_actions_differently_are_refused():
+    opened = {
+        name: SimpleNamespace(reading_of_actions=lambda path, asked, own=own: asked or own)
+        for name, own in {"a": "led", "b": None}.items()
+    }
+    with pytest.raises(UserError, match=r"read the actions of x.h5 differently \(a led, b by content\); .* --actions"):
+        _common_reading(opened, "x.h5", None)
+    assert _common_reading(opened, "x.h5", "follows") == "follows"
+
+
 @pytest.mark.parametrize("runs", [["a"], ["a", "a"]])
 def test_it_takes_two_runs(capsys, runs):
     assert main(["compare", *runs]) == 2
@@ -109,7 +121,8 @@ def test_clear_differences_are_marked():
     better = hard + 0.5 + 0.1 * np.cos(np.arange(8))
     mixed = hard + np.tile([1.0, -1.0], 4)
     shown = str(Comparison({"base": result(hard), "better": result(better), "mixed": result(mixed)}))
-    lines = {line.split("  ")[0]: line for line in shown.splitlines() if " - base" in line}
+    psnr = shown.split("KL of z")[0].split("LPIPS")[0]
+    lines = {line.split("  ")[0]: line for line in psnr.splitlines() if " - base" in line}
     assert "0.5" in lines["better - base"] and "*" in lines["better - base"]
     assert "0.00 ±" in lines["mixed - base"] and "*" not in lines["mixed - base"]
 

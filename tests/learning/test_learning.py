@@ -29,7 +29,7 @@ def run(tmp_path_factory):
         steps=STEPS,
         out=folder / "run",
         loader={"batch_size": 8},
-        logging={"tensorboard": False, "log_every": 5},
+        logging={"tracker": "none", "log_every": 5},
         checkpoint_every=10 * STEPS,
     )
     trainer.fit()

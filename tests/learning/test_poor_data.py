@@ -68,7 +68,7 @@ CASES = {
 def trained(data, out, **changes):
     """A run of three steps of the `debug` preset; its folder, with finite losses, parameters and buffers."""
     loader = {"batch_size": 2, "sequence_length": 4, "windows_per_epoch": 2} | changes.pop("loader", {})
-    logging = {"log_every": 1, "tensorboard": False}
+    logging = {"log_every": 1, "tracker": "none"}
     options = {"preset": "debug", "data": data, "out": str(out), "steps": 3, "loader": loader, "logging": logging}
     trainer = DMCVBTrainer(**options, **changes)
     summary = trainer.fit()

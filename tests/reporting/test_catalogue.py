@@ -16,7 +16,7 @@ NOT_METRICS = {"step", "split", "time", "nonfinite"}
 def logged(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     tasks = ("elbo", "perceiver", "predictive", "reward")
-    with_loader = {"loader": {"sequence_length": 12, "batch_size": 2}, "logging": {"tensorboard": False}}
+    with_loader = {"loader": {"sequence_length": 12, "batch_size": 2}, "logging": {"tracker": "none"}}
     trainer = DMCVBTrainer(preset="debug", steps=2, out=str(out), tasks=tasks, **with_loader)
     trainer.fit()
     trainer.close()

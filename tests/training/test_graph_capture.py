@@ -114,7 +114,7 @@ def log(folder):
 
 def test_a_run_with_validation_figures_and_a_resumption_equals_one_as_written(data, tmp_path, monkeypatch):
     """Through the loop: a validation every third step, a pause after step 5, and a new process's trainer."""
-    logging = {"log_every": 2, "tensorboard": False, "figures_every": 2}
+    logging = {"log_every": 2, "tracker": "none", "figures_every": 2}
     changes = {"steps": STEPS, "compile": "off", "logging": logging}
     written = DMCVBTrainer(**tiny_options(data, tmp_path / "one", **changes), cuda_graph="off")
     written.fit()

@@ -289,7 +289,7 @@ def test_auto_starts_from_nothing_where_there_is_no_checkpoint(data, tmp_path):
 
 
 def test_figures_every_draws_between_validations(data, tmp_path):
-    summary = run(data, tmp_path / "run", until=2, logging={"figures_every": 2, "tensorboard": False})
+    summary = run(data, tmp_path / "run", until=2, logging={"figures_every": 2, "tracker": "none"})
     assert [path.name for path in (summary.folder / "figures").iterdir()] == ["step-00000002.png"]
 
 

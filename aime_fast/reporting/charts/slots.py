@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aime_fast.reporting.charts.style import colour, styled
-from aime_fast.reporting.figures import overlay, slot_colours, spread
-from aime_fast.reporting.snapshot import Snapshot
+from aime_fast.reporting.figures import overlay, slot_colours
+from aime_fast.reporting.snapshot import Snapshot, spread
 
 
 def masks(seen: Snapshot) -> Figure:

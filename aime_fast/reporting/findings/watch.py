@@ -38,6 +38,11 @@ class Watch:
         self.history.add(step, split, values)
         return self._look()
 
+    def catch_up(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in the rows of a run that goes on; failures that are open after the last of them are not found again."""
+        self.history.extend(rows)
+        self._look()
+
     def _look(self) -> list[Finding]:
         begun = []
         for rule in self._rules:
