@@ -51,9 +51,11 @@ class Plan:
     """The result of a search for each of B starting states."""
 
     actions: Tensor
-    """The mean of the last elites, float32 [B, n, A]; each is for `Search.hold` frames, the first for the next ones."""
+    """The best sequence of the last round, float32 [B, n, A]; each action is for `Search.hold` frames."""
+    mean: Tensor
+    """The mean of that round's elites, [B, n, A]: where a later search begins."""
     value: Tensor
-    """The mean value of the last elites, [B]."""
+    """The mean value of these elites, [B]."""
 
 
 def imagined_return(model: WorldModel) -> Value:
@@ -104,7 +106,8 @@ def plan(
         kept = values.topk(search.elites, dim=1)
         best = tried.gather(1, kept.indices[..., None, None].expand(-1, -1, *shape[1:]))
         mean, deviation = best.mean(1), best.std(1, correction=0)
-    return Plan(mean, kept.values.mean(1))
+    assert best is not None  # there is at least one round
+    return Plan(best[:, 0], mean, kept.values.mean(1))
 
 
 def _values(

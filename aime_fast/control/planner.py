@@ -20,8 +20,8 @@ from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as 
 class Planner:
     """A `Policy` that filters every frame, plans (`cem.plan`), and takes the first action of the plan.
 
-    That action is held as in the search, for `Search.hold` frames; then the next search starts from the rest of the
-    plan. A new episode begins when `time_step.first()` is true.
+    That action is held as in the search, for `Search.hold` frames; then the next search starts from the mean of
+    the elites. A new episode begins when `time_step.first()` is true.
     """
 
     def __init__(self, model: WorldModel, search: Search | None = None) -> None:
@@ -44,8 +44,9 @@ class Planner:
         if self._action is None or self._seen % self.search.hold == 0:
             low, high = (torch.from_numpy(limit.astype(np.float32)) for limit in action_limits(spec))
             draws = torch.Generator().manual_seed(int(random.integers(2**31)))
-            found = plan(self.model, self._value, self._state, (low, high), self.search, draws, self._rest).actions
-            self._action, self._rest = found[:, 0], torch.cat([found[:, 1:], found[:, -1:]], 1)
+            found = plan(self.model, self._value, self._state, (low, high), self.search, draws, self._rest)
+            self._action = found.actions[:, 0]
+            self._rest = torch.cat([found.mean[:, 1:], found.mean[:, -1:]], 1)
         self._seen += 1
         return self._action[0].cpu().numpy()
 

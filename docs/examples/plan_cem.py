@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from aime_fast.control.cem import Search
+from aime_fast.control.cem import Search, imagined_return
 from aime_fast.control.planner import Planner, simulate
 from aime_fast.data.collect.simulation import Choices
 from aime_fast.data.shards.manifest import load_manifest
-from aime_fast.data.store import open_episodes
+from aime_fast.data.store import open_episodes, open_store
+from aime_fast.evaluation.windows import make_windows
 from aime_fast.training.checkpoint.opening import open_run
 
 parser = argparse.ArgumentParser()
@@ -38,7 +40,17 @@ folder = Path(run.data_path(None, print) or "")
 recorded = Choices.of(load_manifest(folder).collection or {})
 choices = replace(recorded, length=options.length, seed=options.seed)
 asked = {name: getattr(options, name) for name in ("horizon", "candidates", "futures", "rounds")}
-planner = Planner(run.model(), Search(**asked))
+model, search = run.model(), Search(**asked)
+planner = Planner(model, search)
+
+# %% Is there something to plan with? What other actions change in the returns that are imagined for held-out frames
+windows = make_windows(open_store(folder, "val"), 5 + search.horizon, 20, limit=100)
+batch = windows.batch(np.arange(len(windows)))
+with torch.no_grad():
+    state = model.observe(batch.frames()[:, :5], batch.actions[:, :5])
+    futures = [model.imagine(state, actions[:, 4:-1]) for actions in (batch.actions, batch.actions.roll(1, 0))]
+    own, other = (imagined_return(model)(future) for future in futures)
+print(f"imagined returns: standard deviation {own.std():.3f}, changed by other actions by {(own - other).std():.3f}")
 
 # %% Returns. Equal seeds give equal starts, so the rows of the planner and of random actions can be paired.
 returns: dict[str, list[float]] = {"CEM": [], "random actions": []}

@@ -45,7 +45,7 @@ def test_it_plans_from_the_filtered_state_and_holds_each_action(model, monkeypat
         starts.append(start)
         assert torch.equal(bounds[0], torch.tensor([-1.0])) and torch.equal(bounds[1], torch.tensor([1.0]))
         first = len(states) / 10
-        return Plan(torch.tensor([[[first], [first + 0.5]]]), torch.zeros(1))
+        return Plan(torch.tensor([[[first], [0.0]]]), torch.tensor([[[0.0], [first + 0.5]]]), torch.zeros(1))
 
     monkeypatch.setattr(planner_module, "plan", planned)
     policy, seen = Planner(model, SEARCH), frames(5)
