@@ -8,6 +8,8 @@ they are loaded, with torch, so a command calls `sleep_while_waiting` before tha
 import os
 import sys
 
+BLAS = "OPENBLAS_NUM_THREADS"
+"""NumPy's own threads, which always spin. It has small products only, so it gets one thread."""
 CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """With any of them set, somebody has chosen."""
 
@@ -16,6 +18,7 @@ def sleep_while_waiting() -> None:
     """Choose sleep for this process and those that it starts, if nobody has chosen and torch is not loaded yet."""
     if not chosen() and "torch" not in sys.modules:
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+    os.environ.setdefault(BLAS, "1")
 
 
 def chosen() -> bool:

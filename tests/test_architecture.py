@@ -45,6 +45,7 @@ FLOORS = (
     "aime_fast.balancing.layouts",
     "aime_fast.balancing",
     "aime_fast.evaluation",
+    "aime_fast.control",
     "aime_fast.training.engines",
     "aime_fast.training.meters",
     "aime_fast.training.nest",

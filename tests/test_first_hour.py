@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "aime_fast"]
 
 def plain(**changes):
     """The environment without what tests set for themselves."""
-    kept = {name: value for name, value in os.environ.items() if name not in waiting.CHOICES}
+    kept = {name: value for name, value in os.environ.items() if name not in (*waiting.CHOICES, waiting.BLAS)}
     return kept | {"OMP_NUM_THREADS": "1"} | changes
 
 
@@ -289,13 +289,14 @@ def test_a_bare_command_on_a_cpu_takes_small_and_says_how_long(monkeypatch):
 READ = "import os; from aime_fast.{} import main; main([{}]); print([os.environ.get(n) for n in {!r}])"
 
 
-@pytest.mark.parametrize("set_by_user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+@pytest.mark.parametrize("set_by_user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "3"}])
 @pytest.mark.parametrize(("entry", "arguments"), [("commands.main", "'nothing'"), ("train", "'--nothing'")])
 def test_threads_sleep_while_they_wait_unless_somebody_chose(set_by_user, entry, arguments):
-    code = READ.format(entry, arguments, waiting.CHOICES)
+    names = (*waiting.CHOICES, waiting.BLAS)
+    code = READ.format(entry, arguments, names)
     done = subprocess.run([sys.executable, "-c", code], env=plain(**set_by_user), capture_output=True, text=True)
-    chosen = set_by_user or {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-    assert done.stdout == f"{[chosen.get(name) for name in waiting.CHOICES]}\n"
+    chosen = {"OPENBLAS_NUM_THREADS": "1"} | (set_by_user or {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"})
+    assert done.stdout == f"{[chosen.get(name) for name in names]}\n"
 
 
 def test_tensorboards_thread_is_quiet_about_a_full_disk_only():

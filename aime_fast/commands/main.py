@@ -3,11 +3,24 @@
 import sys
 
 from aime_fast import __version__
-from aime_fast.commands import collect, doctor, evaluate, export, imagine, inspect, pack, plan, profile, report
+from aime_fast.commands import (
+    collect,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    figures,
+    imagine,
+    inspect,
+    pack,
+    plan,
+    profile,
+    report,
+)
 from aime_fast.errors import PlainParser, check_text, exit_on_user_error, unknown_name
 from aime_fast.waiting import sleep_while_waiting
 
-MODULES = (collect, pack, inspect, plan, evaluate, imagine, report, export, profile, doctor)
+MODULES = (collect, pack, inspect, plan, evaluate, compare, imagine, figures, report, export, profile, doctor)
 VERBS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 TRAIN = "train"
 """The verb with a parser of its own."""

@@ -31,8 +31,12 @@ class ActionOrigin:
     @property
     def line(self) -> str:
         """What was assumed and why, in one line."""
-        meaning = "led to the frame of their row" if self.stored == LED else "follow the frame of their row"
-        return f"actions {meaning}: {self.evidence}"
+        return f"actions {self.meaning}: {self.evidence}"
+
+    @property
+    def meaning(self) -> str:
+        """What was assumed, for a sentence that begins with the actions."""
+        return "led to the frame of their row" if self.stored == LED else "follow the frame of their row"
 
 
 def defined_by(format: str, asked: str | None, where: str) -> ActionOrigin:

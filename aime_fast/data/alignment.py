@@ -8,7 +8,7 @@ rows later, in other episodes than those that the regression saw. Two ways of re
 - the action itself, where it has no innovation, as a swing of a joint. Then the row that predicts best shows it.
 
 An action may depend on its own frame, as a policy's does. Then later rows tell of the change too, but more and more
-rows do, and no sharp end is seen: nothing is said.
+rows do, and no sharp end is seen; or a later one does while some before it tell less. Then nothing is said.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import ConfigDict, Field
 
-LAGS = (-1, 0, 1, 2, 3)
-"""Rows, relative to that of the frame, whose actions are compared."""
+LAGS = (-2, -1, 0, 1, 2, 3)
+"""Rows, relative to that of the frame, whose actions are compared. No verdict names the first, which only shows whether
+the one after it is a peak."""
 SIDE, COMPONENTS, MODULATING = 32, 24, 12
 """Grey pixels of a line; principal components of frames and of changes; those by which an action's effect varies."""
 ORDER = 3
@@ -100,9 +101,10 @@ def judge(innovation: np.ndarray, plain: np.ndarray) -> str:
     if gain.max() < TOLD * plain.mean(1).max():
         return _best_row(plain, at)
     quiet = [all(clear[at[later]] < SEEN for later in LAGS if later > lag) for lag in LAGS]
-    if clear[at[1]] > CLEAR and quiet[at[1]] and gain[at[2]] < SHARP * gain[at[1]]:
+    ends = [clear[row] > CLEAR and quiet[row] and _falls_to(gain, row) for row in range(len(LAGS))]
+    if ends[at[1]] and gain[at[2]] < SHARP * gain[at[1]]:
         return "later"
-    if clear[at[0]] > CLEAR and quiet[at[0]]:
+    if ends[at[0]]:
         return "agrees"
     late = gain[at[0]] < EARLIER_SHARE * gain[at[-1]] and clear[at[0]] < SEEN
     if clear[at[-1]] > EARLIER_CLEAR and quiet[at[0]] and late:
@@ -110,12 +112,18 @@ def judge(innovation: np.ndarray, plain: np.ndarray) -> str:
     return _best_row(plain, at)
 
 
+def _falls_to(gain: np.ndarray, last: int) -> bool:
+    """Whether no row between the one that is answered most and the last tells less than the last."""
+    peak = int(gain[: last + 1].argmax())
+    return bool(gain[peak : last + 1].min() == gain[last])
+
+
 def _best_row(plain: np.ndarray, at: dict[int, int]) -> str:
     """The verdict by the row whose action predicts best, if it does so clearly and by far."""
     gain = plain.mean(1)
     best = int(gain.argmax())
     verdicts = {at[-1]: "earlier", at[0]: "agrees", at[1]: "later"}
-    others = [other for other in verdicts if other != best]
+    others = [other for other in (at[-2], *verdicts) if other != best]
     needed = EARLIER_CLEAR if best == at[-1] else CLEAR
     if best not in verdicts or gain[best] < FAR * gain[others].max():
         return "unclear"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aime_fast.data.action_origin import ActionOrigin
 from aime_fast.data.backends import Backend
 from aime_fast.data.files import SAMPLE
 from aime_fast.data.shards.manifest import MANIFEST_NAME
@@ -29,6 +30,8 @@ class DataIdentity:
     """The same of the largest value."""
     fingerprint: str | None
     """Changes when the content does; None where looking would run a command."""
+    actions: ActionOrigin | None = None
+    """What actions meant in the recording, and on what evidence; None if an older version wrote it without."""
 
     @property
     def action_dim(self) -> int:
@@ -43,7 +46,8 @@ class DataIdentity:
 def identify(path: str | None, backend: Backend) -> DataIdentity:
     """The identity of the data at `path` (None: the shipped sample), whose training episodes `backend` reads."""
     low, high = backend.action_range()
-    return DataIdentity(absolute(path), backend.environment, backend.image_size, low, high, fingerprint(path))
+    facts = (absolute(path), backend.environment, backend.image_size, low, high)
+    return DataIdentity(*facts, fingerprint(path), backend.origin)
 
 
 def absolute(path: str | None) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 
-from aime_fast.data.action_origin import defined_by
+from aime_fast.data.action_origin import ActionOrigin, defined_by
 from aime_fast.data.alignment import check_alignment
 from aime_fast.data.batch import Batch
 from aime_fast.data.episode import Columns
@@ -63,6 +63,8 @@ class Episodes:
     environment: str | None
     image_size: int
     has_rewards: bool
+    origin: ActionOrigin | None
+    """What actions meant in the recording; None for shards of an older release."""
     lengths: list[int]
     """Number of frames of each episode."""
     actions: np.ndarray
@@ -76,8 +78,7 @@ class Episodes:
     held: HeldFrames | None = None
     """None if the frames are only on disk."""
     notes: tuple[str, ...] = ()
-    """What actions meant in the recording, and what reading it changes: one sentence each. What packing changed is in
-    the manifest."""
+    """What actions meant in the recording, and what reading it changes, not what packing changed: one sentence each."""
 
     @property
     def action_dim(self) -> int:
@@ -142,22 +143,14 @@ class Episodes:
 
 
 def open_store(
-    path: str | Path | None,
-    split: str,
-    skips: bool = False,
-    image_size: int | None = None,
-    actions: str | None = None,
+    path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None, actions: str | None = None
 ) -> Episodes:
     """`open_episodes` with the frames held: raw shards mapped, everything else decoded into memory."""
     return hold_frames(open_episodes(path, split, skips, image_size, actions))
 
 
 def open_episodes(
-    path: str | Path | None,
-    split: str,
-    skips: bool = False,
-    image_size: int | None = None,
-    actions: str | None = None,
+    path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None, actions: str | None = None
 ) -> Episodes:
     """Open the episodes of `split` (`train`, `val` or `all`) of a folder of shards or of a recording.
 
@@ -216,6 +209,8 @@ def _read_recording(path: Path, split: str, image_size: int | None, actions: str
     lengths = [source.lengths[number] for number in numbers]
     held, how = _hold(pixels(), lengths, source.image_size, f"{source.where}, read into memory")
     episodes = _episodes(source, how, lengths, parts, None, held)
+    if split == "val":  # the training episodes are asked
+        return episodes
     alignment = check_alignment(zip(_frames(episodes), (part[0] for part in parts), strict=True), LOOKED_AT)
     return replace(episodes, notes=(*episodes.notes, *filter(None, [alignment.warning])))
 
@@ -258,7 +253,7 @@ def _episodes(
     held: HeldFrames | None = None,
 ) -> Episodes:
     actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
-    facts = (data.environment, data.image_size, data.has_rewards)
+    facts = (data.environment, data.image_size, data.has_rewards, data.origin)
     told = data.notes if isinstance(data, Source) else ()
     warned = [data.alignment.warning] if isinstance(data, Manifest) and data.alignment else []
     notes = (*([data.origin.line] if data.origin else []), *filter(None, warned), *told)

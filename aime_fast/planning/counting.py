@@ -5,15 +5,26 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aime_fast.planning.operators import Shape, flops_of, kernels_of, product_shapes, runs
+from aime_fast.planning.operators import Shape, kernels_of, product_shapes, runs
+from aime_fast.profiling.flops import operations
 
 ELSEWHERE = "elsewhere"
+
+
+class Part(NamedTuple):
+    """What a call reads or writes of a storage."""
+
+    storage: int
+    """Its number."""
+    offset: int
+    """Its first entry."""
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -26,11 +37,20 @@ class Kernel:
     count: int
     """Kernels that the call starts on a GPU, one after the other."""
     flops: float
-    bytes: float
-    """Read and written, each tensor once."""
+    reads: tuple[Part, ...]
+    writes: tuple[Part, ...]
     dtype: torch.dtype
     shapes: tuple[Shape, ...]
     """Of its products."""
+    entries: int
+    """Of the largest tensor that it reads or writes."""
+    kept: int
+    """Entries of its results where they are fewer, as of a reduction; else 0."""
+
+    @property
+    def bytes(self) -> int:
+        """Read and written, each tensor once."""
+        return sum(part.bytes for part in (*self.reads, *self.writes))
 
 
 class Counting(TorchDispatchMode):
@@ -75,7 +95,9 @@ class Counting(TorchDispatchMode):
         for tensor in (*given, *made):
             self.number(tensor)
         if not self.hidden and runs(function, name):
-            self.add(name, flops_of(function, args, kwargs, results), given, made, product_shapes(function, args))
+            self.add(
+                name, float(operations(function, args, kwargs, results)), given, made, product_shapes(function, args)
+            )
         return results
 
     def add(
@@ -88,10 +110,16 @@ class Counting(TorchDispatchMode):
         count: int | None = None,
     ) -> None:
         """Count one call in the phase that is open. count: its kernels, where that is known."""
-        moved = sum(map(_bytes, given)) + sum(map(_bytes, made))
         dtype = next((t.dtype for t in (*made, *given) if t.dtype.is_floating_point), torch.float32)
         count = kernels_of(name, shapes, [*given, *made]) if count is None else count
-        self.kernels.append(Kernel(self.phase, name, count, flops, moved, dtype, shapes))
+        reads, writes = (tuple(map(self._part, tensors)) for tensors in (given, made))
+        entries = max((t.numel() for t in (*given, *made)), default=0)
+        kept = max((t.numel() for t in made), default=0)
+        kept = 0 if kept == entries else kept
+        self.kernels.append(Kernel(self.phase, name, count, flops, reads, writes, dtype, shapes, entries, kept))
+
+    def _part(self, tensor: Tensor) -> Part:
+        return Part(self.number(tensor), tensor.storage_offset(), _bytes(tensor))
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor's storage; the first sight of it is an event."""

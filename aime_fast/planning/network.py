@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from aime_fast.balancing.layouts.communication import Traffic
 from aime_fast.errors import UserError, unknown_name
 from aime_fast.planning.cards import Card
 
@@ -21,7 +22,6 @@ LATENCY = {"nvlink": 5e-6, "pcie": 10e-6, "ethernet": 30e-6}
 """Seconds of one round of a ring between neighbours. Not measured here."""
 COLLECTIVES = 4
 """Collectives a step beside those of the task gradients: parameters or update, Gram matrices, two averages."""
-_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -66,42 +66,7 @@ def link_of(card: Card, gpus: int, interconnect: str = "auto") -> Link:
     return Link(interconnect, bandwidth, LATENCY[interconnect], machines)
 
 
-@dataclass(frozen=True)
-class Sent:
-    """Bytes that one GPU sends in a step."""
-
-    reduced: tuple[float, ...]
-    """Of each task's gradient, to the GPUs that keep its shards."""
-    gathered: float
-    """Of the update or the parameters."""
-
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return sum(self.reduced) + self.gathered
-
-
-def sent_bytes(
-    sizes: Sequence[int],
-    reach: Sequence[frozenset[int]],
-    gpus: int,
-    stage: int,
-    tasks: int,
-    micro_batches: int = 1,
-    number: int = 4,
-) -> Sent:
-    """What rings send. sizes, reach: of each parameter. number: bytes of a gradient's entry while it is sent.
-
-    Each task's gradient is reduced to shards, a parameter only for the tasks that reach it; then the update or the
-    parameters are gathered in float32. ZeRO-2 and 3 reduce each micro-batch.
-    """
-    share, times = (gpus - 1) / gpus, micro_batches if stage >= 2 else 1
-    known = list(zip(sizes, reach, strict=True))
-    reduced = (sum(size for size, reached in known if task in reached) for task in range(tasks))
-    return Sent(tuple(share * number * times * size for size in reduced), share * _FLOAT * sum(sizes))
-
-
-def waiting(backward: Sequence[float], sent: Sent, link: Link, gpus: int) -> float:
+def waiting(backward: Sequence[float], sent: Traffic, link: Link, gpus: int) -> float:
     """Seconds of a step in which GPUs wait for the network.
 
     backward: seconds of each task's backward pass. A task's reduction runs while the next task's pass does. The rest
@@ -111,7 +76,7 @@ def waiting(backward: Sequence[float], sent: Sent, link: Link, gpus: int) -> flo
         return 0.0
     rate, round_ = REACHED * link.bandwidth, (gpus - 1) * link.latency
     now = free = 0.0
-    for seconds, size in zip(backward, sent.reduced, strict=True):
+    for seconds, size in zip(backward, sent.by_task, strict=True):
         now += seconds
         free = max(now, free) + size / rate + round_
-    return free - now + sent.gathered / rate + COLLECTIVES * round_
+    return free - now + (sent.gathered + sent.sums) / rate + COLLECTIVES * round_

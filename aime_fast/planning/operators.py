@@ -1,24 +1,14 @@
-"""What single operators cost: FLOPs, kernels on a GPU, and the sizes of products."""
+"""What single operators cost on a GPU: kernels, and the sizes of products. profiling/flops.py has their FLOPs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from math import ceil, prod
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-_FREE = (
-    "prim.",
-    "aten.empty",
-    "aten.new_empty",
-    "aten.detach",
-    "aten.alias",
-    "aten._unsafe_view",
-    "aten.promote_types",
-)
-"""Operators that start no kernel although they are no views, by the beginning of their names."""
+from aime_fast.profiling.launches import FREE
 
 _PARTS = {
     "aten.native_layer_norm_backward": 2,  # the input's gradient; sums over rows for scale and bias
@@ -52,15 +42,7 @@ class Shape(NamedTuple):
 
 def runs(function: Any, name: str) -> bool:
     """Whether a call starts a kernel: views and allocations do not."""
-    return not function.is_view and not name.startswith(_FREE)
-
-
-def flops_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], results: object) -> float:
-    """FLOPs of a call: torch's formulas, and ours for this project's operators; 0 for what only moves memory."""
-    if formula := _OURS.get(_plain(str(function))):
-        return formula(*args)
-    known = flop_registry.get(function.overloadpacket)
-    return float(known(*args, **kwargs, out_val=results)) if known else 0.0
+    return not function.is_view and not name.startswith(("prim.", *FREE))
 
 
 def kernels_of(name: str, shapes: Sequence[Shape], tensors: Sequence[Tensor]) -> int:
@@ -101,40 +83,3 @@ def _filtered(x: Tensor, weight: Tensor, strides: Sequence[int], transposed: boo
 def _plain(name: str) -> str:
     """An operator's name without its overload."""
     return name.rpartition(".")[0] if name.count(".") > 1 else name
-
-
-def _codes(vectors: Any, codes: Any, *_: Any) -> float:
-    return 2.0 * vectors.numel() * codes.shape[0]
-
-
-_PIXEL = 120.0
-"""FLOPs of one channel of one logistic component in `triton_kernel.py`, value and gradient, a logarithm as 8."""
-
-
-def _pixels(x: Any, centre: Any, blocks: Any, *_: Any) -> float:
-    frames, components, _, pixels = blocks.shape
-    return _PIXEL * 3 * frames * components * pixels
-
-
-def _recurrent(x: Any, w: Any, *_: Any) -> float:
-    return 2.0 * x.shape[0] * x.shape[1] * w.shape[0] * (w.shape[1] + w.shape[0] // 4)
-
-
-def _attention(q: Any, k: Any, v: Any, *_: Any) -> float:
-    return float(sdpa_flop_count(q.shape, k.shape, v.shape))
-
-
-def _attention_backward(pull: Any, q: Any, k: Any, v: Any, *_: Any) -> float:
-    return float(sdpa_backward_flop_count(pull.shape, q.shape, k.shape, v.shape))
-
-
-_OURS: dict[str, Callable[..., float]] = {
-    "aime_kernels.nearest_codes": _codes,
-    "aime_kernels.pixel_gradients": _pixels,
-    "aime_kernels.logistic_mixture_gradients": _pixels,
-    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
-    "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
-    "aten.mkldnn_rnn_layer": _recurrent,
-    "aten.mkldnn_rnn_layer_backward": lambda *args: 2 * _recurrent(*args),
-}
-"""Formulas of operators that torch's counter does not know."""

@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+import torch
+
+from aime_fast.balancing.layouts.communication import Traffic, traffic
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import SHARE
 from aime_fast.errors import UserError, check_at_least
@@ -13,9 +16,11 @@ from aime_fast.planning import clock, memory, network
 from aime_fast.planning.cards import Card
 from aime_fast.planning.clock import Bound, device_time, host_time
 from aime_fast.planning.counting import Kernel
+from aime_fast.planning.fusion import compiled
 from aime_fast.planning.memory import Memory, largest_windows, memory_of, stage_of, windows_of
-from aime_fast.planning.network import Interconnect, Link, Sent, link_of, sent_bytes, waiting
-from aime_fast.planning.rehearsal import Rehearsal, computing, rehearse, with_sizes
+from aime_fast.planning.network import Interconnect, Link, link_of, waiting
+from aime_fast.planning.rehearsal import Rehearsal, computing, rehearse, sent_dtype, with_sizes
+from aime_fast.training.compile.compilation import wanted
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Step:
 
     phases: tuple[Phase, ...]
     seconds: float
-    sent: Sent
+    sent: Traffic
 
 
 def plan(
@@ -166,14 +171,26 @@ def plan(
 
 def step_of(config: TrainConfig, seen: Rehearsal, card: Card, gpus: int, link: Link, stage: int) -> Step:
     """The time of a rehearsed step on each of `gpus` cards."""
-    phases = _phases(seen.kernels, card, config.optim.tf32)
-    sent = sent_bytes(seen.sizes, seen.reach, gpus, stage, seen.tasks, config.optim.accumulation)
+    kernels = compiled(seen.kernels) if wanted(config.compile, torch.device("cuda")) else seen.kernels
+    phases = _phases(kernels, card, config.optim.tf32)
+    sent = traffic(
+        seen.sizes,
+        seen.reach,
+        gpus,
+        stage,
+        sent_dtype(config),
+        tasks=seen.tasks,
+        micro_batches=config.optim.accumulation,
+        frozen=seen.frozen,
+        groups=1 if config.balancing.groups == "all" else 2,
+        direction=config.balancing.solver == "rotation",
+    )
     backward = [phase.seconds for phase in phases if phase.name.startswith("backward/")]
     busy = sum(phase.seconds for phase in phases)
     wait = waiting(backward, sent, link, gpus)
     if gpus > 1:
         phases.append(Phase("network", wait, "network", 0, 0.0, 0.0, sent.total))
-    host = 0.0 if captured(config, stage) else max(0.0, host_time(seen.kernels) - busy)
+    host = 0.0 if captured(config, stage) else max(0.0, host_time(kernels) - busy)
     if host:
         phases.append(Phase("host", host, "launches", 0, 0.0, 0.0))
     return Step(tuple(phases), busy + wait + host, sent)
@@ -227,10 +244,12 @@ def _stage(card: Card, needs: list[Memory]) -> tuple[int, str]:
 def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage: int, held: float) -> list[str]:
     """Every rule behind the figures."""
     form = "one CUDA graph" if captured(config, stage) else "as written"
+    made = "compiled by rule (fusion.py)" if wanted(config.compile, torch.device("cuda")) else "not compiled"
+    sent = "bfloat16" if sent_dtype(config) == torch.bfloat16 else "float32"
     precision = "bfloat16" if computing(config) == "bf16" else "TF32" if config.optim.tf32 else "float32"
     return [
         f"batch {config.loader.batch_size} over all GPUs, {config.loader.batch_size // gpus} on each; the step {form}, "
-        f"not compiled, products in {precision}",
+        f"{made}, products in {precision}",
         f"actions of {config.model.action_dim} numbers, frames of {config.model.image_size} pixels",
         f"an epoch is {epoch.episodes} episodes of {epoch.frames} frames, stride {epoch.stride}; validation, "
         "checkpoints and waiting for data are left out",
@@ -242,5 +261,5 @@ def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage
         f"{memory.FRAGMENTS[captured(config, stage)]:.0%} beyond tensors, as on that H200",
         "frames lie on every card" if held else "frames stay in the host's memory",
         f"links reach {network.REACHED:g} of their peak (assumed), {network.GPUS_PER_MACHINE} GPUs a machine; a task's "
-        "reduction runs beside the next task's backward pass",
+        f"reduction runs beside the next task's backward pass; gradients are sent in {sent}",
     ]

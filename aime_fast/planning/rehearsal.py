@@ -52,6 +52,8 @@ class Rehearsal:
     reach: tuple[frozenset[int], ...]
     """The tasks with a gradient of each parameter."""
     tasks: int
+    frozen: int
+    """Entries of parameters without a gradient."""
 
     @property
     def parameters(self) -> int:
@@ -90,6 +92,12 @@ def computing(config: TrainConfig) -> Literal["fp32", "bf16"]:
     return "bf16" if bf16 else "fp32"
 
 
+def sent_dtype(config: TrainConfig) -> torch.dtype:
+    """Of task gradients while they are sent, which a DeepSpeed configuration may set."""
+    halved = config.ds_config and engine_settings(config, 1).bf16_reductions
+    return torch.bfloat16 if halved else torch.float32
+
+
 @lru_cache(maxsize=64)
 def _rehearsed(config: TrainConfig, device_type: str) -> Rehearsal:
     with _fakes():
@@ -115,7 +123,8 @@ def _rehearsed(config: TrainConfig, device_type: str) -> Rehearsal:
     sizes = tuple(p.numel() for p in trainable(engine.module))
     reach = tuple(frozenset(tasks) for tasks in engine.layout.tasks_reaching)
     live = _curves(counting.events, kinds)
-    return Rehearsal(tuple(counting.kernels), live, before, sizes, reach, len(config.tasks))
+    frozen = sum(p.numel() for p in engine.module.parameters()) - sum(sizes)
+    return Rehearsal(tuple(counting.kernels), live, before, sizes, reach, len(config.tasks), frozen)
 
 
 def _step(config: TrainConfig) -> TrainingStep:

@@ -1,4 +1,4 @@
-"""Picture grids: frames, reconstructions, rollouts and attention maps."""
+"""Picture grids: frames, reconstructions and attention maps."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -43,13 +43,6 @@ def save_reconstruction_grid(path: str | Path, seen: Snapshot, title: str) -> No
     }
     marks = slot_colours(seen.maps.shape[1])
     save_rows(path, rows, title, [f"t = {t}" for t in shown], marks={"attention": marks, "masks": marks})
-
-
-def save_rollout_grid(path: str | Path, truth: Tensor, imagined: Tensor, context: int, title: str) -> None:
-    """Write a PNG with the rows truth and imagined, [T, 3, H, W] in [-1, 1]; the first `context` were observed."""
-    shown = spread(len(truth))
-    names = [f"t = {t}" + (" (context)" if t < context else "") for t in shown]
-    save_rows(path, {"truth": pixels(truth[shown]), "imagined": pixels(imagined[shown])}, title, names)
 
 
 def overlay(frames: np.ndarray, maps: Tensor) -> np.ndarray:

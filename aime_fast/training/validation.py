@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import torch
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.counterparts import filtering_draws
 from aime_fast.evaluation.live.diagnostics import part_figures, prediction_figures
 from aime_fast.evaluation.live.snapshot import take_snapshot
 from aime_fast.evaluation.metrics import CEILING, evaluating, psnr
+from aime_fast.evaluation.worth.counterparts import filtering_draws
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.reporting.snapshot import Snapshot
 from aime_fast.tasks.aggregator import LossAggregator

@@ -9,9 +9,9 @@ import torch
 from aime_fast.config import preset_config
 from aime_fast.data.batch import Batch
 from aime_fast.errors import UserError
-from aime_fast.evaluation.counterparts import filtering_draws
-from aime_fast.evaluation.live.diagnostics import mask_overlap, part_figures, prediction_figures, ssim, worth_of_actions
+from aime_fast.evaluation.live.diagnostics import mask_overlap, part_figures, prediction_figures, worth_of_actions
 from aime_fast.evaluation.live.snapshot import take_snapshot
+from aime_fast.evaluation.worth.counterparts import filtering_draws
 from aime_fast.model.priors.sticks import expected_weights, kumaraswamy_mean
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.reporting.snapshot import read_snapshot
@@ -90,13 +90,6 @@ def test_a_single_window_or_no_action_has_no_other_actions():
     assert not any("other" in name for name in values)
     model, single = world(), made_batch(1)
     assert part_figures(model, passed(model, single), single)["action_nats"].isnan()
-
-
-def test_ssim_is_one_for_equal_frames_and_falls_with_noise():
-    frames = made_batch().frames()
-    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(1))
-    scores = [float(ssim(frames + size * noise, frames)) for size in (0.0, 0.1, 0.5)]
-    assert scores[0] == pytest.approx(1.0, abs=1e-5) and scores[0] > scores[1] > scores[2]
 
 
 def test_a_sticks_mean_agrees_with_numerical_integration():

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from aime_fast.data.store import open_store
 from aime_fast.evaluation.metrics import evaluating
-from aime_fast.evaluation.open_loop import COPY, MEAN, OTHER, open_loop_psnr, reconstruction_psnr
+from aime_fast.evaluation.open_loop import COPY, MEAN, OTHER, open_loop_psnr
+from aime_fast.evaluation.reconstruction import judge_reconstruction
 from aime_fast.evaluation.windows import make_windows
 from aime_fast.training.trainer import DMCVBTrainer
 
@@ -48,7 +49,7 @@ def test_the_actions_of_another_sequence_lose(run):
 
 def test_frames_are_reconstructed_well_above_their_prediction_by_the_mean(run):
     model, store, _ = run
-    assert reconstruction_psnr(model, make_windows(store, 8, 4)).psnr.mean() > 25
+    assert judge_reconstruction(model, make_windows(store, 8, 4))["psnr"].mean() > 25
 
 
 def test_successive_gradients_of_the_elbo_do_not_swing(run):

@@ -112,4 +112,4 @@ def test_episodes_of_two_frames(tmp_path):
     report = judged(data, run, context=1, horizon=1)
     assert all(math.isfinite(values[0].mean) for values in report.psnr.values())
     with pytest.raises(UserError, match="lower --context or --horizon"):
-        judged(data, run, context=1, horizon=2)
+        judged(data, run, context=2, horizon=1)

@@ -10,6 +10,7 @@ from aime_fast.errors import UserError
 from aime_fast.planning.cards import card
 from aime_fast.planning.memory import fitting_windows, largest_windows, memory_of, peak_bytes
 from aime_fast.planning.rehearsal import rehearse
+from aime_fast.training.run.device import out_of_memory
 from aime_fast.training.trainer import DMCVBTrainer
 
 
@@ -90,3 +91,15 @@ def test_a_micro_batch_that_fits_after_memory_ended():
     assert fitting_windows(config, 8, 1, 4 * whole) == 4
     assert 0 < fitting_windows(config, 8, 1, 0.5 * whole) < 4
     assert fitting_windows(config, 8, 1, 0.05 * whole) == 0
+
+
+def test_the_message_says_what_fits_the_room():
+    config = sized("debug", 8, 8)
+    whole = peak_bytes(config, 1, "cuda")
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    said = str(out_of_memory(error, "step", config, 8, None, 4 * whole))
+    assert "2.00 GiB more needed" in said
+    assert f"a micro-batch of 4 instead of 8 windows fits {4 * whole / 2**30:.1f} GB by the plan" in said
+    assert "--optim.accumulation 2 keeps the batch of 8" in said
+    said = str(out_of_memory(error, "step", config, 8, None, whole // 20))
+    assert "not even one window fits" in said

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+import aime_kernels  # noqa: F401 - registers the operators
+from aime_fast.profiling.flops import operations
 from aime_fast.profiling.phases import phase
 from aime_fast.profiling.work import Arithmetic
 
@@ -54,6 +56,13 @@ def test_attention_by_hand():
     q, k, v = (torch.randn(2, 4, length, 8) for length in (5, 9, 9))
     forward, _ = counted(lambda: nn.functional.scaled_dot_product_attention(q, k, v))
     assert forward == 2 * (2 * 2 * 4 * 5 * 9 * 8)
+
+
+def test_pixels_by_hand():
+    """Two frames of three pixels, four components: 120 operations for each of the three channels."""
+    blocks, x = torch.randn(2, 4, 10, 3), torch.zeros(2, 3, 3)
+    found = operations(torch.ops.aime_kernels.pixel_gradients.default, (x, x, blocks, torch.ones(2), 0.0), {}, None)
+    assert found == 2 * 3 * 4 * 3 * 120
 
 
 def test_views_are_free_and_an_expanded_tensor_is_small():

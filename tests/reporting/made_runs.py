@@ -6,6 +6,7 @@ import numpy as np
 import yaml
 
 from aime_fast.config import preset_config, to_dict
+from aime_fast.reporting.prediction import Prediction
 from aime_fast.reporting.snapshot import Snapshot
 
 
@@ -43,6 +44,16 @@ def made_snapshot(
         component=random.integers(0, components, 4 * frames).astype(np.int16),
         code_counts=random.integers(0, 50, codes),
     )
+
+
+def made_prediction(frames=7, futures=2, size=(24, 32), context=3, seed=0):
+    """Random pictures and scores; the filtered frames are the same in every future."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 256, (frames, *size, 3), dtype=np.uint8)
+    made = random.integers(0, 256, (futures, frames, *size, 3), dtype=np.uint8)
+    psnr = random.uniform(5, 40, (futures, frames))
+    made[:, :context], psnr[:, :context] = made[0, :context], psnr[0, :context]
+    return Prediction(truth, made, psnr, context)
 
 
 TASKS = ("elbo", "perceiver", "predictive")

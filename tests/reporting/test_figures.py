@@ -15,7 +15,6 @@ from aime_fast.reporting.figures import (
     overlay,
     pixels,
     save_reconstruction_grid,
-    save_rollout_grid,
 )
 from aime_fast.reporting.snapshot import COLUMNS, spread
 
@@ -34,10 +33,6 @@ def tile(picture, row, column, size):
 
 def read(path):
     return np.asarray(Image.open(path))
-
-
-def frames(count, height=16, width=16):
-    return torch.rand(count, 3, height, width) * 2 - 1
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, (16, 16)), (5, (16, 24)), (16, (32, 32))])
@@ -104,18 +99,9 @@ def test_the_attention_row_names_its_colours(tmp_path):
         assert (labels == colour).all(-1).sum() > 50
 
 
-def test_truth_stands_above_what_was_imagined(tmp_path):
-    truth, imagined = frames(7), frames(7)
-    save_rollout_grid(tmp_path / "a.png", truth, imagined, 3, "a title")
-    picture = read(tmp_path / "a.png")
-    for row, view in enumerate((truth, imagined)):
-        for column in range(7):
-            assert (tile(picture, row, column, (16, 16)) == pixels(view[column : column + 1])[0]).all()
-
-
 def test_a_failure_leaves_the_old_picture(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    save_rollout_grid(path, frames(3), frames(3), 1, "")
+    save_reconstruction_grid(path, made_snapshot(), "")
     before = path.read_bytes()
 
     def full_disk(self, target, **kwargs):
@@ -123,5 +109,5 @@ def test_a_failure_leaves_the_old_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
-        save_rollout_grid(path, frames(3), frames(3), 1, "")
+        save_reconstruction_grid(path, made_snapshot(), "")
     assert path.read_bytes() == before

@@ -65,7 +65,7 @@ def test_the_model_sends_what_the_formula_says_of_its_parameters(steps):
 def test_the_formula_by_hand():
     """Two parameters of 8 and 4 entries on four ranks, the first of two tasks: 20 numbers reduced, 12 gathered."""
     reach = [frozenset({0, 1}), frozenset({1})]
-    assert traffic([8, 4], reach, 4, 2, tasks=2) == Traffic(60.0, 36.0, 2 * 0.75 * (9 + 8) * 8)
+    assert traffic([8, 4], reach, 4, 2, tasks=2) == Traffic((24.0, 36.0), 36.0, 2 * 0.75 * (9 + 8) * 8)
     halves = [traffic([8, 4], reach, 4, stage, torch.bfloat16, tasks=2) for stage in (0, 2)]
     assert [(half.reduced, half.gathered) for half in halves] == [(30, 18), (30, 36)]
     assert [traffic([8, 4], reach, 4, stage, micro_batches=3).reduced for stage in range(4)] == [60, 60, 180, 180]

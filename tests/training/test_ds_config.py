@@ -35,6 +35,11 @@ def test_every_shipped_file_is_described():
         engine_settings(replace(toy_config(), ds_config=str(path)), 1)
 
 
+def test_the_bf16_file_computes_and_sends_bfloat16():
+    found = engine_settings(replace(toy_config(), ds_config="zero0-bf16"), 1)
+    assert (found.stage, found.bf16, found.bf16_reductions) == (0, True, True)
+
+
 def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("zero2").write_text('{"zero_optimization": {"stage": 1}}')
@@ -42,7 +47,7 @@ def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
 
 
 def test_a_missing_file_names_the_shipped_ones():
-    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero1, zero2, zero3"):
+    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero0-bf16, zero1, zero2, zero3"):
         find_ds_config("nowhere/zero9.json")
 
 

@@ -91,9 +91,10 @@ def test_other_data_are_taken_and_said(place, tmp_path, capsys):
     assert lines == [
         f"data: {SAMPLE} by --data; the run was trained on {place / 'walker'} (walker_walk)",
         "warning: the data are of cheetah_run and the run's of walker_walk: its actions may mean something else",
+        f"not kept as {place / 'run' / 'evaluation.json'}: these are other data than the run's own",
     ]
     code, lines = evaluate(capsys, place / "run", "--data", write_walker(tmp_path / "loud.h5", scale=100.0))
-    assert code == 0 and len(lines) == 2
+    assert code == 0 and len(lines) == 3
     assert re.fullmatch(r"warning: number 0 of the data's actions goes from -\d\d.*in training from -0\..*", lines[1])
 
 

@@ -19,16 +19,21 @@ _SUM = torch.float64.itemsize
 class Traffic:
     """Bytes that one rank sends in one step."""
 
-    reduced: float
-    """Task gradients, to the ranks that keep their shards."""
+    by_task: tuple[float, ...]
+    """Each task's gradient, to the ranks that keep its shards."""
     gathered: float
     """The updated parameters, or with ZeRO-0 the update."""
     sums: float
     """Gram matrices and products of samples."""
 
     @property
+    def reduced(self) -> float:
+        """All task gradients."""
+        return sum(self.by_task)
+
+    @property
     def total(self) -> float:
-        """All of them."""
+        """All that is sent."""
         return self.reduced + self.gathered + self.sums
 
 
@@ -63,12 +68,13 @@ def traffic(
         direction: the solver keeps a consensus direction, as `rotation` does.
     """
     share = (world_size - 1) / world_size
-    reductions = sum(size * len(tasks_of) for size, tasks_of in zip(sizes, reach, strict=True))
-    reduced = reductions * dtype.itemsize * (micro_batches if stage >= 2 else 1)
+    each = share * dtype.itemsize * (micro_batches if stage >= 2 else 1)
+    known = list(zip(sizes, reach, strict=True))
+    by_task = tuple(each * sum(size for size, found in known if task in found) for task in range(tasks))
     kept = dtype.itemsize if stage == 0 else _FLOAT  # an update may be rounded, parameters may not
     gathered = (sum(sizes) + (frozen if stage == 3 else 0)) * kept
     sums = groups * (tasks + direction) ** 2 + 4 * tasks
-    return Traffic(share * reduced, share * gathered, 2 * share * sums * _SUM)
+    return Traffic(by_task, share * gathered, 2 * share * sums * _SUM)
 
 
 def all_reduce_bytes(numbers: int, world_size: int) -> float:

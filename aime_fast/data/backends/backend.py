@@ -40,8 +40,10 @@ class Backend(ABC):
         """A, the size of an action."""
         self.has_rewards = data.has_rewards
         """Whether the recording had rewards; without them they are zero."""
-        origin = () if isinstance(data, Episodes) or data.origin is None else (data.origin.line,)
-        self.notes: tuple[str, ...] = data.notes if isinstance(data, Episodes) else origin
+        self.origin = data.origin
+        """What actions meant in the recording, if the data say so."""
+        told = () if data.origin is None else (data.origin.line,)
+        self.notes: tuple[str, ...] = data.notes if isinstance(data, Episodes) else told
         """What actions meant in the recording, and what reading it changes, one sentence each."""
         self.sequence_length = config.sequence_length
         """T, the number of frames of a window."""

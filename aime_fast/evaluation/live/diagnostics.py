@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aime_fast.data.batch import Batch
-from aime_fast.evaluation.metrics import CEILING, psnr, unit_range
-from aime_fast.evaluation.predictors import USED
+from aime_fast.evaluation.metrics import CEILING, psnr, ssim
+from aime_fast.evaluation.worth.predictors import USED
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.layers import previous
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
@@ -80,17 +80,6 @@ def worth_of_actions(model: WorldModel, outputs: SequenceOutputs, batch: Batch) 
     return gain[:, 1:].mean() if gain.shape[1] > 1 else gain.new_zeros(())
 
 
-def ssim(predicted: Tensor, frames: Tensor) -> Tensor:
-    """Structural similarity of frames [B, T, 3, H, W] in [-1, 1], mean over them, 0-d (Wang et al. 2004)."""
-    # Slow to import.
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    ours, theirs = (unit_range(x.float()).flatten(0, 1) for x in (predicted, frames))
-    found = structural_similarity_index_measure(ours, theirs, data_range=1.0)
-    assert isinstance(found, Tensor)
-    return found
-
-
 def prediction_figures(model: WorldModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
     """PSNR in dB of frames predicted open loop, 0-d by name, and the imagined frames [B, T-c, 3, H, W].
 
@@ -112,5 +101,5 @@ def prediction_figures(model: WorldModel, batch: Batch) -> tuple[dict[str, Tenso
     for ending, predicted in shown.items():
         ahead = psnr(predicted, frames[:, context:]).clamp_max(CEILING).mean(0)
         values |= {f"psnr_ahead_{h}{ending}": ahead[h - 1] for h in HORIZONS if h <= len(ahead)}
-    values["ssim"] = ssim(model.decode(state).mean(), frames[:, :context])
+    values["ssim"] = ssim(model.decode(state).mean(), frames[:, :context]).mean()
     return values, imagined

@@ -1,13 +1,16 @@
-"""Takes the `Snapshot` of a run from a validation pass."""
+"""Takes what figures show from a model: the `Snapshot` of a validation, and the `Prediction` of one window."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aime_fast.data.batch import Batch
+from aime_fast.evaluation.metrics import CEILING, psnr
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.priors.sticks import expected_weights
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.reporting.figures import pixels
+from aime_fast.reporting.prediction import Prediction
 from aime_fast.reporting.snapshot import Snapshot
 
 
@@ -40,6 +43,25 @@ def take_snapshot(model: WorldModel, outputs: SequenceOutputs, imagined: Tensor 
         latents=_half(latents),
         component=own.argmax(-1).cpu().numpy().astype(np.int16),
         code_counts=torch.bincount(outputs.token_info.ids.flatten(), minlength=codes).cpu().numpy(),
+    )
+
+
+@torch.no_grad()
+def take_prediction(model: WorldModel, window: Batch, context: int, samples: int, key: int) -> Prediction:
+    """Of a batch of one window: its first `context` frames are filtered, `samples` futures imagined from its actions.
+
+    `key` is the seed of the futures. Their PSNR is at most `CEILING`, as in every table.
+    """
+    frames = window.frames()
+    state = model.observe(frames[:, :context], window.actions[:, :context])
+    ahead = model.imagine(state, window.actions[:, context - 1 : -1], samples=samples, key=key)
+    filtered, imagined = (model.decode(part).mean() for part in (state, ahead))
+    made = torch.cat([filtered.expand(samples, -1, -1, -1, -1), imagined], 1)
+    return Prediction(
+        truth=pixels(frames[0]),
+        made=np.stack([pixels(future) for future in made]),
+        psnr=psnr(made, frames.expand_as(made)).clamp_max(CEILING).cpu().numpy(),
+        context=context,
     )
 
 

@@ -20,14 +20,14 @@ def conflicts(run: History) -> Figure:
         for j, other in enumerate(tasks[:i]):
             values = run.values(f"rgb_cosine_{other}_{one}") or run.values(f"rgb_cosine_{one}_{other}")
             cosines[i, j] = cosines[j, i] = np.mean(values[-ROWS:]) if values else np.nan
-    with styled(height=2.8) as (figure, (axis,)):
+    with styled(height=2.8, width=4.2) as (figure, (axis,)):
         image = axis.imshow(cosines, cmap=DIVERGING, vmin=-1, vmax=1)
         for (i, j), value in np.ndenumerate(cosines):
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if abs(value) < 0.6 else "white")
         axis.set_xticks(range(len(tasks)), tasks)
         axis.set_yticks(range(len(tasks)), tasks)
         rows = min(ROWS, len(run.values("grad_norm")))
-        axis.set_title(f"cosine between task gradients, mean of the last {rows} rows")
+        figure.suptitle(f"cosine between task gradients, mean of the last {rows} rows", fontsize=10)
         figure.colorbar(image, label="cosine: -1 is conflict")
         return figure
 

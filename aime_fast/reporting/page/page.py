@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,13 @@ import yaml
 from matplotlib.figure import Figure
 
 from aime_fast.errors import UserError
-from aime_fast.reporting.charts import gradients, mixture, slots
-from aime_fast.reporting.charts.horizon import horizon
 from aime_fast.reporting.figures import save_reconstruction_grid
 from aime_fast.reporting.page.curves import charts
+from aime_fast.reporting.page.drawings import ENDINGS, HORIZONS, drawings
 from aime_fast.reporting.page.run_record import RunRecord, read_run
 
-HORIZONS = (1, 5, 10)
-"""Frames ahead that validation measures."""
-ENDINGS = {"": "model", "_other_actions": "another window's actions", "_copy": "last frame copied"}
+SHOWN_OTHERWISE = ("learning", "reconstructions")
+"""The page has curves that answer to the mouse, and a grid with what the slots do."""
 ROWS_OF_SUMMARY = (
     ("psnr", "reconstruction, dB", "val"),
     ("psnr_mean_frame", "mean training frame, dB", "val"),
@@ -95,45 +93,10 @@ def _shown(run: RunRecord) -> dict[str, Any]:
 
 
 def _figures(run: RunRecord) -> list[tuple[str, str]]:
-    """(caption, PNG in base64) of every figure that the run has data for."""
-    found: list[tuple[str, str]] = []
-    seen, history = run.snapshot, run.history
-    if seen is not None:
-        found.append(("Held-out frames: rebuilt, predicted, and what the slots do", _grid(seen)))
-        drawn: list[tuple[str, Callable[[], Figure]]] = [
-            ("Share of each slot in each cell", lambda: slots.masks(seen)),
-            ("Where the slots look", lambda: slots.attention(seen)),
-            ("How they move", lambda: slots.centres(seen)),
-            ("The mixture over a window", lambda: mixture.over_time(seen)),
-            ("Use of the components", lambda: mixture.usage(seen)),
-            ("Sticks", lambda: mixture.sticks(seen)),
-            ("Latents", lambda: mixture.latents(seen)),
-            ("Codebook", lambda: mixture.codes(seen)),
-        ]
-        found += [(caption, _png(draw())) for caption, draw in drawn]
-    if history.values("grad_norm"):
-        found.append(("Conflict of the tasks", _png(gradients.conflicts(history))))
-        found.append(("Rotation and swing", _png(gradients.angles(history))))
-    curves = _curves(run)
-    if curves:
-        found.append(("Prediction by frames ahead", _png(horizon(curves, "held-out windows, from recorded actions"))))
-    return found
-
-
-def _curves(run: RunRecord) -> dict[str, dict[int, tuple[float, float, float]]]:
-    """PSNR by frames ahead: from the run's evaluation where there is one, else from its last validation."""
-    if run.evaluation and run.evaluation.get("psnr"):
-        return {
-            name: {h + 1: (e["mean"], e["low"] or e["mean"], e["high"] or e["mean"]) for h, e in enumerate(estimates)}
-            for name, estimates in run.evaluation["psnr"].items()
-        }
-    curves = {}
-    for ending, name in ENDINGS.items():
-        points = {h: run.history.held_out(f"psnr_ahead_{h}{ending}") for h in HORIZONS}
-        known = {h: (value, value, value) for h, value in points.items() if value is not None}
-        if known:
-            curves[name] = known
-    return curves
+    """(caption, PNG in base64) of every figure that the run has data for and the page shows in no other way."""
+    found = [(drawing.caption, drawing.draw) for drawing in drawings(run) if drawing.name not in SHOWN_OTHERWISE]
+    grid = [("Held-out frames: rebuilt, predicted, and what the slots do", _grid(run.snapshot))] if run.snapshot else []
+    return grid + [(caption, _png(draw())) for caption, draw in found]
 
 
 def _png(figure: Figure) -> str:

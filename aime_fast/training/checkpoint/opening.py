@@ -1,7 +1,8 @@
 """Opens what a training left, by one rule for all verbs: a run's folder, one checkpoint, or an exported folder.
 
     run = open_run("runs/walker")
-    episodes = open_store(run.data_path(None, print), "val")
+    path = run.data_path(None, print)
+    episodes = open_store(path, "val", actions=run.reading_of_actions(path, None))
     run.check_data(episodes, print)
     model = run.model()
 
@@ -88,11 +89,24 @@ class OpenedRun:
             note(f"warning: {own} has changed since the run was trained")
         return own
 
+    def reading_of_actions(self, path: str | None, asked: str | None) -> str | None:
+        """How to read the actions of a recording at `path`: as `asked`, or as the run did if it was trained on it.
+
+        None leaves it to the content, as for `open_store`. A recording that was moved is still the run's.
+        """
+        if asked is not None or self.data is None:
+            return asked or self.config.actions
+        try:
+            own = path == self.data.path or fingerprint(path) == self.data.fingerprint
+        except OSError:  # opening says more
+            own = False
+        return self.config.actions if own else None
+
     def check_data(self, episodes: Episodes, note: Note = silent) -> None:
         """Check that these episodes are of the model's kind.
 
         `UserError` if their actions or frames have other sizes. `note` is told if they were recorded in another
-        environment, or if their actions go far beyond those of training.
+        environment, if their actions meant something else in the recording, or go far beyond those of training.
         """
         sizes, size = self.config.model, self.config.model.image_size
         if episodes.action_dim != sizes.action_dim:
@@ -111,6 +125,12 @@ class OpenedRun:
             note(
                 f"warning: the data are of {episodes.environment} and the run's of {self.data.environment}: "
                 "its actions may mean something else"
+            )
+        meant, own = episodes.origin, self.data.actions
+        if meant and own and meant.stored != own.stored:
+            note(
+                f"warning: actions of the data {meant.meaning} ({meant.evidence}), those of training {own.meaning} "
+                f"({own.evidence}): check that both are so"
             )
         for number, (low, high, own_low, own_high) in enumerate(
             zip(*episodes.action_range(), self.data.action_low, self.data.action_high, strict=True)

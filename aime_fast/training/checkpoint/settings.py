@@ -32,13 +32,20 @@ def check_settings(saved: Mapping[str, object], wanted: Mapping[str, object], ov
 
 
 def comparable(saved: Shared, now: Shared) -> tuple[dict[str, object], dict[str, object]]:
-    """Both configurations, in which `data` names equal data equally, wherever they lie and however that is written."""
+    """Both configurations, in which `data` names equal data equally, wherever they lie and however that is written.
+
+    `actions` is what was assumed, whether it was asked for or found by content.
+    """
     old, new = saved.get("data"), now["data"]
     if old is None:  # written before runs recorded their data
         return saved["config"], now["config"]
     same = old["fingerprint"] == new["fingerprint"] and (new["fingerprint"] or old["path"] == new["path"])
     where = f"{new['path']} with other content" if old["path"] == new["path"] else new["path"]
-    return saved["config"] | {"data": old["path"]}, now["config"] | {"data": old["path"] if same else where}
+    was, is_now = saved["config"] | {"data": old["path"]}, now["config"] | {"data": old["path"] if same else where}
+    meant, means = old.get("actions"), new.get("actions")
+    if isinstance(meant, dict) and isinstance(means, dict):  # older versions did not record it
+        was["actions"], is_now["actions"] = meant["stored"], means["stored"]
+    return was, is_now
 
 
 def _among(name: str, names: tuple[str, ...], groups: tuple[str, ...]) -> bool:

@@ -100,8 +100,7 @@ def out_of_memory(
         helps.append("--optim.precision bf16 needs less")
     if config.cuda_graph != "off":
         helps.append("--cuda-graph off needs less beside the step")
-    run = saved and saved.parent.parent
-    again = f"--config {run}/config.yaml --resume {run} {flags} --override"
+    again = " ".join(filter(None, [f"--resume {saved.parent.parent}", flags, "--override"])) if saved else ""
     kept = f"go on from {saved.name} with {again}" if saved else "no checkpoint had been written yet"
     return UserError(f"out of GPU memory in {phase} ({what}); {'; '.join(helps)}; {kept}")
 

@@ -33,6 +33,8 @@ class Case:
     """Of `pack`."""
     error: float = 0.0
     """Largest mean difference of the frames in levels; of compressed ones."""
+    actions: Callable[[], np.ndarray] | None = None
+    """The action beside each of `frames`, float32 [N,A], where the case is about them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ def outcome(case: Case, path: Path, out: Path) -> tuple[str, str]:
     wanted = case.frames()
     if frames.shape != wanted.shape or np.abs(frames.astype(int) - wanted.astype(int)).mean() > case.error:
         return "wrong data", "; ".join(came.lines[1:])
+    if case.actions is not None and not np.array_equal(found.actions, case.actions()):
+        return "wrong actions", "; ".join(came.lines[1:])
     # What actions mean is said of every recording.
-    notes = [line for line in came.lines if not re.search(r", \d+ episodes$|^packed|^actions ", line)]
+    usual = r", \d+ episodes$|^packed" + ("" if case.actions else "|^actions ")
+    notes = [line for line in came.lines if not re.search(usual, line)]
     return (SAID if notes else READ), "; ".join(notes)

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from cases_of_actions import ACTIONS
 from cases_of_files import FILES
 from cases_of_videos import VIDEOS
 from field_case import READ, REFUSED, Case, outcome, run
 
 TABLE = (Path(__file__).parents[1] / "field_cases.md").read_text(encoding="utf-8")
-CASES = [*FILES, *VIDEOS]
+CASES = [*FILES, *VIDEOS, *ACTIONS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
