@@ -67,7 +67,7 @@ def test_the_view_fits_the_terminal_with_the_time_left_first(tmp_path, locale):
     redrawn = [line for line in lines if re.match(r"\d\d:\d\d left", line)]
     assert "step 1/4" in redrawn[0] and "step 4/4" in redrawn[-1]
     for line in redrawn:
-        assert re.match(r"\d\d:\d\d left \| step \d/4 \| [\d,]+ frames/s \| bits/dim \S+ \| kl_z \S+ ", line)
+        assert re.match(r"\d\d:\d\d left \| step \d/4 \| [\d,]+ frames/s \| bits/dim \S+ \| kl_z \S+", line)
     view = lines[lines.index(redrawn[0]) :]
     assert all(len(line) < 80 for line in view if not line.startswith("validation"))
     assert any(re.match(r"kl_z +[^ ]+ +[\d.e+]+$", line) for line in view)
