@@ -26,6 +26,7 @@ CHIEF = (
 """Metrics that the page shows at once; the others are folded away by group."""
 BESIDE = {"psnr": ("psnr_mean_frame",), "psnr_ahead_5": ("psnr_ahead_5_copy", "psnr_ahead_5_other_actions")}
 """What is drawn into the same chart, for comparison."""
+SPLITS = {"val": "held-out", "look": "first held-out batch"}
 RESERVED = ("step", "time", "nonfinite")
 
 
@@ -58,11 +59,12 @@ def _chart(runs: Sequence[RunRecord], name: str) -> dict[str, Any]:
     lines = []
     for number, run in enumerate(runs):
         owner = f"{run.name}: " if len(runs) > 1 else ""
-        for split, label in (("train", "training"), ("val", "held-out")):
-            lines += _line(run, name, split, f"{owner}{label}", number, 2 * (split == "val"))
+        held_out = _held_out(run, name)
+        for split, label in (("train", "training"), (held_out, SPLITS[held_out])):
+            lines += _line(run, name, split, f"{owner}{label}", number, 2 * (split != "train"))
         for style, other in enumerate(BESIDE.get(name, ()), 1):
             label = other.removeprefix(f"{name}_").removeprefix("psnr_").replace("_", " ")
-            lines += _line(run, other, "val", f"{owner}{label}", number, style)
+            lines += _line(run, other, held_out, f"{owner}{label}", number, style)
     return {
         "title": name.replace("_", " "),
         "unit": entry.unit,
@@ -70,6 +72,11 @@ def _chart(runs: Sequence[RunRecord], name: str) -> dict[str, Any]:
         "meaning": entry.meaning,
         "lines": lines,
     }
+
+
+def _held_out(run: RunRecord, name: str) -> str:
+    """Validations, or looks at one batch where there are more of them: an epoch may be long."""
+    return max(SPLITS, key=lambda split: len(run.history.values(name, split)))
 
 
 def _line(run: RunRecord, name: str, split: str, label: str, number: int, style: int) -> list[dict[str, Any]]:
