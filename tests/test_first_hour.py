@@ -289,7 +289,15 @@ def test_a_bare_command_on_a_cpu_takes_small_and_says_how_long(monkeypatch):
 READ = "import os; from aime_fast.{} import main; main([{}]); print([os.environ.get(n) for n in {!r}])"
 
 
-@pytest.mark.parametrize("set_by_user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "3"}])
+@pytest.mark.parametrize(
+    "set_by_user",
+    [
+        {},
+        {"OMP_WAIT_POLICY": "ACTIVE"},
+        {"GOMP_SPINCOUNT": "7"},
+        {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "3"},
+    ],
+)
 @pytest.mark.parametrize(("entry", "arguments"), [("commands.main", "'nothing'"), ("train", "'--nothing'")])
 def test_threads_sleep_while_they_wait_unless_somebody_chose(set_by_user, entry, arguments):
     names = (*waiting.CHOICES, waiting.BLAS)

@@ -28,7 +28,7 @@ def figures(found):
 
 def test_longer_windows_and_larger_batches_need_more():
     for plans in (
-        [plan(debug(batch), card("rtx3090")) for batch in (1, 2)],
+        [plan(debug(batch), card("rtx3090")) for batch in (2, 4)],
         [plan(debug(2, frames), card("rtx3090")) for frames in (3, 4)],
     ):
         for less, more in pairwise(plans):
