@@ -20,7 +20,8 @@ def wrong_range(frames: Tensor) -> str:
         if low >= 0 and high <= 255:
             return f"floats from {low:.4g} to {high:.4g}, as levels are (frames / 127.5 - 1 is in range)"
         return f"floats from {low:.4g} to {high:.4g}"
-    if low >= 0 and high <= 1 and not bool(_odd_levels(frames)):
+    # Frames of one value show no scale.
+    if 0 <= low < high <= 1 and not bool(_odd_levels(frames)):
         return f"floats from {low:.4g} to {high:.4g}, as levels / 255 are (frames * 2 - 1 is in range)"
     return ""
 

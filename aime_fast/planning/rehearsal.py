@@ -31,7 +31,7 @@ from aime_fast.tasks.registry import make_tasks
 from aime_fast.training.engines.ds_config import engine_settings
 from aime_fast.training.engines.engine import Engine, make_optimizer, trainable
 from aime_fast.training.step import Inputs, TrainingStep
-from aime_kernels import forget_constants
+from aime_kernels.dpgmm.divergence import forget_constants
 
 Kind = Literal["weights", "task_gradients", "optimiser", "activations", "workspace"]
 KINDS: tuple[Kind, ...] = ("weights", "task_gradients", "optimiser", "activations", "workspace")

@@ -56,6 +56,7 @@ def validate(
             meter.add(losses, weight=len(batch))
             if index == group.rank:
                 predicted, imagined = prediction_figures(model, batch)
-                ahead.add(predicted, weight=len(batch))
+                if predicted:
+                    ahead.add(predicted, weight=len(batch))
                 snapshot = take_snapshot(model, outputs, imagined, step) if index == 0 else None
     return meter.read(group.gather).means | ahead.read(group.gather).means, snapshot

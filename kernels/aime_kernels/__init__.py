@@ -2,7 +2,7 @@
 
 from aime_kernels.codebook.op import distance_to_codes, nearest_codes
 from aime_kernels.dpgmm.density import gaussian_log_density
-from aime_kernels.dpgmm.divergence import forget_constants, gamma_kl
+from aime_kernels.dpgmm.divergence import gamma_kl
 from aime_kernels.dpgmm.op import expected_kumaraswamy_beta_kl, kumaraswamy_log_weights, mixture_log_density
 from aime_kernels.dpgmm.sticks import kumaraswamy_log_sticks, stick_breaking_log_weights
 from aime_kernels.frames.op import gather_windows, normalise_frames
@@ -14,7 +14,6 @@ from aime_kernels.slot_attention.op import slot_attention
 __all__ = [
     "distance_to_codes",
     "expected_kumaraswamy_beta_kl",
-    "forget_constants",
     "gamma_kl",
     "gather_windows",
     "gaussian_log_density",

@@ -105,6 +105,15 @@ class Direct:
         return solution.weights[0] @ vectors
 
 
+def entries_trained(module, parameters, tasks):
+    """Which entries each task trains, bool [n, P]: not those of the modules that it spares."""
+    spares = getattr(module, "spares", [frozenset()] * tasks)
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    sizes = torch.tensor([p.numel() for p in parameters])
+    kept = [[not any(name.startswith(f"{spared}.") for spared in left) for name in names] for left in spares]
+    return torch.tensor(kept).repeat_interleave(sizes, 1)
+
+
 @cache
 def reference(name="sgd", kind=Toy, steps=STEPS, solver="rotation", groups="all"):
     """What each step of plain torch gives: whole-batch gradients, balancing by `Direct`, clipping.
@@ -124,8 +133,9 @@ def reference(name="sgd", kind=Toy, steps=STEPS, solver="rotation", groups="all"
     for step in range(steps):
         observations, actions, noise = module.inputs(step)
         losses = module.losses(module(observations, actions, noise.rows(0, len(observations))))
-        balance.reached = torch.stack([reached(loss, parameters) for loss in losses])
-        vectors = torch.stack([flat_gradient(loss, parameters) for loss in losses]).double()
+        trained = entries_trained(module, parameters, len(losses))
+        balance.reached = torch.stack([reached(loss, parameters) for loss in losses]) & trained
+        vectors = torch.stack([flat_gradient(loss, parameters) for loss in losses]).double() * trained
         update = balance(vectors, torch.stack(losses).detach())
         norm = update.norm()
         update *= (CLIP / (norm + 1e-6)).clamp(max=1.0)

@@ -165,6 +165,8 @@ def columns_source(format: str, opener: Opener, where: Path, paths: Sequence[Pat
                 notes.append(NO_ENDS_NOTE)
             has_rewards &= "rewards" in columns
             notes += [*file_notes, *picture_notes(columns["observations"], pictures, str(path))]
+    if not places:
+        raise UserError(f"{paths[0]}: there are no frames in it")
     if len(environments) > 1:
         raise UserError(f"{where}: its files name several tasks ({_listed(environments)}); pack the tasks apart")
     meaning, origin = evidence.meaning(str(where), pictures.actions)
