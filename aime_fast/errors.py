@@ -1,11 +1,14 @@
 """The exception for mistakes of the user, and the exit code that it becomes."""
 
 import argparse
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from typing import NoReturn
+from io import TextIOWrapper
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -19,11 +22,36 @@ class UserError(Exception):
 
 
 class PlainParser(argparse.ArgumentParser):
-    """A parser of the standard library whose errors are `UserError`s."""
+    """A parser of the standard library whose errors are `UserError`s. Options are not abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse; an unknown option is named before a missing one, which may be the same one misspelt."""
+        known = {option.lower(): option for option in self._option_string_actions}
+        for token in args[: list(args).index("--")] if "--" in args else args:
+            name = token.partition("=")[0]
+            if name.startswith("--") and name not in known.values():
+                near = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+                self.error(f"unknown option {name}" + (f", did you mean {known[near[0]]}?" if near else ""))
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise `message` as a `UserError`."""
         raise UserError(f"{message}; `{self.prog} --help` lists the options")
+
+
+def check_text(arguments: Iterable[str]) -> None:
+    """Raise `UserError` for an argument that libraries, which write UTF-8, would take for the name of another file."""
+    encoding = sys.getfilesystemencoding()
+    for argument in arguments:
+        if encoding != "utf-8" and not argument.isascii():
+            raise UserError(
+                f"the locale has no UTF-8 ({encoding}) for {argument!r}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(f"{argument!r} is not text in UTF-8; rename the file or folder")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
@@ -44,11 +72,20 @@ def check_at_least(least: int, **values: int) -> None:
 def exit_on_user_error(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: its own (None means 0), 2 after a `UserError`, 130 after Ctrl-C.
 
-    A `UserError` is printed to standard error as one line `error: ...`. Any other exception is a bug of the program
-    and keeps its traceback.
+    A `UserError` is printed to standard error as one line `error: ...`. Where nobody reads standard output any more
+    (`| head`), the command ends quietly with 141, as others do. Any other exception is a bug of the program and keeps
+    its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the locale lacks, in a path or a table, is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+        return 128 + signal.SIGPIPE
     except UserError as mistake:
         print("error:", mistake, file=sys.stderr)
         return 2

@@ -14,21 +14,35 @@ from pathlib import Path
 def main(argv: list[str] | None = None) -> int:
     """Train with the options `argv` (default: those of the command line); returns the exit code."""
     from aime_fast.errors import exit_on_user_error
+    from aime_fast.waiting import sleep_while_waiting
 
+    sleep_while_waiting()
     return exit_on_user_error(lambda: _train(sys.argv[1:] if argv is None else argv))
 
 
 def _train(argv: list[str]) -> int:
     from aime_fast.config.command_line import parse_train_args
+    from aime_fast.errors import UserError, check_text
 
-    config = parse_train_args(argv)
+    check_text(argv)
+    chosen: list[str] = []
+
+    def preset_of_machine() -> str:
+        from aime_fast.training.run.preset import suitable_preset
+
+        chosen.append(suitable_preset())
+        return chosen[0]
+
+    config = parse_train_args(argv, preset_of_machine)
     # After the options, so that `--help` and a misspelt option do not wait for torch.
-    from aime_fast.errors import UserError
     from aime_fast.training.run.host_memory import keep_freed_memory
+    from aime_fast.training.run.preset import expectation
     from aime_fast.training.trainer import DMCVBTrainer
 
     keep_freed_memory()
     trainer = DMCVBTrainer(config)
+    if chosen and trainer.engine.device.type == "cpu":
+        trainer.notes.append(expectation(trainer.config, trainer.schedules.total_steps))
     try:
         summary = trainer.fit()
     except UserError as mistake:

@@ -1,23 +1,23 @@
-"""Compare the time of a training step with that of another commit; prints one line of JSON.
+"""Compare the time of a training step with that of another commit; prints a row of the benchmarks as JSON.
 
     python benchmarks/against_commit.py COMMIT PRESET BATCH_SIZE STEPS THREADS
 
 Each commit runs in its own process. The two take steps in turn, so that both run under the same load, and which one
 goes first alternates. Each pair of neighbouring steps gives one ratio: the time of this checkout over that of COMMIT.
-The output has the median seconds of both, the median ratio and its quartiles.
+The row has the percentiles of this checkout's seconds, and the median ratio with its 20th and 80th percentile.
 
 COMMIT is checked out into a temporary git worktree and runs in this environment. Steps run as written (not compiled) on
 the recorded sample. The first four steps warm up and are not counted.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median, quantiles
+
+from rows import make_row
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 4
@@ -82,7 +82,7 @@ def worktree(commit):
 
 
 def compare(commit, preset, batch_size, steps, threads):
-    """Seconds a step of both, and the ratios of neighbouring steps."""
+    """The row of this checkout's steps, over the neighbouring steps of `commit`."""
     words = [preset, batch_size, threads]
     with worktree(commit) as other, stepper(ROOT, words) as here, stepper(other, words) as there:
         for _ in range(WARM_UP):
@@ -94,19 +94,18 @@ def compare(commit, preset, batch_size, steps, threads):
             else:
                 now, before = here(), there()
             pairs.append((now, before))
-    ratios = [now / before for now, before in pairs]
-    quarter, _, three_quarters = quantiles(ratios, n=4)
-    return {
-        "preset": preset,
-        "batch_size": int(batch_size),
-        "threads": int(threads),
-        "commit": commit,
-        "seconds_here": round(median(now for now, _ in pairs), 4),
-        "seconds_there": round(median(before for _, before in pairs), 4),
-        "ratio": round(median(ratios), 4),
-        "ratio_quartiles": [round(quarter, 4), round(three_quarters, 4)],
-    }
+    now, before = zip(*pairs, strict=True)
+    return make_row(
+        "step against another commit",
+        "this checkout",
+        now,
+        unit="s",
+        shape=f"{preset} B={batch_size}, {threads} threads",
+        dtype="float32",
+        baseline=(commit, before),
+        paired=True,
+    )
 
 
 if __name__ == "__main__":
-    print(json.dumps(compare(*sys.argv[1:6])))
+    print(compare(*sys.argv[1:6]).model_dump_json())

@@ -1,12 +1,21 @@
 """What several benchmarks measure alike."""
 
-import statistics
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).parents[1]
+Call = Callable[[], object]
 
-def peak_bytes(call):
+
+def peak_bytes(call: Call) -> int:
     """The most memory that is allocated on the CPU at one time in a call, beyond what was there before."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     # Without `acc_events` torch 2.11 warns that it forgets events at the end of a cycle; here is one cycle.
@@ -21,26 +30,61 @@ def peak_bytes(call):
 
 
 @contextmanager
-def two_threads():
-    """Every figure of the documents is of two, which a compiled form also depends on."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside. The figures of the documents are of two, where they say nothing else."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
-def in_turn(benchmark, forms, rounds):
-    """Seconds of each of these calls by name, and their medians, after two rounds of warm-up.
+def alternating(
+    forms: Mapping[str, Call],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    setup: Call | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each call by name. Every round makes all calls, so that all see one machine.
 
-    Every round makes all calls, so that all see one machine. The benchmark's timer decides what a second is.
+    `setup` runs before each call and is not counted. Every second round makes the calls in the opposite order.
     """
-    seconds = {name: [] for name in forms}
-    for round_ in range(2 + rounds):
-        for name, call in forms.items():
-            start = benchmark._timer()
-            call()
-            if round_ >= 2:
-                seconds[name].append(benchmark._timer() - start)
-    return seconds, {name: statistics.median(times) for name, times in seconds.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for round_ in range(warm_up + rounds):
+        for name in list(forms)[:: -1 if round_ % 2 else 1]:
+            if setup is not None:
+                setup()
+            start = clock()
+            forms[name]()
+            end = clock()
+            if round_ >= warm_up:
+                seconds[name].append(end - start)
+    return seconds
+
+
+def apart(call: Call, rounds: int, *, warm_up: int = 2) -> list[float]:
+    """Seconds of a call whose rounds follow one another: for what works on in the background between two calls."""
+    return alternating({"": call}, rounds, warm_up=warm_up)[""]
+
+
+def per(samples: Mapping[str, Sequence[float]], count: float) -> dict[str, list[float]]:
+    """The samples of one of `count` equal parts."""
+    return {name: [value / count for value in values] for name, values in samples.items()}
+
+
+def run(*words: object, processes: int = 0, threads: int = 2) -> str:
+    """What a Python command prints, run from the project's root; `processes` of them under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *launcher, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def run_json(*words: object, processes: int = 0, threads: int = 2) -> dict:
+    """The JSON object in the last line that a Python command prints, as in `run`."""
+    return json.loads(run(*words, processes=processes, threads=threads).splitlines()[-1])

@@ -2,7 +2,8 @@
 
     python benchmarks/recovery.py --kills 50
     python benchmarks/recovery.py --stall small      # how long a checkpoint stops the loop, compared with a step, and
-                                                     # how much later a resumed run takes its first step than a new one
+                                                     # how much later a resumed run takes its first step than a new one;
+                                                     # the last line has the seconds as JSON
 
 Every attempt is a process forked from one that has imported the program, so imports are paid once. One third of the
 kills come while a checkpoint is written, the others at any time after the start of the process. A run that reaches its
@@ -141,7 +142,7 @@ def finish(run: Run) -> None:
 
 def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: list[str]) -> tuple[Outcome, float]:
     options = ["--preset", "debug", "--steps", str(steps), "--checkpoint-every", str(every), "--threads", "1"]
-    options += ["--logging.log-every", "1", "--logging.tensorboard", "false", *extra]
+    options += ["--logging.log-every", "1", "--logging.tracker", "none", *extra]
     alone = Run(folder / "alone", options)
     began = time.monotonic()
     finish(alone)
@@ -159,10 +160,10 @@ def measure(kills: int, steps: int, every: int, seed: int, folder: Path, extra: 
     return outcome, whole
 
 
-def recovery(preset: str, folder: Path, rounds: int = 3) -> str:
+def recovery(preset: str, folder: Path, rounds: int = 3) -> dict[str, list[float]]:
     """Seconds from the start of a process to its first step: of a new run, and of one resumed from a checkpoint."""
     options = ["--preset", preset, "--steps", "1000", "--checkpoint-every", "1", "--threads", str(os.cpu_count())]
-    options += ["--logging.log-every", "1", "--logging.tensorboard", "false"]
+    options += ["--logging.log-every", "1", "--logging.tracker", "none"]
     seconds = ([], [])
     for number in range(rounds):
         run = Run(folder / f"new-{number}", options)
@@ -175,19 +176,13 @@ def recovery(preset: str, folder: Path, rounds: int = 3) -> str:
             times.append(min(new) - wall)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-    new, resumed = ([f(times) for f in (min, statistics.median, max)] for times in seconds)
-    words = [", ".join(f"{value:.2f}" for value in times) for times in (new, resumed)]
-    return (
-        f"`{preset}`, {os.cpu_count()} threads: seconds from the start of a process, imports done, to the end of its "
-        f"first step, least, median and most of {rounds}: of a new run {words[0]}; of a resumed one {words[1]}; "
-        f"beyond start-up {resumed[0] - new[0]:.2f} by the least and {resumed[1] - new[1]:.2f} by the medians"
-    )
+    return dict(zip(("new", "resumed"), seconds, strict=True))
 
 
-def stall(preset: str, folder: Path) -> str:
-    """Seconds of six steps and of the three checkpoints among them."""
+def stall(preset: str, folder: Path) -> dict[str, list[float]]:
+    """Seconds of six steps and of the three checkpoints among them, and the megabytes of the last."""
     training = trainer.DMCVBTrainer(
-        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), logging={"tensorboard": False}
+        preset=preset, steps=100, checkpoint_every=2, out=str(folder / "run"), logging={"tracker": "none"}
     )
     steps, saves = [], []
 
@@ -205,10 +200,18 @@ def stall(preset: str, folder: Path) -> str:
     summary = training.fit(until=6)
     size = sum(path.stat().st_size for path in summary.checkpoint.iterdir()) / 1e6
     training.close()
-    seconds = [", ".join(f"{value:.2f}" for value in values) for values in (steps, saves)]
+    return {"steps": steps, "saves": saves, "megabytes": [size]}
+
+
+def words(preset: str, found: dict[str, list[float]]) -> str:
+    """What `recovery` and `stall` found."""
+    shown = {name: ", ".join(f"{value:.2f}" for value in sorted(values)) for name, values in found.items()}
     return (
-        f"`{preset}`, {torch.get_num_threads()} threads, {size:.0f} MB each: seconds of the steps {seconds[0]}; "
-        f"seconds that a checkpoint stopped the loop {seconds[1]}"
+        f"`{preset}`, {os.cpu_count()} threads, {found['megabytes'][0]:.0f} MB a checkpoint\n"
+        f"seconds of the steps: {shown['steps']}\n"
+        f"seconds that a checkpoint stopped the loop: {shown['saves']}\n"
+        "seconds from the start of a process, imports done, to the end of its first step: "
+        f"of a new run {shown['new']}; of a resumed one {shown['resumed']}"
     )
 
 
@@ -259,8 +262,9 @@ def main() -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
     if known.stall:
         with tempfile.TemporaryDirectory() as folder:
-            print(recovery(known.stall, Path(folder)))  # first: it forks, which a process with torch's threads must not
-            print(stall(known.stall, Path(folder)))
+            # `recovery` first: it forks, which a process with torch's threads must not.
+            found = recovery(known.stall, Path(folder)) | stall(known.stall, Path(folder))
+        print(words(known.stall, found), json.dumps(found), sep="\n")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         outcome, whole = measure(known.kills, known.steps, known.every, known.seed, Path(folder), extra)

@@ -11,7 +11,8 @@ is `on` or `off` (default). Reported are:
   second step is profiled; the ratio is the median over pairs of neighbouring steps, which see the same machine load;
 - operator calls (views included) of one more step; for compiled steps, profiled calls instead: every event of an
   operator, nested ones included, and every compiled graph;
-- with COMPILE on, the time of a compiled step divided by that of a step as written, measured in turn.
+- with COMPILE on, the time of a compiled step divided by that of a step as written, measured in turn;
+- under `samples`, the values of every step that the figures are of.
 """
 
 import json
@@ -97,6 +98,7 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
         walls, costs = zip(*(times for times, _ in pairs), strict=True)
         events = pairs[-1][1][0]
         over, over_alone = (median(wall / seen[kind] for (wall, _), seen in pairs) for kind in (1, 2))
+        samples = {"seconds": walls, "cpu_seconds": costs, "products": [seen[1] for _, seen in pairs]}
         calls = over_written = None  # the dispatcher's mode and a compiled graph exclude each other
         done = 2 * steps + 4
         if compile == "off":
@@ -107,6 +109,7 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             as_written = uncompiled()(step)
             as_written(done)
             turns = [(step(index)[0], as_written(index + 1)[0]) for index in range(done + 1, done + 1 + 2 * steps, 2)]
+            samples["compiled"], samples["as_written"] = zip(*turns, strict=True)
             over_written = round(median(turn[0] for turn in turns) / median(turn[1] for turn in turns), 2)
         return {
             "preset": preset,
@@ -123,6 +126,7 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             "operator_calls": calls,
             "profiled_calls": sum(n for key, (n, _) in events.items() if "::" in key or "CompiledFxGraph" in key),
             "peak_memory_gb": round(peak / 1e9, 2),
+            "samples": samples,
             "phases_seconds": {name: round(events.get(name, (0, 0.0))[1], 3) for name in PHASES},
         }
 

@@ -1,26 +1,22 @@
-"""Windows per second of every way to read the same frames: B=8, T=16, 10,240 frames (126 MB, beyond most caches).
+"""Seconds a window of every way to read the same frames: B=8, T=16, 10,240 frames (126 MB, beyond most caches).
 
-Run with `make bench ARGS=benchmarks/test_bench_data.py`. One thread for torch; after the warm-up the files are in the
-page cache and their checksums compared. `extra_info` holds the windows per second of the slowest, median and fastest
-round, and the windows per second of CPU time, all threads together, over all rounds. `-k wait` measures how long
-training waits for its data, and fails at 2 % of the time.
+One thread for torch; after the warm-up the files are in the page cache and their checksums compared. The baseline is
+h5py in a `DataLoader`; the peers are WebDataset, Lance and a bare NumPy gather. What reads ahead works between two
+calls, so each way has its rounds by itself. `-k wait` measures how long training waits for its data.
 """
 
+import importlib.util
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
-import time
 from itertools import islice
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 import webdataset as wds
+from measuring import apart, run, threads
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
@@ -31,11 +27,14 @@ from aime_fast.data.packing.pack import pack
 from aime_fast.data.store import open_store
 from aime_fast.data.windows import WindowSampler
 
-B, T, STEPS, ROUNDS = 8, 16, 64, 15
+pytestmark = pytest.mark.timeout(600)
+B, T, STEPS, ROUNDS = 8, 16, 16, 9
 CONFIG = LoaderConfig(batch_size=B, sequence_length=T)
-ROOT = Path(__file__).parents[1]
-WAIT_STEPS = 12
+WAIT_STEPS = 8
 EPISODES, LENGTH = 80, 128
+WINDOWS = B * STEPS
+"""Of a round."""
+OPTIONS = {"unit": "s", "shape": f"a window of {T} frames, 64 x 64", "dtype": "uint8"}
 
 
 class PlainHDF5(Dataset):
@@ -68,54 +67,70 @@ def recording(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shards(recording):
-    """The same frames packed in every way that is measured."""
-    folder = recording.parent
+    """Packs the frames in the way that is asked for, once."""
     ways = {codec: dict(codec=codec, chunks_per_shard=1000) for codec in ("raw", "jpg", "png")}
     ways["many raw"] = dict(codec="raw", chunks_per_shard=16)
-    return {way: pack(recording, folder / f"shards-{way}", val_episodes=0, **how) for way, how in ways.items()}
+
+    def packed(way):
+        folder = recording.parent / f"shards-{way}"
+        return folder if folder.exists() else pack(recording, folder, val_episodes=0, **ways[way])
+
+    return packed
 
 
-def measure(benchmark, read, windows=B * STEPS, rounds=ROUNDS):
-    """Time `read`, which yields `windows` windows, and record their rates."""
-    torch.set_num_threads(1)
-    cpu = []
-
-    def clocked():
-        started = time.process_time()
-        read()
-        cpu.append(time.process_time() - started)
-
-    benchmark.group = "windows"
-    benchmark.pedantic(clocked, rounds=rounds, warmup_rounds=2)
-    stats = benchmark.stats.stats
-    benchmark.extra_info["windows_per_second"] = [round(windows / t) for t in (stats.max, stats.median, stats.min)]
-    benchmark.extra_info["windows_per_cpu_second"] = round(windows * rounds / sum(cpu[2:]))
+@pytest.fixture(scope="module")
+def hdf5(recording):
+    """Seconds a window of the baseline: a DataLoader over h5py, frames left as uint8 as the back-ends leave them."""
+    dataset = PlainHDF5(recording)
+    loader = DataLoader(dataset, B, sampler=RandomSampler(dataset, num_samples=WINDOWS))
+    return seconds_a_window(lambda: list(loader))
 
 
-@pytest.mark.parametrize("way", ["raw", "many raw", "png", "jpg"])
-def test_memory_backend(benchmark, shards, way):
-    backend = open_backend("memory", shards[way], CONFIG, "train", 0)
-    measure(benchmark, lambda: [backend.batch(step) for step in range(STEPS)])
+@pytest.fixture
+def reading(record, hdf5):
+    """Adds the row of one way to read."""
+
+    def add(form, samples):
+        record("reading", "h5py in a DataLoader", hdf5, **OPTIONS)
+        record("reading", form, samples, baseline=("h5py in a DataLoader", hdf5), **OPTIONS)
+
+    return add
 
 
-def test_resident_backend(benchmark, shards):
+def seconds_a_window(read, windows=WINDOWS):
+    """Of each round of `read`, which reads `windows`."""
+    with threads(1):
+        return [seconds / windows for seconds in apart(read, ROUNDS)]
+
+
+def seconds_of_backend(kind, path, count=STEPS):
+    """Of `count` batches a round. Rounds follow one another: what is read ahead in one is used in the next."""
+    backend = open_backend(kind, path, CONFIG, "train", 0)
+    steps = iter(range(10**9))
+    return seconds_a_window(lambda: [backend.batch(step) for step in islice(steps, count)], count * B)
+
+
+@pytest.mark.parametrize("way", [pytest.param("raw", marks=pytest.mark.quick), "many raw", "png", "jpg"])
+def test_memory_backend(reading, shards, way):
+    reading(f"memory, {way}", seconds_of_backend("memory", shards(way)))
+
+
+def test_resident_backend(reading, shards):
     """On the CPU, where it has nothing over `memory`."""
-    backend = open_backend("resident", shards["raw"], CONFIG, "train", 0)
-    measure(benchmark, lambda: [backend.batch(step) for step in range(STEPS)])
+    reading("resident, raw", seconds_of_backend("resident", shards("raw")))
 
 
 @pytest.mark.parametrize("way", ["raw", "jpg", "png"])
 @pytest.mark.parametrize("kind", ["dali", "dali-stream", "webdataset"])
-def test_pipelined_backends(benchmark, shards, kind, way):
-    """Rounds follow one another, so that what is read ahead in one is used in the next."""
-    backend = open_backend(kind, shards[way], CONFIG, "train", 0)
-    steps = iter(range(10**9))
-    measure(benchmark, lambda: [backend.batch(step) for step in islice(steps, STEPS)], rounds=7)
+def test_pipelined_backends(reading, shards, kind, way):
+    """A round is longer than what is read ahead, so that none is made of that alone."""
+    reading(f"{kind}, {way}", seconds_of_backend(kind, shards(way), 4 * STEPS))
 
 
 # WebDataset leaves the shard it has open to the garbage collector.
+@pytest.mark.quick
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_jpeg_a_frame(benchmark, recording):
+def test_one_jpeg_a_frame(reading, recording):
     """The usual WebDataset: a JPEG of each frame (quality 95, 4:4:4) beside its action, decoded by Pillow.
 
     Frames are read in order and windows do not overlap: each frame is decoded once, which the random windows of the
@@ -130,84 +145,117 @@ def test_one_jpeg_a_frame(benchmark, recording):
                 member = tarfile.TarInfo(f"{number:08d}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    frames = EPISODES * LENGTH
     samples = (
         wds.WebDataset(str(shard), shardshuffle=False, nodesplitter=None, empty_check=False).decode("rgb8").repeat()
     )
     stream = iter(samples)
 
     def batches():
-        for _ in range(frames // (B * T)):
+        for _ in range(2):
             rows = list(islice(stream, B * T))
             torch.from_numpy(np.stack([row["jpg"] for row in rows]).reshape(B, T, 64, 64, 3))
             np.stack([np.frombuffer(row["act"], np.float32) for row in rows]).reshape(B, T, -1)
 
-    measure(benchmark, batches, windows=frames // T, rounds=5)
+    reading("WebDataset, one JPEG a frame", seconds_a_window(batches, 2 * B))
     stream.close()
 
 
-def test_bare_numpy_gather(benchmark, recording):
+@pytest.mark.quick
+@pytest.mark.skipif(importlib.util.find_spec("lance") is None, reason="the peer Lance is missing: pip install pylance")
+def test_lance(reading, recording):
+    """Random windows out of a Lance table with a row for each frame, its pixels uncompressed."""
+    import lance
+    import pyarrow as pa
+
+    with h5py.File(recording) as file:
+        columns = {
+            name: pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values[0].size)
+            for name, values in ((name, file[name][:]) for name in ("observations", "actions"))
+        }
+    table = lance.write_dataset(pa.table(columns), recording.parent / "frames.lance")
+    steps = iter(range(10**9))
+
+    def batches():
+        for step in islice(steps, STEPS):
+            found = table.take(rows_of(step).ravel(), columns=["observations", "actions"])
+            frames, actions = (column.combine_chunks().flatten().to_numpy() for column in found.columns)
+            torch.from_numpy(frames.reshape(B, T, 64, 64, 3)), torch.from_numpy(actions.reshape(B, T, -1))
+
+    with h5py.File(recording) as file:
+        first = table.take(rows_of(0)[0], columns=["observations"]).column(0).combine_chunks().flatten().to_numpy()
+        assert np.array_equal(first.reshape(T, 64, 64, 3), file["observations"][rows_of(0)[0]])
+    # PyArrow's arrays are read-only, and torch warns that writing to them is undefined; nothing here writes.
+    with pytest.warns(UserWarning, match="not writable"):
+        samples = seconds_a_window(batches)
+    reading("Lance, raw", samples)
+
+
+@pytest.mark.quick
+def test_bare_numpy_gather(reading, recording):
     """The ceiling: the same windows' pixels alone, copied by NumPy out of one memory map."""
     frames = np.memmap(recording.parent / "bare.raw", np.uint8, "w+", shape=(EPISODES * LENGTH, 64 * 64 * 3))
     with h5py.File(recording) as file:
         frames[:] = file["observations"][:].reshape(frames.shape)
-    sampler = WindowSampler([LENGTH] * EPISODES, T, B, 0)
-    rows = [(w[:, :1] * LENGTH + w[:, 1:] + np.arange(T)) for w in map(sampler.batch, range(STEPS))]
-    plain = np.asarray(frames)
-    measure(benchmark, lambda: [plain[index] for index in rows])
+    rows, plain = [rows_of(step) for step in range(STEPS)], np.asarray(frames)
+    reading("NumPy gather, pixels alone", seconds_a_window(lambda: [plain[index] for index in rows]))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_plain_hdf5_loader(benchmark, recording, workers):
-    """A DataLoader over h5py, frames left as uint8 as the back-ends leave them; workers start in the time measured."""
-    dataset = PlainHDF5(recording)
-    loader = DataLoader(dataset, B, sampler=RandomSampler(dataset, num_samples=2048), num_workers=workers)
-    measure(benchmark, lambda: list(loader), windows=2048, rounds=5)
+def rows_of(step):
+    """The numbers of the frames in the windows of a step: int64 [B, T]."""
+    windows = SAMPLER.batch(step)
+    return windows[:, :1] * LENGTH + windows[:, 1:] + np.arange(T)
 
 
-def test_dmcvb_dataset(benchmark, shards):
+SAMPLER = WindowSampler([LENGTH] * EPISODES, T, B, 0)
+
+
+def test_hdf5_with_workers(reading, recording):
+    """Two workers, whose start is in the time measured."""
+    dataset, count = PlainHDF5(recording), 8 * WINDOWS
+    loader = DataLoader(dataset, B, sampler=RandomSampler(dataset, num_samples=count), num_workers=2)
+    reading("h5py in a DataLoader, two workers", seconds_a_window(lambda: list(loader), count))
+
+
+def test_dmcvb_dataset(reading, shards):
     """The map-style view, whose items are floats: four times the bytes."""
-    dataset = DMCVBDataset(shards["raw"], T)
-    places = np.random.default_rng(0).integers(0, len(dataset), B * STEPS)
-    measure(benchmark, lambda: [dataset[place] for place in places])
+    dataset = DMCVBDataset(shards("raw"), T)
+    places = np.random.default_rng(0).integers(0, len(dataset), WINDOWS)
+    reading("DMCVBDataset, raw", seconds_a_window(lambda: [dataset[place] for place in places]))
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("codec", ["raw", "jpg"])
-@pytest.mark.parametrize("kind", ["resident", "memory", "dali", "dali-stream", "webdataset"])
-def test_data_wait(benchmark, recording, tmp_path, kind, codec):
+WAITS = [
+    pytest.param(kind, codec, marks=[] if (kind, codec) in [("memory", "raw"), ("dali", "jpg")] else pytest.mark.slow)
+    for kind in ("resident", "memory", "dali", "dali-stream", "webdataset")
+    for codec in ("raw", "jpg")
+]
+
+
+@pytest.mark.parametrize("kind, codec", WAITS)
+def test_data_wait(record, recording, tmp_path, kind, codec):
     """How long `small` waits for data: for the very first batch less than a step, in all steps after under 2 %."""
     shards = recording.parent / f"wait-{codec}"
     if not shards.exists():
         pack(recording, shards, codec=codec, chunks_per_shard=80, val_episodes=1)
     flags = ["--preset", "small", "--steps", WAIT_STEPS, "--threads", 2, "--logging.log_every", 1, "--backend", kind]
-    command = [sys.executable, "aime_fast/train.py", *flags, "--data", shards, "--out", tmp_path / "run"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "2"}
-    benchmark.group = "wait"
-    run = dict(cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    benchmark.pedantic(subprocess.run, ([*map(str, command)],), run, rounds=1)
+    run("aime_fast/train.py", *flags, "--data", shards, "--out", tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     seconds, waited = np.array(
         [(B * T / row["frames_per_second"], row["data_wait"]) for row in rows if row["split"] == "train"]
     ).T
     waited *= seconds
-    later = waited[1:].sum() / seconds[1:].sum()
-    benchmark.extra_info |= {
-        "first_batch_waited_ms": round(float(1000 * waited[0]), 1),
-        "later_steps_percent": round(float(100 * later), 3),
-        "with_the_first_batch_percent": round(float(100 * waited.sum() / seconds.sum()), 3),
-        "seconds_a_step": round(float(np.median(seconds)), 2),
-    }
-    print(kind, codec, benchmark.extra_info)
-    assert len(seconds) == WAIT_STEPS and waited[0] < np.median(seconds) and later < 0.02
+    assert len(seconds) == WAIT_STEPS and waited[0] < np.median(seconds)
+    options = {"unit": "s", "shape": f"small B={B} T={T}, {codec}", "paired": True}
+    record("wait for data", kind, waited[1:], baseline=("the step", seconds[1:]), **options)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("codec", ["raw", "png", "jpg"])
-def test_pack(benchmark, recording, codec, workers):
-    """Frames a second of packing by one process, and by two whose start is in the time measured."""
-    benchmark.group = "pack"
-    options = dict(codec=codec, force=True, workers=workers, chunks_per_shard=80)
-    benchmark.pedantic(pack, (recording, recording.parent / f"packed-{codec}"), options, rounds=3, warmup_rounds=1)
-    frames = EPISODES * LENGTH / benchmark.stats.stats.median
-    benchmark.extra_info["frames_per_second"] = round(frames)
+def test_pack(record_forms, recording, codec):
+    """By one process, and by two whose start is in the time measured."""
+
+    def packing(workers):
+        folder = recording.parent / f"packed-{codec}-{workers}"
+        options = dict(codec=codec, force=True, workers=workers, chunks_per_shard=80)
+        return [seconds / (EPISODES * LENGTH) for seconds in apart(lambda: pack(recording, folder, **options), 3)]
+
+    samples = {"one process": packing(1), "two processes": packing(2)}
+    record_forms("packing", samples, baseline="one process", paired=False, unit="s", shape=f"a frame as {codec}")

@@ -1,7 +1,11 @@
-"""Every kernel beside its reference: time, bytes, and rows for `kernels/aime_kernels/routes.py`.
+"""Every operator beside plain torch, and every kernel beside its reference: time, bytes, and rows for `routes.py`.
 
+    make bench ARGS=benchmarks/test_bench_kernels.py
     make bench ARGS='-m gpu -s benchmarks/test_bench_kernels.py'
     python benchmarks/test_bench_kernels.py [--device cpu] [--small] [--no-compiled]
+
+The first command compares each operator, as it is routed on a CPU, with plain torch. The others compare kernels with
+their references, for `kernels/aime_kernels/routes.py`.
 
 `rows()` and `each_row()` give the figures as dictionaries: `eager_ms` and `compiled_ms` of the reference, `kernel_ms`,
 `bytes` that must move, and `gb_per_s` of the kernel. Operators with gradients are timed forward and backward. On a GPU
@@ -12,13 +16,14 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 import torch
+from measuring import alternating, apart, per, threads
+from plain import PLAIN
 
 import aime_kernels
 from aime_kernels.dispatch import obstacle_of_device
@@ -37,6 +42,7 @@ class Case(NamedTuple):
     """Calls a form of the function once."""
     bytes: int
     """That must move: inputs, results and gradients, each once in every pass that needs it."""
+    dtype: str = "float32"
 
 
 def size(*tensors):
@@ -69,8 +75,9 @@ def likelihood(frames, mixtures, pixels, dtype, device):
     def call(form):
         return form(x, centre, blocks, of_nats, 0.5)
 
-    shape = f"{list(blocks.shape)} {str(dtype)[6:]}"
-    return Case("logistic_mixture", shape, gradients, call, 2 * size(blocks) + 3 * size(x))
+    name = str(dtype).removeprefix("torch.")
+    moved = 2 * size(blocks) + 3 * size(x)
+    return Case("logistic_mixture", f"{list(blocks.shape)} {name}", gradients, call, moved, name)
 
 
 def vectors(name, elements, tasks, device, offset=0):
@@ -91,9 +98,8 @@ def vectors(name, elements, tasks, device, offset=0):
 
 def frames(shape, device):
     levels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    return Case(
-        "normalise_frames", str(list(shape)), aime_kernels.normalise_frames, lambda form: form(levels), 5 * size(levels)
-    )
+    function, moved = aime_kernels.normalise_frames, 5 * size(levels)
+    return Case("normalise_frames", str(list(shape)), function, lambda form: form(levels), moved, "uint8")
 
 
 def codebook(encodings, count, dim, device):
@@ -104,8 +110,11 @@ def codebook(encodings, count, dim, device):
     )
 
 
-def cases(device: str, small: bool) -> Iterator[Case]:
-    """Sizes of a step of `small` with 8 windows of 16 frames, then larger ones; or very small sizes. Lazily."""
+def cases(device: str, small: bool, elements: int = 34_000_000) -> Iterator[Case]:
+    """Sizes of a step of `small` with 8 windows of 16 frames, then larger ones; or very small sizes. Lazily.
+
+    `elements` is the length of the gradients that are balanced.
+    """
     k, d, s = (3, 4, 2) if small else (15, 36, 10)
     for n, mixtures, pixels, dtype in (
         [(2, 2, 9, torch.float32)]
@@ -115,7 +124,7 @@ def cases(device: str, small: bool) -> Iterator[Case]:
         yield likelihood(n, mixtures, pixels, dtype, device)
     for name in ("rgb_gram", "rgb_combine"):
         for offset in (0, 1):
-            yield vectors(name, 100 if small else 34_000_000, 3, device, offset)
+            yield vectors(name, 100 if small else elements, 3, device, offset)
     for rows_, count, dim in [(3, 5, 4)] if small else [(8192, 256, 64), (8192, 1024, 256)]:
         yield codebook(rows_, count, dim, device)
     yield frames((1, 2, 4, 6, 3) if small else (8, 16, 64, 64, 3), device)
@@ -141,15 +150,10 @@ def mode(value: str) -> Iterator[None]:
         os.environ.pop("AIME_KERNELS") if before is None else os.environ.update(AIME_KERNELS=before)
 
 
-def milliseconds(call: Callable, device: str, rounds: int) -> float:
-    """The median time of a call after three rounds of warm-up."""
+def milliseconds(call: Callable, device: str, rounds: int) -> list[float]:
+    """The times of calls after three rounds of warm-up."""
     if device == "cpu":
-        times = []
-        for _ in range(3 + rounds):
-            start = time.perf_counter()
-            call()
-            times.append(1e3 * (time.perf_counter() - start))
-        return statistics.median(times[3:])
+        return [1e3 * seconds for seconds in apart(call, rounds, warm_up=3)]
     replay = captured(call)
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
     for start, end in pairs:
@@ -157,7 +161,7 @@ def milliseconds(call: Callable, device: str, rounds: int) -> float:
         replay()
         end.record()
     torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in pairs)
+    return [start.elapsed_time(end) for start, end in pairs]
 
 
 def captured(call: Callable) -> Callable:
@@ -181,28 +185,32 @@ def each_row(device: str = "cuda", small: bool = False, compiled: bool = True, r
         yield row_of(case, device, compiled, rounds)
 
 
-def row_of(case: Case, device: str, compiled: bool, rounds: int) -> dict:
-    """The row of one operator at one size."""
+def samples_of(case: Case, device: str, compiled: bool, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each form of one operator at one size: `eager`, `compiled` on request, `kernel` on a card."""
+    samples = {}
     with mode("reference"):
-        eager = milliseconds(lambda: case.call(case.function), device, rounds)
-        fused = None
+        samples["eager"] = milliseconds(lambda: case.call(case.function), device, rounds)
         if compiled:
             torch.compiler.reset()
             form = torch.compile(case.function)
-            fused = milliseconds(lambda: case.call(form), device, rounds)
-    kernel = None
+            samples["compiled"] = milliseconds(lambda: case.call(form), device, rounds)
     if device != "cpu" and obstacle_of_device(torch.device(device)) is None:
         with mode("triton"):
-            kernel = milliseconds(lambda: case.call(case.function), device, rounds)
-    return {
-        "kernel": case.kernel,
-        "shape": case.shape,
-        "eager_ms": eager,
-        "compiled_ms": fused,
-        "kernel_ms": kernel,
-        "bytes": case.bytes,
-        "gb_per_s": None if kernel is None else 1e-6 * case.bytes / kernel,
-    }
+            samples["kernel"] = milliseconds(lambda: case.call(case.function), device, rounds)
+    return samples
+
+
+def row_of(case: Case, device: str, compiled: bool, rounds: int) -> dict:
+    """The row of one operator at one size."""
+    return row_from(case, samples_of(case, device, compiled, rounds))
+
+
+def row_from(case: Case, samples: dict[str, list[float]]) -> dict:
+    """The row of these samples: their medians."""
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    times = {f"{name}_ms": medians.get(name) for name in ("eager", "compiled", "kernel")}
+    speed = 1e-6 * case.bytes / medians["kernel"] if "kernel" in medians else None
+    return {"kernel": case.kernel, "shape": case.shape, **times, "bytes": case.bytes, "gb_per_s": speed}
 
 
 def rows(device: str = "cuda", small: bool = False, compiled: bool = True, rounds: int = 50) -> list[dict]:
@@ -219,14 +227,36 @@ def table_row(row: dict, card: str) -> str:
     return f'    "{row["kernel"]}": Row("{route}", "{ROUTES[row["kernel"]].cpu}", "{note}"),'
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "elements, most_bytes", [pytest.param(1_000_000, 4e7, id="quick", marks=pytest.mark.quick), (34_000_000, 1e12)]
+)
+def test_every_operator_on_a_cpu(record_forms, elements, most_bytes):
+    """As it is routed, beside plain torch: forward and backward, two threads. `quick` leaves out what moves much."""
+    with threads(2):
+        for case in cases("cpu", False, elements):
+            if case.bytes > most_bytes or (most_bytes == 1e12 and case.bytes <= 4e7):
+                continue
+            forms = {"ours": case.function, "plain torch": PLAIN[case.kernel]}
+            calls = {name: lambda form=form, case=case: case.call(form) for name, form in forms.items()}
+            samples = alternating(calls, 20 if case.bytes < 4e7 else 7)
+            options = {"unit": "s", "shape": case.shape, "dtype": case.dtype, "paired": True}
+            record_forms(f"operator {case.kernel}", samples, baseline="plain torch", **options)
+
+
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("default")
-def test_every_kernel():
+def test_every_kernel(record_forms):
     card = torch.cuda.get_device_name()
-    for row in each_row():
-        assert row["kernel_ms"] is not None
+    for case in cases("cuda", False):
+        samples = samples_of(case, "cuda", compiled=True, rounds=50)
+        row = row_from(case, samples)
         print(f"\n{table_row(row, card)}  # {row['shape']}, {row['gb_per_s']:.0f} GB/s", end="")
+        options = {"unit": "s", "shape": case.shape, "dtype": case.dtype, "machine": card, "paired": False}
+        assert "kernel" in samples
+        record_forms(f"kernel {case.kernel}", per(samples, 1000), baseline="eager", **options)
 
 
 if __name__ == "__main__":

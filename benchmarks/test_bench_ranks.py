@@ -1,49 +1,36 @@
-"""Two processes against one on two cores: frames a second in all, and the share of a step that goes to collectives.
+"""Two processes against one on two cores, of one global batch: seconds a step, and those that go to collectives.
 
-Run with `make bench ARGS="-s benchmarks/test_bench_ranks.py"`, which prints the table; docs/recovery.md has it as
-measured. Both have the same global batch, so two processes do half a batch each, on one thread each.
+Two processes do half a batch each, on one thread each. docs/recovery.md has the table as measured.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from measuring import run_json
 
-ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
 PRESET, STEPS = "small", 5
-LAYOUTS = [(1, 1, "plain"), (1, 2, "plain"), (2, 1, "zero0"), (2, 1, "zero2")]
+LAYOUTS = {"1 x 1 plain": (1, 1, ""), "2 x 1 zero0": (2, 1, "zero0"), "2 x 1 zero2": (2, 1, "zero2")}
+BASELINE = "1 x 2 plain"
+
+
+def measured(processes, threads, engine):
+    processes_of = 0 if not engine else processes
+    found = run_json("benchmarks/rank_cost.py", PRESET, STEPS, threads, engine, processes=processes_of, threads=threads)
+    assert (found["processes"], found["threads"]) == (processes, threads)
+    return found
 
 
 @pytest.fixture(scope="module")
-def rows():
-    """One row a layout, printed when all are there."""
-    found = []
-    yield found
-    print("\n\n| processes x threads | engine | frames/s | seconds a step: least, median, most | in collectives |")
-    print("|---|---|---|---|---|")
-    for row in found:
-        seconds = ", ".join(f"{value:.2f}" for value in row["seconds_a_step"])
-        layout = f"{row['processes']} x {row['threads']} | {row['engine']}"
-        print(f"| {layout} | {row['frames_a_second']:.1f} | {seconds} | {row['communication']:.0%} |")
+def one_process():
+    """Seconds a step of one process with two threads."""
+    return measured(1, 2, "")["samples"]["seconds"]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("processes, threads, engine", LAYOUTS, ids=lambda value: str(value))
-def test_ranks(benchmark, rows, processes, threads, engine):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    words = ["benchmarks/rank_cost.py", PRESET, str(STEPS), str(threads)]
-    command = [sys.executable, *words] if engine == "plain" else [sys.executable, *launcher, *words, engine]
-
-    def run():
-        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout.splitlines()[-1])
-
-    row = benchmark.pedantic(run, rounds=1)
-    assert (row["processes"], row["threads"]) == (processes, threads)
-    rows.append(row)
-    benchmark.extra_info |= row
+@pytest.mark.parametrize("form", LAYOUTS)
+def test_ranks(record, one_process, form):
+    found = measured(*LAYOUTS[form])
+    seconds, options = found["samples"]["seconds"], {"unit": "s", "shape": f"{PRESET} B=8 T=16", "dtype": "float32"}
+    record("step by several processes", BASELINE, one_process, **options)
+    record("step by several processes", form, seconds, baseline=(BASELINE, one_process), **options)
+    if found["processes"] > 1:
+        waited, step = found["samples"]["in_collectives"], ("the step", seconds)
+        record("wait for collectives", form, waited, baseline=step, paired=True, **options)

@@ -1,19 +1,15 @@
 """The command `aime-fast`: verbs, exit codes, one line for a mistake."""
 
 import re
-import shutil
 import subprocess
 import sys
 
-import h5py
-import numpy as np
 import pytest
-import torch
-from PIL import Image
+from one_step import train_one_step, write_noise
 
 from aime_fast.commands.main import main
+from aime_fast.data.files import SAMPLE
 from aime_fast.errors import UserError, exit_on_user_error
-from aime_fast.reporting import figures
 
 
 def run(capsys, *arguments):
@@ -43,7 +39,9 @@ def test_exit_codes(capsys):
         exit_on_user_error(lambda: 1 // 0)
 
 
-@pytest.mark.parametrize("verb", ["train", "collect", "pack", "inspect", "evaluate", "imagine", "export", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["train", "collect", "pack", "inspect", "evaluate", "compare", "imagine", "figures", "export", "doctor"]
+)
 def test_every_verb_has_help(capsys, verb):
     listed = run(capsys, "--help")
     assert listed[0] == 0
@@ -66,17 +64,26 @@ def test_no_verb_prints_the_verbs(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "unknown verb 'trian'; did you mean 'train'? choose from train, collect"),
+        (["evaluate"], "the following arguments are required: RUN; `aime-fast evaluate --help` lists the options"),
+        (["evaluate", "--checkpoint", "a"], "unknown option --checkpoint; `aime-fast evaluate --help`"),
+        (["imagine", "a", "--ouT", "a.png"], "unknown option --ouT, did you mean --out?"),
+        (["imagine", "a", "--horizn=3"], "unknown option --horizn, did you mean --horizon?"),
+        (["imagine", "a", "--out", "fig.pfd"], "--out fig.pfd: did you mean fig.pdf? name a new .pdf, .svg, "),
+        (["imagine", "a", "--out", "no/such/a.png"], "its folder does not exist"),
+        (["inspect", "--sheet", "fig.xyz"], "fig.xyz"),
+        (["evaluate", "a", "--json", "no/a.json"], "--json no/a.json: its folder does not exist"),
         (["train", "--stepz", "3"], "did you mean --steps?"),
         (["train", "--preset", "huge"], "must be one of debug, small, paper, not 'huge'"),
         (["pack", "/nowhere.h5", "--out", "shards"], "/nowhere.h5"),
         (["pack", "/nowhere.h5"], "--out"),
         (["inspect", "/nowhere"], "/nowhere"),
         (["inspect", "--depp"], "--depp"),
-        (["evaluate", "--checkpoint", "/nowhere"], "/nowhere: no checkpoint there"),
-        (["imagine", "--checkpoint", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
+        (["evaluate", "/nowhere"], "/nowhere: no checkpoint there"),
+        (["imagine", "/nowhere", "--out", "a.png"], "/nowhere: no checkpoint there"),
+        (["figures", "/nowhere"], "/nowhere holds no run"),
         (["export", "/nowhere", "--out", "model"], "/nowhere: no checkpoint there"),
-        (["imagine", "--checkpoint", "a", "--out", "a.png", "--context", "0"], "an integer of at least 1, not '0'"),
+        (["imagine", "a", "--out", "a.png", "--context", "0"], "an integer of at least 1, not '0'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(capsys, tmp_path, monkeypatch, arguments, message):
@@ -117,28 +124,22 @@ def test_help_of_train_waits_for_nothing_heavy():
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """Three short episodes of noise, two numbers in an action; the last one is held out."""
-    path, draw = tmp_path_factory.mktemp("recording") / "noise.h5", np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        file["observations"] = draw.integers(0, 256, (60, 64, 64, 3), np.uint8)
-        file["actions"] = draw.standard_normal((60, 2)).astype(np.float32)
-        file["rewards"], file["dones"] = np.zeros(60, np.float32), np.zeros(60, np.uint8)
-        file["episode_ends"] = np.array([20, 40, 60])
-    return str(path)
+    return write_noise(tmp_path_factory.mktemp("recording") / "noise.h5")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, recording):
-    """The folder of a run of one step."""
-    folder = str(tmp_path_factory.mktemp("runs") / "run")
-    sizes = ["--loader.batch-size", "1", "--loader.sequence-length", "4", "--loader.windows-per-epoch", "1"]
-    assert main(["train", "--preset", "debug", *sizes, "--data", recording, "--steps", "1", "--out", folder]) == 0
-    return folder
+    return train_one_step(recording, tmp_path_factory.mktemp("runs") / "run")
+
+
+def own(recording):
+    """The line that names the run's own data."""
+    return f"data: {recording}, on which the run was trained\n"
 
 
 def test_evaluate_prints_the_psnr(capsys, recording, trained):
-    code, out, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", recording)
-    assert (code, err) == (0, "")
+    code, out, err = run(capsys, "evaluate", trained)
+    assert (code, err) == (0, own(recording))
     assert 0 < float(re.search(r"PSNR (\d+\.\d\d) dB", out)[1]) < 20
     assert "open loop from 5 frames, 1 held-out windows at stride 10" in out
     every = out.split("over moving pixels  ")[0]
@@ -147,63 +148,19 @@ def test_evaluate_prints_the_psnr(capsys, recording, trained):
     assert all(0 < float(value) < 20 for value in shown["mean of the futures"])
 
 
-def test_evaluate_refuses_a_horizon_beyond_the_episodes_before_it_computes(capsys, recording, trained):
-    code, out, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", recording, "--horizon", "16")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "21" in err
-
-
-def test_imagine_draws_the_future(capsys, tmp_path, recording, trained):
-    picture = tmp_path / "future.png"
-    arguments = ["imagine", "--checkpoint", trained, "--data", recording, "--out", str(picture)]
-    assert run(capsys, *arguments, "--context", "3", "--horizon", "6") == (0, f"wrote {picture}\n", "")
-    with Image.open(picture) as drawn:
-        assert drawn.width > 8 * 64
-    for out, words in ((picture, "name a new .png file"), (tmp_path / "a.gif", "name a new .png file")):
-        code, _, err = run(capsys, *arguments[:-1], str(out))
-        assert (code, err.count("\n")) == (2, 1) and words in err
-    code, _, err = run(capsys, *arguments[:-1], str(tmp_path / "other.png"), "--horizon", "40")
-    assert (code, err.count("\n")) == (2, 1) and "frames" in err
-
-
-def test_imagine_sees_the_context_and_the_actions_alone(tmp_path, monkeypatch, recording, trained):
-    """Frames after the context decide nothing of what is imagined; an action after it and a frame in it do."""
-
-    def imagined(change):
-        path = tmp_path / "changed.h5"
-        shutil.copy(recording, path)
-        with h5py.File(path, "r+") as file:
-            change(file, 40)  # where the held-out episode begins
-        drawn = []
-        monkeypatch.setattr(
-            figures, "save_rollout_grid", lambda path, truth, frames, known, title: drawn.append(frames)
-        )
-        arguments = ["--checkpoint", trained, "--data", str(path), "--out", "none.png", "--context", "3"]
-        assert main(["imagine", *arguments, "--horizon", "4"]) == 0
-        return drawn[0]
-
-    def later_frames(file, first):
-        file["observations"][first + 3 :] = 255 - file["observations"][first + 3 :]
-        file["rewards"][first:] = 1
-
-    def context_frame(file, first):
-        file["observations"][first + 2] = 255 - file["observations"][first + 2]
-
-    def later_action(file, first):
-        file["actions"][first + 4] += 9
-
-    before = imagined(lambda file, first: None)
-    assert torch.equal(imagined(later_frames), before)
-    assert not torch.allclose(imagined(context_frame)[3:], before[3:])
-    acted = imagined(later_action)
-    assert torch.equal(acted[:5], before[:5])
-    assert not torch.allclose(acted[5:], before[5:])
+def test_evaluate_goes_as_far_as_the_episodes_allow(capsys, recording, trained):
+    code, out, _ = run(capsys, "evaluate", trained, "--horizon", "16")
+    assert code == 0
+    assert "horizon: 15 frames instead of 16, because the longest of 1 held-out episodes has 20" in out
+    code, out, err = run(capsys, "evaluate", trained, "--context", "20")
+    assert (code, out, err.count("\n")) == (2, "", 2)
+    assert "21" in err and "lower --context or --horizon" in err
 
 
 @pytest.mark.parametrize("verb", [["evaluate"], ["imagine", "--out", "future.png"]])
 def test_a_run_refuses_data_with_other_actions(capsys, tmp_path, monkeypatch, trained, verb):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, *verb, "--checkpoint", trained)
+    code, _, err = run(capsys, *verb, trained, "--data", str(SAMPLE))
     assert code == 2
     assert "the data's actions have 6 numbers and the model's 2" in err
     assert list(tmp_path.iterdir()) == []
@@ -212,6 +169,6 @@ def test_a_run_refuses_data_with_other_actions(capsys, tmp_path, monkeypatch, tr
 def test_a_run_refuses_frames_of_another_size(capsys, tmp_path, recording, trained):
     shards = str(tmp_path / "shards")
     assert run(capsys, "pack", recording, "--out", shards, "--size", "32", "--val-episodes", "1")[0] == 0
-    code, _, err = run(capsys, "evaluate", "--checkpoint", trained, "--data", shards)
+    code, _, err = run(capsys, "evaluate", trained, "--data", shards)
     assert code == 2
     assert "the data's frames are not 64x64 as the model's; use `aime-fast pack --size 64`" in err

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from aime_fast.config import PRESETS, ModelConfig, OptimConfig, TrainConfig, preset_config, to_dict
+from aime_fast.config.base import configured
 from aime_fast.config.command_line import parse_train_args
-from aime_fast.config.options import checked, configured, updated
+from aime_fast.config.options import checked, updated
 from aime_fast.errors import UserError
 
 
@@ -65,7 +66,7 @@ def test_the_later_file_and_the_later_flag_win(tmp_path):
 
 def test_a_saved_configuration_reads_back(tmp_path):
     config = parse_train_args(
-        ["--preset", "small", "--optim.lr", "1e-5", "--minutes", "2", "--logging.tensorboard", "false"]
+        ["--preset", "small", "--optim.lr", "1e-5", "--minutes", "2", "--logging.tracker", "none"]
     )
     file = write(tmp_path / "config.yaml", yaml.safe_dump(to_dict(config)))
     assert parse_train_args(["--config", file]) == config
@@ -115,7 +116,7 @@ def test_every_option_takes_its_own_value(name):
         (["--optim.lr", "fast"], "--optim.lr must be a number above 0, not 'fast'"),
         (["--optim.name=adam"], "--optim.name must be one of adamw, sgd, not 'adam', did you mean adamw?"),
         (["--balancing.groups=modules"], "one of all, shared, module, not 'modules', did you mean module?"),
-        (["--logging.tensorboard", "3"], "--logging.tensorboard must be true or false, not '3'"),
+        (["--optim.tf32", "3"], "--optim.tf32 must be true or false, not '3'"),
         (["--override", "3"], "--override must be true or false, not '3'"),
         (["--steps"], "--steps needs a value: an integer of at least 1"),
         (["--cuda-graph"], "--cuda_graph needs a value: one of auto, on, off"),

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import aime_fast.__main__
+from aime_fast.commands.main import VERBS
 from aime_fast.config import PRESETS, preset_config
 from aime_fast.config.command_line import parse_train_args
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("ds_configs/*.md")])
+DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ds_configs/*.md")])
 
 
 def blocks(language):
@@ -96,7 +97,9 @@ def test_the_installed_command_is_the_module():
 
 
 def test_options_exist():
-    known = run([sys.executable, "aime_fast/train.py", "--help"], timeout=60).replace("_", "-")
+    known = run([sys.executable, "aime_fast/train.py", "--help"], timeout=60)
+    known += "".join(run(["aime-fast", verb, "--help"], timeout=60) for verb in VERBS)
+    known = known.replace("_", "-")
     named = set(re.findall(r"`(--[a-z][a-z_.-]+)", README)) - {"--num_gpus", "--hostfile"}
     assert named
     assert {flag for flag in named if flag.replace("_", "-") not in known} == set()

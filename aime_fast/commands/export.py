@@ -1,12 +1,12 @@
 """Write a run's model as safetensors and json."""
 
-from aime_fast.commands.shared import note
+from aime_fast.commands.shared import add_run, note
 from aime_fast.errors import PlainParser
 
 
 def add_arguments(parser: PlainParser) -> None:
     """The options of `export`."""
-    parser.add_argument("run_folder", metavar="RUN", help="folder of a run (its best checkpoint) or one checkpoint")
+    add_run(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist")
 
 

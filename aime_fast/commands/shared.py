@@ -2,14 +2,11 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
 
 from aime_fast.errors import PlainParser, UserError
-
-if TYPE_CHECKING:
-    from aime_fast.config import LoaderConfig
-    from aime_fast.data.backends import Backend
-    from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 
 
 def count(text: str) -> int:
@@ -19,38 +16,47 @@ def count(text: str) -> int:
     return int(text)
 
 
+def between(least: int, most: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer from `least`, which is 0 or more, to `most`."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be an integer from {least} to {most}, not {text!r}")
+        return int(text)
+
+    return number
+
+
 def note(line: str) -> None:
     """Print a line to standard error."""
     print(line, file=sys.stderr)
 
 
-def add_run_arguments(parser: PlainParser) -> None:
+def new_file(option: str, path: str, *endings: str) -> Path:
+    """`path` as a file that can be written; `UserError` that names `option` if it exists or has none of `endings`."""
+    file = Path(path)
+    kind = " or ".join([", ".join(endings[:-1]), endings[-1]] if len(endings) > 1 else endings)
+    if endings and file.suffix.lower() not in endings:
+        near = get_close_matches(file.suffix.lower(), endings, n=1)
+        hint = f"did you mean {file.with_suffix(near[0])}? " if near else ""
+        raise UserError(f"{option} {path}: {hint}name a new {kind} file")
+    if file.exists():
+        raise UserError(f"{option} {path} exists; name a new {kind}{' file' if kind else 'file'}")
+    if not file.resolve().parent.is_dir():
+        raise UserError(f"{option} {path}: its folder does not exist; make it, or name a file in another one")
+    return file
+
+
+def add_run(parser: PlainParser) -> None:
+    """The trained model that a verb is about."""
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a run, one checkpoint, or an exported folder")
+
+
+def add_held_out(parser: PlainParser) -> None:
     """The options of verbs that try a trained model on held-out episodes."""
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="RUN", help="folder of a run or one checkpoint")
-    add("--data", metavar="PATH", help="shards or a recording [the shipped sample]")
+    add("--data", metavar="PATH", help="shards or a recording [those that the run was trained on]")
+    help_ = "they led to the frame of their row, or follow it [as the run read them; other data: by content]"
+    add("--actions", choices=["led", "follows"], help=help_)
     add("--context", type=count, default=5, metavar="N", help="frames that the model observes [%(default)s]")
     add("--horizon", type=count, default=15, metavar="N", help="frames that it imagines after them [%(default)s]")
-
-
-def open_run(checkpoint: str, data: str | None, loader: "LoaderConfig") -> tuple["WorldModel", "Backend"]:
-    """A run's model and a backend of held-out episodes. `UserError` if the sizes of their actions or frames differ."""
-    from aime_fast.data.backends import open_backend
-    from aime_fast.training.checkpoint.loading import load_model
-
-    model = load_model(checkpoint, note)
-    backend = open_backend("auto", data, loader, "val", 0)
-    check_sizes(model, backend.action_dim, backend.image_size)
-    return model, backend
-
-
-def check_sizes(model: "WorldModel", action_dim: int, image_size: int) -> None:
-    """Raise `UserError` unless the data's actions and frames have the model's sizes."""
-    if action_dim != model.config.action_dim:
-        raise UserError(
-            f"the data's actions have {action_dim} numbers and the model's {model.config.action_dim}; "
-            "name the data it was trained on with --data"
-        )
-    size = model.config.image_size
-    if image_size != size:
-        raise UserError(f"the data's frames are not {size}x{size} as the model's; use `aime-fast pack --size {size}`")

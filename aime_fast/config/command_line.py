@@ -1,11 +1,11 @@
-"""From the command line to a `TrainConfig`: defaults < preset < yaml file < flags.
+"""From the command line to a `TrainConfig`: defaults < preset, or the resumed run < yaml file < flags.
 
 Nothing here imports torch, so that `--help` answers at once.
 """
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,18 +14,23 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from aime_fast.config.options import HELP, checked, complaint, nearest, options, preset_config, updated, wording
+from aime_fast.config.base import base_config
+from aime_fast.config.options import HELP, checked, complaint, nearest, options, updated, wording
 from aime_fast.config.schema import TrainConfig
 from aime_fast.errors import PlainParser, UserError
 
-_EPILOG = "Dashes and underscores in option names are the same. Precedence: defaults < preset < config file < flags."
+_EPILOG = (
+    "Dashes and underscores in option names are the same. Precedence: defaults < preset < config file < flags. A "
+    "resumed run keeps its own settings in place of defaults and preset."
+)
 
 
-def parse_train_args(argv: list[str]) -> TrainConfig:
+def parse_train_args(argv: list[str], default_preset: Callable[[], str] = lambda: TrainConfig.preset) -> TrainConfig:
     """The configuration for the command-line arguments `argv` (without the program's name).
 
     `--preset` names the sizes to start from. `--config` (repeatable, later files win) is a yaml file of nested
-    options, such as the `config.yaml` of an earlier run. Dashes and underscores in a flag are the same. The
+    options, such as the `config.yaml` of an earlier run. Without a preset, and unless `--resume` names a run, which has
+    settings of its own, `default_preset` chooses. Dashes and underscores in a flag are the same. The
     `--local_rank` of launchers is ignored, because the rank is read from the environment. Raises `UserError` for an
     unknown option, for a value of the wrong type or out of range, and for a missing or broken file. `--help` prints
     the options with the defaults of the chosen preset and files and exits with 0.
@@ -37,12 +42,15 @@ def parse_train_args(argv: list[str]) -> TrainConfig:
     start.add_argument("--config", action="append", default=[])
     chosen, rest = start.parse_known_args(tokens)
     files = [(path, _read_file(path)) for path in chosen.config]
+    flags, helps = _flags(rest), "--help" in rest
     presets = [str(values["preset"]) for _, values in files if "preset" in values]
-    name = [TrainConfig.preset, *presets, *chosen.preset][-1]
-    config = preset_config(name)
+    preset = [None, *presets, *chosen.preset][-1]
+    resume, out = (_last_value(flags, name) for name in ("--resume", "--out"))
+    config = base_config(preset, resume, out, (lambda: TrainConfig.preset) if helps else default_preset)
+    name = config.preset
     for path, values in files:
         config = updated(config, {**values, "preset": name}, path)
-    return checked(updated(config, _parser(config).parse_args(_flags(rest)).as_dict()))
+    return checked(updated(config, _parser(config).parse_args(flags).as_dict()))
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -52,7 +60,7 @@ class _HelpFormatter(DefaultHelpFormatter):
         super().__init__(prog, max_help_position=36)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        default = ",".join(action.default) if isinstance(action.default, tuple) else action.default
+        default = ",".join(action.default) or "none" if isinstance(action.default, tuple) else action.default
         return f"{action.help} [{default}]" if default not in (None, argparse.SUPPRESS) else action.help or ""
 
 
@@ -113,6 +121,16 @@ def _flags(tokens: list[str]) -> list[str]:
             raise UserError(f"{token} needs a value: {wording(token[2:])}; {HELP}")
         flags.append(f"{token}=true" if alone else token)
     return flags
+
+
+def _last_value(flags: list[str], name: str) -> str | None:
+    """What the last `name VALUE` or `name=VALUE` gives; None without one."""
+    values = [
+        after if flag == name else flag.partition("=")[2]
+        for flag, after in pairwise([*flags, ""])
+        if flag.partition("=")[0] == name
+    ]
+    return values[-1] if values else None
 
 
 def _read_file(path: str) -> Mapping[str, Any]:

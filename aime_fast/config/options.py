@@ -16,8 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 from aime_fast.config.schema import PRESETS, ModelConfig, TrainConfig, to_dict
 from aime_fast.errors import UserError
 
-DEFAULT_EPOCHS = 100
-"""Length of a run without epochs, steps and minutes."""
 HELP = "`aime-fast train --help` lists all options"
 
 
@@ -33,18 +31,6 @@ def preset_config(name: str) -> TrainConfig:
         raise UserError(complaint("preset", name))
     values = yaml.safe_load((Path(__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
     return updated(TrainConfig(), {**(values or {}), "preset": name})
-
-
-def configured(config: TrainConfig | None, changes: Mapping[str, Any]) -> TrainConfig:
-    """The checked configuration of a run: `config`, or the preset that `changes` name, with `changes` applied.
-
-    A group of options takes a dict of its own fields. `UserError` as in `updated` and `checked`.
-    """
-    if config is None:
-        config = preset_config(changes.get("preset", TrainConfig.preset))
-    config = checked(updated(config, changes))
-    endless = config.epochs is None and config.steps is None and config.minutes is None
-    return replace(config, epochs=DEFAULT_EPOCHS) if endless else config
 
 
 def updated(config: TrainConfig, changes: Mapping[str, Any], source: str = "") -> TrainConfig:
@@ -65,6 +51,11 @@ def updated(config: TrainConfig, changes: Mapping[str, Any], source: str = "") -
             raise UserError(where + complaint(name, value)) from error
     top = groups.pop("", {})
     return replace(config, **top, **{name: replace(getattr(config, name), **leaves) for name, leaves in groups.items()})
+
+
+def known_options(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted name, without those that no option has: an older version may have had them."""
+    return {name: value for name, value in _flat(stored, "") if name in options()}
 
 
 def checked(config: TrainConfig) -> TrainConfig:

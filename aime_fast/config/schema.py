@@ -29,7 +29,14 @@ def _split(names: Any) -> Any:
     return tuple(names) if isinstance(names, list) else names
 
 
+def _split_or_none(names: Any) -> Any:
+    """The same, but `none` and nothing name nothing."""
+    names = _split(names)
+    return tuple(name for name in names if name not in ("", "none")) if isinstance(names, tuple) else names
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), "names separated by commas"]
+NamesOrNone = Annotated[tuple[str, ...], BeforeValidator(_split_or_none), "names separated by commas, or none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +203,14 @@ class LoggingConfig:
 
     log_every: Size = 10
     """Steps between two lines of metrics."""
-    figures_every: Count = 0
-    """Steps between two figures. 0 means one per epoch."""
-    tensorboard: bool = True
-    """Write TensorBoard events beside metrics.jsonl."""
+    figures_every: Count = 200
+    """Steps between two looks at the first held-out batch: a picture and figures of the parts. 0 leaves it to
+    validations, one per epoch."""
+    tracker: NamesOrNone = ("tensorboard",)
+    """Where values, pictures and findings are shown besides metrics.jsonl, separated by commas: tensorboard, wandb,
+    trackio, or none."""
+    stop_on: NamesOrNone = ()
+    """Findings that end the run, separated by commas, or all: see docs/findings.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +218,12 @@ class TrainConfig:
     """One training run."""
 
     preset: PresetName = "paper"
-    """Named sizes: `debug` (seconds on a CPU), `small` (minutes on a laptop), `paper` (the published ones)."""
+    """Named sizes: `debug` (seconds on a CPU), `small` (minutes on a laptop), `paper` (the published ones). The command
+    takes `small` if none is named and there is no GPU."""
     data: str | None = None
     """Folder of shards, a recording, or `pipe:COMMAND {}`. Default: the sample that ships with the project."""
+    actions: Literal["led", "follows"] | None = None
+    """What an action of a recording did: it `led` to the frame of their row, or `follows` it. Default: by content."""
     backend: Literal["auto", "resident", "memory", "dali", "dali-stream", "webdataset"] = "auto"
     """How data is read. `auto` chooses and reports why."""
     on_bad_sample: Literal["raise", "skip"] = "raise"

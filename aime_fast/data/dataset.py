@@ -28,13 +28,14 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         split: str = "train",
         window_stride: int = 1,
         image_size: int | None = None,
+        actions: str | None = None,
     ) -> None:
         """Open the data as `open_store` does.
 
         Windows start at multiples of `window_stride`. `UserError` for bad data, for an `environment` other than the
         recorded one, and if T exceeds every episode.
         """
-        self._arguments = (data_path, split, False, image_size)
+        self._arguments = (data_path, split, False, image_size, actions)
         self._store: Episodes | None = open_store(*self._arguments)
         recorded = self._store.environment
         if environment and recorded and environment != recorded:
@@ -50,6 +51,8 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
         """T, the number of frames in an item."""
         self.action_dim = self._store.action_dim
         """A, the size of an action."""
+        self.notes = self._store.notes
+        """What reading a recording changes, such as the size of its frames: one sentence each."""
         self.image_size = self._store.image_size
         """S, the side of a frame in pixels."""
         check_at_least(1, window_stride=window_stride)

@@ -11,6 +11,8 @@ import numpy as np
 import psutil
 import torch
 
+from aime_fast.data.action_origin import ActionOrigin, defined_by
+from aime_fast.data.alignment import check_alignment
 from aime_fast.data.batch import Batch
 from aime_fast.data.episode import Columns
 from aime_fast.data.files import SAMPLE
@@ -24,6 +26,8 @@ from aime_fast.data.survey import FrameSurvey, Survey, action_limits
 from aime_fast.data.windows import valid_starts
 from aime_fast.errors import UserError
 
+LOOKED_AT = 1500
+"""Frames of a recording in which actions are looked for before training: less than a second."""
 SURVEYED_CHUNKS = 256
 """Largest number of chunks that a survey reads."""
 
@@ -59,6 +63,8 @@ class Episodes:
     environment: str | None
     image_size: int
     has_rewards: bool
+    origin: ActionOrigin | None
+    """What actions meant in the recording; None for shards of an older release."""
     lengths: list[int]
     """Number of frames of each episode."""
     actions: np.ndarray
@@ -71,6 +77,8 @@ class Episodes:
     """None for a recording."""
     held: HeldFrames | None = None
     """None if the frames are only on disk."""
+    notes: tuple[str, ...] = ()
+    """What actions meant in the recording, and what reading it changes, not what packing changed: one sentence each."""
 
     @property
     def action_dim(self) -> int:
@@ -118,6 +126,11 @@ class Episodes:
         length = min(CHUNK_LENGTH, self.lengths[episode] - start)
         return self.gather(np.array([[episode, start]]), length).observations[0].numpy()
 
+    def action_range(self) -> tuple[list[float], list[float]]:
+        """Least and largest value of each number of an action, [A] each, to six decimals as in a manifest."""
+        low, high = self.actions.min(0).astype(np.float64), self.actions.max(0).astype(np.float64)
+        return low.round(6).tolist(), high.round(6).tolist()
+
     def survey(self) -> Survey:
         """Look at all actions and at up to `SURVEYED_CHUNKS` evenly spaced chunks of frames, without damaged ones."""
         starts, seen = valid_starts(self.lengths, 1, CHUNK_LENGTH), FrameSurvey(self.image_size, sum(self.lengths))
@@ -129,17 +142,22 @@ class Episodes:
         return Survey(seen.mean_frame(), seen.total, limits)
 
 
-def open_store(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
+def open_store(
+    path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None, actions: str | None = None
+) -> Episodes:
     """`open_episodes` with the frames held: raw shards mapped, everything else decoded into memory."""
-    return hold_frames(open_episodes(path, split, skips, image_size))
+    return hold_frames(open_episodes(path, split, skips, image_size, actions))
 
 
-def open_episodes(path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None) -> Episodes:
+def open_episodes(
+    path: str | Path | None, split: str, skips: bool = False, image_size: int | None = None, actions: str | None = None
+) -> Episodes:
     """Open the episodes of `split` (`train`, `val` or `all`) of a folder of shards or of a recording.
 
     None is the shipped sample. Shards behind a command (`pipe:`, see `Shards`) and recordings are read into memory. A
-    recording is split as `split_of_episodes` does, and resized to `image_size` (None: 64). `skips` leaves out
-    damaged chunks. `UserError` for a missing path, damage, an empty split, or shards of another size than `image_size`.
+    recording is split as `split_of_episodes` does, and resized to `image_size` (None: 64); `actions` is that of
+    `open_source`. `skips` leaves out damaged chunks. `UserError` for a missing path, damage, an empty split, or shards
+    of another size than `image_size`.
     """
     folder = SAMPLE if path is None else Path(path)
     if str(path).startswith(PIPE):
@@ -147,7 +165,8 @@ def open_episodes(path: str | Path | None, split: str, skips: bool = False, imag
     elif os.path.isfile(folder / MANIFEST_NAME):
         episodes = _open_folder(folder, split, skips)
     else:
-        episodes = _read_recording(folder, split, image_size)
+        return _read_recording(folder, split, image_size, actions)
+    defined_by("aime-fast shards", actions, str(path or "the shipped sample"))
     if image_size not in (None, episodes.image_size):
         sizes = f"{episodes.image_size}x{episodes.image_size}, not {image_size}x{image_size}"
         raise UserError(f"{path}: its frames are {sizes}; pack it again with --size {image_size}")
@@ -176,8 +195,8 @@ def hold_frames(episodes: Episodes) -> Episodes:
     return replace(episodes, description=how, held=held)
 
 
-def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
-    source = open_source(path, size=image_size)
+def _read_recording(path: Path, split: str, image_size: int | None, actions: str | None) -> Episodes:
+    source = open_source(path, size=image_size, actions=actions)
     numbers = episodes_of(split, split_of_episodes(len(source.lengths)), path)
     parts: list[Columns] = []
 
@@ -189,7 +208,17 @@ def _read_recording(path: Path, split: str, image_size: int | None) -> Episodes:
 
     lengths = [source.lengths[number] for number in numbers]
     held, how = _hold(pixels(), lengths, source.image_size, f"{source.where}, read into memory")
-    return _episodes(source, how, lengths, parts, None, held)
+    episodes = _episodes(source, how, lengths, parts, None, held)
+    if split == "val":  # the training episodes are asked
+        return episodes
+    alignment = check_alignment(zip(_frames(episodes), (part[0] for part in parts), strict=True), LOOKED_AT)
+    return replace(episodes, notes=(*episodes.notes, *filter(None, [alignment.warning])))
+
+
+def _frames(episodes: Episodes) -> Iterator[np.ndarray]:
+    """The held frames of each episode, uint8 [N,S,S,3]."""
+    for number, length in enumerate(episodes.lengths):
+        yield episodes.gather(np.array([[number, 0]]), length).observations[0].numpy()
 
 
 def _read_pipe(shards: Shards, split: str) -> Episodes:
@@ -224,8 +253,11 @@ def _episodes(
     held: HeldFrames | None = None,
 ) -> Episodes:
     actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
-    facts = (data.environment, data.image_size, data.has_rewards)
-    return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held)
+    facts = (data.environment, data.image_size, data.has_rewards, data.origin)
+    told = data.notes if isinstance(data, Source) else ()
+    warned = [data.alignment.warning] if isinstance(data, Manifest) and data.alignment else []
+    notes = (*([data.origin.line] if data.origin else []), *filter(None, warned), *told)
+    return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held, notes)
 
 
 def _hold(pixels: Iterable[np.ndarray], lengths: list[int], size: int, how: str) -> tuple[HeldFrames, str]:

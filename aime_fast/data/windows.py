@@ -8,6 +8,10 @@ import numpy as np
 from aime_fast.errors import UserError, check_at_least
 
 
+class NoWindow(UserError):
+    """No episode is as long as a window."""
+
+
 def valid_starts(episode_lengths: Sequence[int], sequence_length: int, stride: int = 1) -> np.ndarray:
     """All windows of `sequence_length` frames inside one episode: int64 [n,2] of (episode, first frame), sorted.
 
@@ -68,7 +72,7 @@ class WindowSampler:
             raise UserError(f"seed is {seed}; it must be less than 2**64")
         longest = max(episode_lengths, default=0)
         if sequence_length > longest:
-            raise UserError(
+            raise NoWindow(
                 f"sequence_length is {sequence_length} frames, but the longest of {len(episode_lengths)} episodes has "
                 f"{longest}; lower it to {longest} or less, or record longer episodes"
             )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aime_fast.doctor.checks import Check, Result, ok, run_check, warning
 
+EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 INSTALL = "pip install 'aime-fast[dm_control]'"
 PACKAGES = {
     "EGL": "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri",
@@ -31,7 +32,13 @@ def render() -> Result:
         return warning("mujoco is not installed", INSTALL)
     except AttributeError as error:  # PyOpenGL uses None for a library that it does not find
         raise RuntimeError(f"no {name} library is installed ({error})") from error
-    renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string(SCENE), 64, 64)
+    try:
+        renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string(SCENE), 64, 64)
+    except (ImportError, RuntimeError, ValueError) as error:
+        device = os.environ.get(EGL_DEVICE)
+        if name != "egl" or device is None:
+            raise
+        return warning(f"{EGL_DEVICE}={device} names no device that draws ({error})", f"unset {EGL_DEVICE}")
     data = mujoco.MjData(renderer.model)
     mujoco.mj_forward(renderer.model, data)
     renderer.update_scene(data)
@@ -60,10 +67,11 @@ def soften(results: Sequence[Result]) -> list[Result]:
 def choose_graphics() -> tuple[str | None, list[Result]]:
     """The value of `MUJOCO_GL` to render with (None if nothing works), and the results of the checks.
 
-    If the user has set `MUJOCO_GL`, only that value is tried. Else EGL, OSMesa and GLFW are tried until one works.
+    If the user has set `MUJOCO_GL`, only that value is tried; with `MUJOCO_EGL_DEVICE_ID` alone, only EGL. Else EGL,
+    OSMesa and GLFW are tried until one works.
     """
     wanted = os.environ.get("MUJOCO_GL")
-    checks = GRAPHICS
+    checks = GRAPHICS[:1] if EGL_DEVICE in os.environ else GRAPHICS
     if wanted:
         fixes = {name.lower(): fix for name, fix in PACKAGES.items()}
         fix = fixes.get(wanted.lower(), f"set it to {', '.join(fixes)}, or to nothing")

@@ -1,11 +1,15 @@
 """Means over windows with bootstrap intervals over episodes.
 
 Windows of one episode resemble each other, so episodes are drawn, not windows (Efron & Tibshirani 1993, chapter 13).
+The percentile interval of few episodes is too narrow: resamples vary by (n-1)/n of the variance, and the normal
+distribution replaces Student's. Its sides are widened by both factors, as Hesterberg (2015, "What teachers should know
+about the bootstrap", section 4.3) does for its levels; sides can grow beyond the data, levels cannot.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 RESAMPLES, LEVEL, SEED = 2000, 0.95, 0
 
@@ -14,7 +18,8 @@ RESAMPLES, LEVEL, SEED = 2000, 0.95, 0
 class Estimate:
     """A ratio of two sums over windows, such as a mean (sum over count), and its 95 % interval.
 
-    nan if there is nothing to average; the interval is nan for a single episode.
+    nan if there is nothing to average; the interval is nan for a single episode. What is no ratio, such as a distance
+    of distributions, has no sums.
     """
 
     mean: float
@@ -25,8 +30,19 @@ class Estimate:
     counts: list[float]
     """Denominator of each episode: the number of windows, if this is a mean."""
 
+    def text(self, digits: int) -> str:
+        """The mean, and half of the interval's width where it has one."""
+        width = "" if np.isnan(self.low) else f" ±{(self.high - self.low) / 2:.{digits}f}"
+        return f"{self.mean:.{digits}f}{width}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.2f}" if np.isnan(self.low) else f"{self.mean:.2f} ±{(self.high - self.low) / 2:.2f}"
+        return self.text(2)
+
+    def minus(self, other: "Estimate") -> "Estimate | None":
+        """The difference, paired over episodes: both are judged on the same windows. None if they are not."""
+        if not self.sums or self.counts != other.counts:
+            return None
+        return ratio_of(np.subtract(self.sums, other.sums), np.array(self.counts))
 
 
 def mean_over(values: np.ndarray, episodes: np.ndarray) -> Estimate:
@@ -44,15 +60,26 @@ def ratio_over(numerators: np.ndarray, denominators: np.ndarray, episodes: np.nd
 def ratio_of(sums: np.ndarray, counts: np.ndarray) -> Estimate:
     """The estimate from the numerator and denominator of each episode, [E]."""
     low, high = np.nan, np.nan
-    if len(sums) > 1 and counts.sum():
-        drawn = np.random.default_rng(SEED).integers(0, len(sums), (RESAMPLES, len(sums)))
-        low, high = _quantiles(sums[drawn].sum(1), counts[drawn].sum(1))
     mean = float(sums.sum() / counts.sum()) if counts.sum() else np.nan
+    known = int((counts != 0).sum())
+    if known > 1:
+        drawn = np.random.default_rng(SEED).integers(0, len(sums), (RESAMPLES, len(sums)))
+        low, high = (mean + widening(known) * (bound - mean) for bound in _quantiles(sums[drawn], counts[drawn]))
     return Estimate(mean, low, high, sums.tolist(), counts.tolist())
 
 
-def _quantiles(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Bounds of the middle `LEVEL` of the resampled ratios; resamples without a window are left out."""
+def widening(episodes: int) -> float:
+    """By how much the sides of a percentile interval of this many episodes are too short; 1 for very many."""
+    return float(half_width(episodes) / ndtri((1 + LEVEL) / 2) * np.sqrt(episodes / (episodes - 1)))
+
+
+def half_width(episodes: int) -> float:
+    """Half the width of Student's interval of a mean of this many independent values, in standard errors."""
+    return float(stdtrit(episodes - 1, (1 + LEVEL) / 2))
+
+
+def _quantiles(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Bounds of the middle `LEVEL` of the ratios of resamples [R, E]; those without a window are left out."""
+    sums, counts = sums.sum(1), counts.sum(1)
     ratios = sums[counts != 0] / counts[counts != 0]
-    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

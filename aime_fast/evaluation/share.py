@@ -5,7 +5,7 @@ error r and predicts perfectly would, given the wrong actions, miss the true fut
 the wrong actions would cost it 10 log10(1 + |x - y|^2 / r) dB. The share is what they cost the model, divided by that.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,8 +57,7 @@ def other_futures(windows: Windows, numbers: list[int], kept: KeptStates, contex
     if graphics is None:
         raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
     # The policy has acted already, and its module may not be here.
-    names = [field.name for field in fields(Choices)]
-    choices = replace(Choices(**{name: kept.collection[name] for name in names}), policy="random")
+    choices = replace(Choices.of(kept.collection), policy="random")
     tasks, checks = [], []
     present = np.unique(windows.episodes)
     for episode in present:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aime_fast.config import ModelConfig
 from aime_fast.errors import UserError, unknown_name
 from aime_fast.model.draws import Draw
+from aime_fast.model.frame_range import wrong_range
 from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
 from aime_fast.model.parts.decoder import Decoder, subimages
 from aime_fast.model.parts.dynamics import Dynamics
@@ -38,6 +39,7 @@ class HeadMaker(Protocol):
 class Assembly(nn.Module):
     """The parts by name; `UserError` for sizes that do not fit together and for an unknown prior."""
 
+    _range_seen = False
     mean_frame: Tensor
     """[3, H, W] in [-1, 1]: networks read and predict differences to it; zero until the trainer sets it."""
 
@@ -103,6 +105,16 @@ class Assembly(nn.Module):
         if not observations.is_floating_point():  # levels of another type would pass as values in [-1, 1]
             raise UserError(f"observations are {observations.dtype}; the model reads uint8, or floats in [-1, 1]")
         return observations
+
+    def check_range(self, observations: Tensor) -> None:
+        """Raise `UserError` for float frames that are not in [-1, 1], such as levels from 0 to 255, or from 0 to 1.
+
+        It reads values back, so training steps leave it out, and of frames on a GPU only the first are checked.
+        """
+        if observations.is_floating_point() and not (observations.is_cuda and self._range_seen):
+            self._range_seen = True
+            if problem := wrong_range(observations.detach()):
+                raise UserError(f"observations are {problem}; the model reads uint8, or floats in [-1, 1]")
 
 
 def check_sizes(config: ModelConfig) -> None:

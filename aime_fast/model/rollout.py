@@ -69,6 +69,7 @@ class Rollouts(Assembly):
         if len(observations) != len(state.latent):
             raise UserError(f"the observations have {len(observations)} sequences and the state {len(state.latent)}")
         frames = self.check(observations, previous_actions)
+        self.check_range(observations)
         batch, time = shape = frames.shape[:2]
         flat, _ = self.standardise(frames)
         context, memory = self.perceiver.extend(self.tokenizer.encode(flat, shape)[2], state.memory)

@@ -83,7 +83,7 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         return model.eval()
 
     def forward(self, observations: Tensor, actions: Tensor, draws: Draws | None = None) -> SequenceOutputs:
-        """One training pass over all frames; returns all that losses read. `UserError` for other types and shapes.
+        """One training pass over all frames; returns all that losses read. `UserError` for other types, shapes, ranges.
 
         Args:
             observations: [B, T, 3, H, W], uint8 or float in [-1, 1].
@@ -92,6 +92,8 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
                 mode, and numbers keyed by torch's global generator in training mode.
         """
         frames = self.check(observations, actions)
+        if draws is None:  # not a step of training, which makes the frames itself
+            self.check_range(observations)
         batch, time = shape = frames.shape[:2]
         if draws is None and self.training:
             draws = self.draws(int(torch.randint(2**62, ())), batch, time)

@@ -1,1 +1,1 @@
-"""What a step costs: launches now; times and memory by phase."""
+"""What a step costs: names of its phases, launches, arithmetic, recorded times, and what to do."""

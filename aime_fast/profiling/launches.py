@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from aime_kernels.dispatch import assumed_device
 
-_FREE = ("aten.empty", "aten.new_empty", "aten.detach", "aten.alias", "aten._unsafe_view", "aten.promote_types")
+FREE = ("aten.empty", "aten.new_empty", "aten.detach", "aten.alias", "aten._unsafe_view", "aten.promote_types")
 """Operators that start no kernel although they are no views, by the beginning of their names."""
 _ONE_ON_A_GPU = (torch.lstm, torch.gru_cell)
 """One operator on a GPU, many on a CPU."""
@@ -47,7 +47,7 @@ class Launches(TorchDispatchMode):
             elif "_exit" in name:
                 self._phases.pop()
             return function(*args, **(kwargs or {}))
-        if not function.is_view and not name.startswith(_FREE):
+        if not function.is_view and not name.startswith(FREE):
             self.add(name)
         return function(*args, **(kwargs or {}))
 
@@ -61,6 +61,11 @@ class Launches(TorchDispatchMode):
             self.add(f"compiled {name}", count)
         with _hidden(self):
             return run()
+
+    @property
+    def phase(self) -> str:
+        """The innermost phase that is open."""
+        return self._phases[-1]
 
     def by_phase(self) -> dict[str, int]:
         """Launches of each phase, most first."""

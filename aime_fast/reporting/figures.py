@@ -1,4 +1,4 @@
-"""Picture grids: frames, reconstructions, rollouts and attention maps."""
+"""Picture grids: frames, reconstructions and attention maps."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from aime_fast.reporting.snapshot import Snapshot, spread
+
 Colour = tuple[int, int, int]
-COLUMNS = 8
-"""Most frames in a row; they are evenly spaced over the window."""
 ZOOM = 2
 """Screen pixels per frame pixel, in each direction."""
 LABELS, GAP, PAD, MARK = 112, 4, 14, 17
@@ -23,40 +24,25 @@ SLOT_COLOURS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (241, 196, 15), (1
 """Colour of each slot, RGB in 0..255; repeated after the last one."""
 
 
-def save_reconstruction_grid(
-    path: str | Path,
-    originals: Tensor,
-    reconstructions: Tensor,
-    perceiver_reconstructions: Tensor,
-    attention_maps: Tensor,
-    title: str,
-) -> None:
-    """Write a PNG with the rows original, reconstruction, perceiver and attention.
+def save_reconstruction_grid(path: str | Path, seen: Snapshot, title: str) -> None:
+    """Write a PNG of the window of a snapshot: original, reconstructions, prediction, where slots look, their masks.
 
-    Args:
-        path: the file, written atomically; its folder is made if missing.
-        originals, reconstructions, perceiver_reconstructions: [T, 3, H, W] in [-1, 1].
-        attention_maps: [T, S, G, G], each slot's map summing to 1 over the grid.
-        title: one line above the rows.
+    The file is written atomically; its folder is made if missing. `title` is one line above the rows. Frames before the
+    prediction begins are black in its row.
     """
-    shown = spread(len(originals))
-    frames = pixels(originals[shown])
+    shown = spread(len(seen.frames))
+    frames = seen.frames[shown]
+    unseen = np.zeros((len(seen.frames) - len(seen.imagined), *seen.frames.shape[1:]), np.uint8)
     rows = {
         "original": frames,
-        "reconstruction": pixels(reconstructions[shown]),
-        "perceiver": pixels(perceiver_reconstructions[shown]),
-        "attention": overlay(frames, attention_maps[shown]),
+        "reconstruction": seen.reconstructions[shown],
+        "perceiver": seen.token_reconstructions[shown],
+        "predicted": np.concatenate([unseen, seen.imagined])[shown],
+        "attention": overlay(frames, torch.from_numpy(seen.maps[shown])),
+        "masks": overlay(frames, torch.from_numpy(seen.masks[shown])),
     }
-    save_rows(
-        path, rows, title, [f"t = {t}" for t in shown], marks={"attention": slot_colours(attention_maps.shape[1])}
-    )
-
-
-def save_rollout_grid(path: str | Path, truth: Tensor, imagined: Tensor, context: int, title: str) -> None:
-    """Write a PNG with the rows truth and imagined, [T, 3, H, W] in [-1, 1]; the first `context` were observed."""
-    shown = spread(len(truth))
-    names = [f"t = {t}" + (" (context)" if t < context else "") for t in shown]
-    save_rows(path, {"truth": pixels(truth[shown]), "imagined": pixels(imagined[shown])}, title, names)
+    marks = slot_colours(seen.maps.shape[1])
+    save_rows(path, rows, title, [f"t = {t}" for t in shown], marks={"attention": marks, "masks": marks})
 
 
 def overlay(frames: np.ndarray, maps: Tensor) -> np.ndarray:
@@ -115,13 +101,8 @@ def save_rows(
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished.png")
-    sheet.save(unfinished)
+    sheet.save(unfinished, compress_level=1)
     os.replace(unfinished, target)
-
-
-def spread(frames: int) -> list[int]:
-    """At most `COLUMNS` frame numbers, evenly spaced from the first to the last."""
-    return np.unique(np.linspace(0, frames - 1, min(COLUMNS, frames)).round().astype(int)).tolist()
 
 
 def pixels(frames: Tensor) -> np.ndarray:

@@ -1,23 +1,33 @@
-"""The progress display: a bar in a terminal, a line now and then in a log file."""
+"""The progress display: a live view in a terminal, a line now and then in a log file."""
 
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TextIO
 
 import psutil
 from tqdm import tqdm
 
+from aime_fast.reporting.live import LiveView
+
 _QUIET_SECONDS = (0.0, 5.0, 15.0, 60.0)
 """Minimum seconds before each line of a log; the last value repeats. Early lines show the speed soon."""
+REDRAWN_SECONDS = 0.2
+"""Minimum seconds between two drawings of the live view: one takes some milliseconds."""
+WIDTH = 80
+"""Columns of a terminal that does not say."""
 
 
 class Progress:
     """Progress of a run that ends after `total_steps` steps or `minutes`, whichever comes first; None sets no limit.
 
-    It is a tqdm bar in a terminal, and elsewhere (a file, a pipe, CI) a line every minute, more often at first. Both
-    show the step, losses, frames per second, the fraction of time spent waiting for data, memory (of the GPU if one
-    is used, else of the process) and the time left. `first_step` is the step a resumed run starts from.
+    In a terminal it is a view that is redrawn (`LiveView`): a line with the time left, the step, speed and losses, as
+    far as they fit its width; a bar; the course of the losses; the last findings. Elsewhere (a file, a pipe, CI) it is
+    a line every minute, more often at first, which also has the fraction of time spent waiting for data and the memory.
+    `first_step` is the step a resumed run starts from. What can't be printed, to a closed pipe or a full disk, is
+    dropped.
     """
 
     def __init__(
@@ -32,12 +42,8 @@ class Progress:
         self._total, self._seconds, self._first = total_steps, minutes and 60 * minutes, first_step
         self._started = self._printed = time.monotonic()
         self._lines = 0
-        self._bar: tqdm | None = None
-        if self._stream.isatty():
-            ends = total_steps or minutes
-            layout = "{bar:20} {desc}" if ends else "{desc}"
-            # The bar counts thousandths of the run because steps or minutes may end it.
-            self._bar = tqdm(total=1000 if ends else None, file=self._stream, dynamic_ncols=True, bar_format=layout)
+        redrawable = self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._view = LiveView(self._stream, self._width()) if redrawable else None
 
     def update(
         self,
@@ -51,35 +57,58 @@ class Progress:
         `frames_per_second` is over all processes; `data_wait_fraction` is in [0, 1].
         """
         now = time.monotonic()
-        losses = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        speed = f"{frames_per_second:,.0f} frames/s, data wait {data_wait_fraction:.0%}, {_memory()}"
-        count = f"step {step}" + (f"/{self._total}" if self._total else "")
-        line = f"{count} | {losses} | {speed}, {self._left(step, now - self._started)}"
-        if self._bar is not None:
-            self._bar.n = round(1000 * self._done(step, now - self._started))
-            self._bar.set_description_str(line)
-        elif self._due(now, step):
-            self._printed, self._lines = now, self._lines + 1
-            print(line, file=self._stream, flush=True)
+        if self._view:
+            self._view.add(values)
+        if not self._due(now, step):
+            return
+        count, left = f"step {step}" + (f"/{self._total}" if self._total else ""), self._left(step, now - self._started)
+        speed, waits = f"{frames_per_second:,.0f} frames/s", f"data wait {data_wait_fraction:.0%}, {_memory()}"
+        self._printed, self._lines = now, self._lines + 1
+        if self._view:
+            width, losses = self._width(), [f"{name} {value:.3g}" for name, value in values.items()]
+            line = fitted([left, count, speed, *losses, waits], width)
+            with suppress(OSError):
+                self._view.show(line, self._done(step, now - self._started), values, width)
+        else:
+            losses = [f"{name} {value:.4g}" for name, value in values.items()]
+            self.note(f"{count} | {' '.join(losses)} | {speed}, {waits}, {left}")
+
+    def finding(self, line: str) -> None:
+        """Keep a finding in view, where there is a view."""
+        if self._view:
+            self._view.finding(line)
 
     def note(self, text: str) -> None:
-        """Print a line (a result, a warning), above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        """Print a line (a result, a warning), above the view if there is one."""
+        with suppress(OSError):
+            if self._view:
+                self._view.note(text)
+            else:
+                print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it is and start a new line."""
-        if self._bar is not None:
-            self._bar.close()
+        """Leave the view as it is and start a new line."""
+        if self._view:
+            with suppress(OSError):
+                self._view.close()
+
+    def _width(self) -> int:
+        """Columns of the terminal; 80 where it does not say."""
+        with suppress(OSError, ValueError):
+            return os.get_terminal_size(self._stream.fileno()).columns or WIDTH
+        return WIDTH
 
     def _due(self, now: float, step: int) -> bool:
-        wait = _QUIET_SECONDS[min(self._lines, len(_QUIET_SECONDS) - 1)]
+        if self._view:
+            wait = REDRAWN_SECONDS if self._lines else 0.0
+        else:
+            wait = _QUIET_SECONDS[min(self._lines, len(_QUIET_SECONDS) - 1)]
         return now - self._printed >= wait or step == self._total
 
-    def _done(self, step: int, elapsed: float) -> float:
-        """The fraction of the run that is done, in [0, 1]."""
+    def _done(self, step: int, elapsed: float) -> float | None:
+        """The fraction of the run that is done, in [0, 1]; None for a run without an end."""
+        if not (self._total or self._seconds):
+            return None
         by_steps = step / self._total if self._total else 0.0
         return min(max(by_steps, elapsed / self._seconds if self._seconds else 0.0), 1.0)
 
@@ -93,9 +122,24 @@ class Progress:
         return f"{tqdm.format_interval(min(ends))} left" if ends else f"{tqdm.format_interval(elapsed)} passed"
 
 
-def _memory() -> str:
-    """Memory in use, in GB: reserved on this process's GPU, or resident in the process."""
+def fitted(parts: Sequence[str], width: int) -> str:
+    """The first parts, joined, that fit a line of less than `width` columns; at least the first."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(f"{line} | {part}") >= width:
+            break
+        line = f"{line} | {part}"
+    return line
+
+
+def memory_in_use() -> tuple[float, bool]:
+    """Memory in GB, and whether it is a GPU's: reserved on this process's GPU, or resident in the process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return f"{torch.cuda.memory_reserved() / 1e9:.1f} GB on the GPU"
-    return f"{psutil.Process().memory_info().rss / 1e9:.1f} GB"
+        return torch.cuda.memory_reserved() / 1e9, True
+    return psutil.Process().memory_info().rss / 1e9, False
+
+
+def _memory() -> str:
+    gigabytes, on_gpu = memory_in_use()
+    return f"{gigabytes:.1f} GB" + (" on the GPU" if on_gpu else "")

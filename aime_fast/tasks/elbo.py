@@ -37,8 +37,8 @@ class Elbo(Task):
     }
 
     def shown(self) -> dict[str, str]:
-        """The total and the KL of z."""
-        return {self.name: self.total, "kl_z": "kl_z"}
+        """The negative ELBO in bits per dimension, which the weighted `total` is not, and the KL of z."""
+        return {"bits/dim": "bits_per_dim", "kl_z": "kl_z"}
 
     def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
         """Terms of this rank's batch; `nats` [B, T] and `usage` [K] are vectors.

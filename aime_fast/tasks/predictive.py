@@ -13,6 +13,9 @@ class Predictive(Task):
     """Trains the top-down prior, and the diversity of the slots' maps."""
 
     name, total = "predictive", "total_predictive"
+    # Maps are seeded by the context. What it holds is for the next frame to decide, not for the maps' diversity; and a
+    # gradient here would cost a backward pass through the perceiver, and a reduction of it on several ranks.
+    spares = frozenset({"perceiver"})
 
     def terms(self, outputs: SequenceOutputs, weights: LossConfig, targets: Values) -> Values:
         """The terms before their weights. Maps and their shifts are fixed targets; the diversity trains the maps."""

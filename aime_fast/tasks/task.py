@@ -1,6 +1,7 @@
 """What a task is: one loss with its own gradient, and all that belongs to it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import reduce
 from operator import add
 from typing import ClassVar
@@ -13,6 +14,11 @@ from aime_fast.model.outputs import SequenceOutputs
 
 Values = dict[str, Tensor]
 """Tensors by name; 0-d unless said otherwise."""
+
+
+def belongs(parameter: str, modules: Iterable[str]) -> bool:
+    """Whether a parameter, by its full name, is part of one of the modules, by theirs."""
+    return any(parameter.startswith(f"{module}.") for module in modules)
 
 
 class Task(ABC):
@@ -28,6 +34,8 @@ class Task(ABC):
     """Name of the task's loss, the sum of its weighted terms."""
     needs_rewards: ClassVar[bool] = False
     """Whether the recording must have rewards."""
+    spares: ClassVar[frozenset[str]] = frozenset()
+    """Modules of the model that the task's gradient leaves alone, as if it stopped where their outputs are read."""
     compiled: ClassVar[tuple[str, ...]] = ("terms",)
     """Methods that `torch.compile` compiles as one region each."""
     compile_options: ClassVar[dict[str, int]] = {}

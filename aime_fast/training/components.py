@@ -8,7 +8,9 @@ import torch
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.config.options import with_data_sizes
-from aime_fast.data.backends import open_backend
+from aime_fast.data.backends import open_backend, open_validation
+from aime_fast.data.backends.backend import training_device
+from aime_fast.data.identity import identify
 from aime_fast.errors import UserError
 from aime_fast.kernel_mode import check_kernel_mode
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
@@ -16,15 +18,18 @@ from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.tasks.registry import check_data, make_tasks
 from aime_fast.training.checkpoint.checkpoint import Checkpoints
 from aime_fast.training.checkpoint.finding import read_state
-from aime_fast.training.checkpoint.settings import check_settings
+from aime_fast.training.checkpoint.settings import check_settings, comparable
 from aime_fast.training.checkpoint.state import Progress, RunState
 from aime_fast.training.compile.compilation import Compilation, cache_folder, wanted
 from aime_fast.training.compile.cuda_graph import CudaRecorder
 from aime_fast.training.compile.graph_capture import CapturedStep
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.engines.open_engine import open_engine
+from aime_fast.training.reach import tasks_reaching
+from aime_fast.training.reporter import check_logging
 from aime_fast.training.run import folder as run_folder
 from aime_fast.training.run.device import memory_ended
+from aime_fast.training.run.room import refuse_too_large
 from aime_fast.training.schedules import Schedules
 from aime_fast.training.step import TrainingStep
 
@@ -53,16 +58,30 @@ class Components:
 
     def _open(self, config: TrainConfig) -> None:
         check_kernel_mode()
+        check_logging(config.logging)
         if config.threads:
             torch.set_num_threads(config.threads)
         tasks = make_tasks(config.tasks)
-        self.backend, self.validation_backend = (
-            open_backend(config.backend, config.data, config.loader, split, config.seed, config.on_bad_sample)
-            for split in ("train", "val")
-        )
+        reading = (config.seed, config.on_bad_sample, config.actions)
+        self.backend = open_backend(config.backend, config.data, config.loader, "train", *reading)
+        self.validation_backend = open_validation(config.backend, config.data, config.loader, *reading)
+        if self.validation_backend is None:
+            self.notes.append(
+                "no held-out episode is as long as a window: training runs without validation and figures; record more"
+            )
         data, source = self.backend, config.data or "the sample"
+        self.notes += data.notes
         self.config = config = with_data_sizes(config, data.action_dim, data.image_size, source)
         check_data(tasks, data.has_rewards, source)
+        windows, frames = data.sampler.valid_windows, config.loader.sequence_length
+        if config.loader.batch_size > windows:
+            raise UserError(
+                f"loader.batch_size is {config.loader.batch_size}, but {source} has {windows} windows of {frames} "
+                f"frames to train on; lower --loader.batch-size to {windows} or less"
+            )
+        self.data = identify(config.data, data)
+        if training_device().type == "cpu":
+            refuse_too_large(config)
         self.schedules = Schedules(config, self.backend.steps_per_epoch)
 
         torch.manual_seed(config.seed)  # decides the initial weights
@@ -74,10 +93,10 @@ class Components:
         if config.loader.sequence_length == 1:
             self.notes.append("windows have one frame: what comes next can't be learnt; raise --loader.sequence-length")
         self.parameter_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.engine = open_engine(model, config)
+        self.aggregator = LossAggregator(config.losses, tasks)
+        self.engine = open_engine(model, config, lambda: tasks_reaching(model, self.aggregator))
         self._closing.callback(self.engine.close)
         self.hosts = HostGroup(self.engine.rank, self.engine.world_size)
-        self.aggregator = LossAggregator(config.losses, tasks)
         self.balancer = Balancer(config.balancing, self.engine.layout, self.engine.parameter_names, config.tasks)
         step = TrainingStep(self.engine, self.balancer, self.aggregator, self.backend, config)
         self.compilation = self._compile()
@@ -85,7 +104,7 @@ class Components:
         self.step: TrainingStep | CapturedStep = self.capture or step
 
         self.progress = Progress()
-        self.state = RunState(config, self.engine, self.balancer, self.progress)
+        self.state = RunState(config, self.data, self.engine, self.balancer, self.progress)
         self.folder = self.hosts.first(lambda: run_folder.choose(config, self.notes.append))
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.hosts, config.keep_checkpoints)
         self._closing.callback(self.checkpoints.close)
@@ -120,7 +139,7 @@ class Components:
         return captured
 
     def _resume(self, checkpoint: Path) -> None:
-        saved, now = read_state(checkpoint)["config"], self.state.shared()["config"]
+        saved, now = comparable(read_state(checkpoint), self.state.shared())
         home = str(checkpoint.parent.parent)
         changed = self.hosts.first(lambda: check_settings(saved, now, self.config.override, home))
         if changed:

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import torch
 
 from aime_fast.data.batch import Batch
+from aime_fast.profiling.phases import phase
 from aime_fast.training.nest import tensors
 
 T = TypeVar("T")
@@ -27,7 +28,8 @@ class Prefetcher(Generic[T]):
     def take(self) -> T:
         """Wait for the inputs of the next step, and start to fetch those of the step after it."""
         started = time.perf_counter()
-        inputs = (self._ahead or self._thread.submit(self._fetch, self._next)).result()
+        with phase("wait"):
+            inputs = (self._ahead or self._thread.submit(self._fetch, self._next)).result()
         self.waited += time.perf_counter() - started
         self._next += 1
         self._ahead = self._submit()

@@ -5,7 +5,6 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
@@ -13,6 +12,7 @@ from aime_fast.data.backends import Backend
 from aime_fast.data.batch import Batch
 from aime_fast.model.draws import Draws
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
+from aime_fast.profiling.phases import phase
 from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.engines.engine import Engine, StepReport
 from aime_fast.training.meters import average
@@ -67,12 +67,13 @@ class TrainingStep:
     ) -> None:
         self.engine, self.balancer, self.aggregator, self.backend = engine, balancer, aggregator, backend
         self.names = [task.name for task in aggregator.tasks]
+        self.spares = [task.spares for task in aggregator.tasks]
         self.seed, self.loader = config.seed, config.loader
         self._on_copy_stream = CopyStream(engine.device)
 
     def fetch(self, step: int) -> Inputs:
         """Load this rank's rows [r*B/W, (r+1)*B/W) of the global batch and its draws; both depend on (seed, step)."""
-        with record_function("data"):
+        with phase("data"):
             return self._on_copy_stream(lambda: self._load(step))
 
     def _load(self, step: int) -> Inputs:
@@ -109,18 +110,18 @@ class TrainingStep:
     def follow(self, inputs: Inputs, computed: Computed) -> None:
         """Move the averages, codebook and teacher, after the parameters."""
         engine, finite = self.engine, computed.report.finite
-        with record_function("averages"):
+        with phase("averages"):
             engine.module.after_step(computed.ids, computed.encodings, inputs.draws, finite, engine.stored)
 
     def _micro_batch(
         self, batch: Batch, draws: Draws, beta: float | Tensor
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Forward and backward passes of some windows; their losses, codes and encodings outlive them."""
-        with record_function("forward"):
+        with phase("forward"):
             outputs = self.engine(batch.frames(), batch.actions, draws)
             losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=batch)
-        with record_function("backward"):
-            self.engine.backward(totals, self.names)
+        with phase("backward"):
+            self.engine.backward(totals, self.names, self.spares)
         tokens = outputs.token_info
         return {name: loss.detach() for name, loss in losses.items()}, tokens.ids, tokens.encodings
 

@@ -4,16 +4,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from aime_fast import waiting
 from aime_fast.config import TrainConfig
-from aime_fast.config.options import configured
+from aime_fast.config.base import configured
 from aime_fast.errors import UserError
+from aime_fast.reporting.findings.watch import Finding
 from aime_fast.training.components import Components
 from aime_fast.training.engines.host_group import time_limit
 from aime_fast.training.loop import Loop
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
 from aime_fast.training.run import folder as run_folder
-from aime_fast.training.run.device import describe, memory_ended, out_of_memory
+from aime_fast.training.run.device import describe, memory_ended, out_of_memory, room_on
+from aime_fast.training.run.going_on import command_to_go_on
 from aime_fast.training.run.interruptions import Interruptions
 from aime_fast.training.run.watchdog import Watchdog
 
@@ -77,7 +82,7 @@ class DMCVBTrainer(Components):
             closing.callback(self.checkpoints.settle)
             for line in [*self._opening(), *self.notes]:
                 reporter.note(line)
-            limit = time_limit().total_seconds()
+            limit, go_on = time_limit().total_seconds(), command_to_go_on(self.folder.path)
             with (
                 Interruptions(hosts.rank == 0) as interruptions,
                 Watchdog(hosts.rank, hosts.world_size, limit) as watchdog,
@@ -88,8 +93,10 @@ class DMCVBTrainer(Components):
                     if not memory_ended(error):
                         raise
                     raise self._out_of_memory(error, watchdog.phase) from error
+            if self.config.logging.stop_on and not signal:
+                hosts.first(lambda: self._stop(reporter.stopped_by, go_on))
             if signal:
-                reporter.note(f"stopped by signal {signal} after step {progress.step}; saved")
+                reporter.note(f"stopped by signal {signal} after step {progress.step}; saved. Go on with: {go_on}")
         return Summary(
             steps=progress.step,
             epochs=progress.step / self.backend.steps_per_epoch,
@@ -101,13 +108,30 @@ class DMCVBTrainer(Components):
             signal=signal,
         )
 
+    def _stop(self, finding: Finding | None, go_on: str) -> None:
+        """`UserError` for the finding that ended the run; rank 0 raises it for all ranks."""
+        if finding:
+            raise UserError(
+                f"stopped after step {self.progress.step} by --logging.stop-on: {finding}; saved. Go on with: {go_on}"
+            )
+
     def _out_of_memory(self, error: RuntimeError, phase: str) -> UserError:
         self.checkpoints.settle()
-        return out_of_memory(error, phase, self.config, self.engine.micro_batch, self.checkpoints.newest)
+        free = room_on(self.engine.device)
+        return out_of_memory(error, phase, self.config, self.engine.micro_batch, self.checkpoints.newest, free)
 
     def _lock(self, closing: ExitStack) -> None:
         """Lock the run's folder until `closing` closes; rank 0 does this for all ranks."""
         closing.callback(run_folder.prepare(self.folder, self.config, self.notes.append).release)
+
+    def _spinning(self) -> list[str]:
+        """The line for threads that spin while they wait, because torch was loaded before anybody chose."""
+        if self.engine.device.type != "cpu" or torch.get_num_threads() == 1 or waiting.chosen():
+            return []
+        return [
+            "threads spin while they wait, so a busy core slows every step down: set OMP_WAIT_POLICY=PASSIVE before "
+            "torch is imported"
+        ]
 
     def _opening(self) -> list[str]:
         total, epoch = self.schedules.total_steps, self.backend.steps_per_epoch
@@ -115,6 +139,7 @@ class DMCVBTrainer(Components):
         step = self.capture.description if self.capture else "step as written"
         return [
             *describe(self.engine.device, self.engine.precision, step),
+            *self._spinning(),
             self.backend.description,
             f"{self.parameter_count / 1e6:.2f} M parameters on {self.engine.world_size} x {self.engine.device.type}; "
             f"an epoch has {epoch} steps of {self.config.loader.batch_size} windows; training for {end} into "

@@ -64,7 +64,7 @@ def train(seed: Seed, budget: Budget, variant: Variant) -> None:
         "resume": "auto",
         "keep_checkpoints": 1,
         "loader.batch_size": budget.batch_size,
-        "logging.tensorboard": "false",
+        "logging.tracker": "none",
         **({"data": seed.data.path} if seed.data.path else {}),
     }
     run("train", *(part for name, value in (fixed | variant.changes).items() for part in (f"--{name}", str(value))))
@@ -74,7 +74,7 @@ def evaluate(seed: Seed, budget: Budget) -> None:
     """Judge the checkpoint at the end of the budget, with all that the data allow."""
     if seed.result.exists():
         return
-    flags = ["--checkpoint", str(seed.checkpoint(budget.steps)), "--json", str(seed.result)]
+    flags = [str(seed.checkpoint(budget.steps)), "--json", str(seed.result)]
     if seed.data.path:
         flags += ["--data", str(seed.data.path)]
     flags += ["--stride", str(STRIDE)] if seed.data.collected else []

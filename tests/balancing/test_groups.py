@@ -105,10 +105,10 @@ def test_grams_of_modules_sum_to_that_of_all_under_shards(world_size, stage, see
     for rank in range(world_size):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(flat.dist, "get_rank", lambda rank=rank: rank)
-            layout = FlatLayout(parameters, SimpleNamespace(groups=[buffer]), world_size, sharded=True)
+            layout = FlatLayout(parameters, SimpleNamespace(groups=[buffer]), world_size)
             layout.total = lambda grams, losses: (grams, losses)
             for task in range(TASKS):
-                (flat_gradient,) = layout._flatten(gradients(module, task, seed))
+                (flat_gradient,) = layout._flatten(task, gradients(module, task, seed))
                 layout._vectors[task] = [flat_gradient.view(world_size, -1)[rank].contiguous()]
             whole += layout.gram(False)[0][0]
             layout.divide(group_of, 4)

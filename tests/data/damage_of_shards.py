@@ -249,7 +249,7 @@ def _statistic(name: str, value: object) -> Callable[[dict], object]:
 
 def _manifest() -> list[Case]:
     changes: dict[str, Callable[[dict], object]] = {
-        "newer": lambda m: m.update(version=2),
+        "newer": lambda m: m.update(version=3),
         "older": lambda m: m.update(version=0),
         "version true": lambda m: m.update(version=True),
         "version text": lambda m: m.update(version="1"),

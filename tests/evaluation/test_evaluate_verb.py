@@ -1,7 +1,9 @@
 """`aime-fast evaluate` with all it can do, on a recording without a simulator's states."""
 
+import csv
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,11 +15,14 @@ from aime_fast.commands.main import main
 from aime_fast.config import preset_config
 from aime_fast.doctor import choose_graphics
 from aime_fast.doctor.graphics import INSTALL
-from aime_fast.evaluation.counterparts import COUNTERPARTS
 from aime_fast.evaluation.intervals import Estimate
-from aime_fast.evaluation.open_loop import MEAN, OTHER, OTHER_TRUTH, open_loop_psnr, reconstruction_psnr
-from aime_fast.evaluation.parts import measure
+from aime_fast.evaluation.open_loop import MEAN, OTHER, OTHER_TRUTH, open_loop_psnr
+from aime_fast.evaluation.reconstruction import judge_reconstruction
 from aime_fast.evaluation.report import AT_REFERENCE
+from aime_fast.evaluation.worth.counterparts import COUNTERPARTS
+from aime_fast.evaluation.worth.parts import measure
+from aime_fast.reporting.page.drawings import _prediction
+from aime_fast.reporting.page.run_record import read_run
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +46,33 @@ def trained(tmp_path_factory, recording):
     return folder
 
 
+class MeanColours(torch.nn.Module):
+    """A video network."""
+
+    def forward(self, x: torch.Tensor):
+        return x.mean((3, 4)).flatten(1)
+
+
 def test_everything_is_printed_and_written(capsys, tmp_path, recording, trained):
     capsys.readouterr()
     path = tmp_path / "result.json"
-    flags = ["--checkpoint", trained, "--data", recording, "--stride", "2", "--simulator", "--parts"]
-    flags += ["--json", str(path)]
+    flags = [trained, "--stride", "2", "--simulator", "--parts"]
+    table, video = tmp_path / "result.csv", tmp_path / "video.pt"
+    torch.jit.script(MeanColours()).save(video)
+    flags += ["--json", str(path), "--csv", str(table), "--fvd-weights", str(video)]
     assert main(["evaluate", *flags]) == 0
     out, err = capsys.readouterr()
     assert "parts: slots: their mean" in err
     assert f"share and probe: left out, {recording} keeps no simulator's states; `aime-fast collect` does\n" in out
-    for title in ("frames ahead", "over moving pixels", "ridge on PCA codes", "replaced by", "predictor of the next"):
+    for title in (
+        "frames ahead",
+        "over moving pixels",
+        "ridge on PCA codes",
+        "replaced by",
+        "predictor of the next",
+        "SSIM",
+        "FVD",
+    ):
         assert title in out
     found = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert found["facts"]["windows"] == 3 and found["facts"]["episodes"] == 1
@@ -58,7 +80,20 @@ def test_everything_is_printed_and_written(capsys, tmp_path, recording, trained)
     assert len(found["psnr"]["mean of the futures"]) == 15
     assert found["psnr"]["mean of the futures"][0].keys() == set(Estimate.__dataclass_fields__)
     assert found["share"] == {} and found["probe"] is None
-    assert list(tmp_path.iterdir()) == [path]
+    assert "not measured: LPIPS (--lpips-weights FILE)\n" in out
+    assert found["lpips"] == {} and found["ssim"]["mean of the futures"][2]["mean"] is None, "3 is not in the table"
+    assert 0 < found["ssim"]["mean of the futures"][4]["mean"] < 1
+    lost, own, other = (row[4]["mean"] for row in (found["lost"], found["psnr"][MEAN], found["psnr"][OTHER]))
+    assert lost == pytest.approx(own - other, abs=1e-9)
+    assert found["frechet"]["fvd"].keys() >= {"one future", "last frame copied", "recorded frames, two halves"}
+    assert json.loads(Path(trained, "evaluation.json").read_text()) == found
+    drawn = _prediction(read_run(trained))
+    assert drawn[MEAN][5] == pytest.approx((own, own, own)), "one episode has no interval"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    values = {(row["metric"], row["prediction"], row["frames_ahead"]): float(row["value"]) for row in rows}
+    assert values["psnr", MEAN, "5"] == pytest.approx(own, rel=1e-5)
+    assert values["nats", "", "0"] == pytest.approx(found["reconstruction"]["nats"]["mean"], rel=1e-5)
+    assert sorted(tmp_path.iterdir()) == [table, path, video]
     assert main(["evaluate", *flags]) == 2, "a result is not overwritten"
     assert "name a new file" in capsys.readouterr().err
 
@@ -79,11 +114,11 @@ def simulated(tmp_path_factory):
 
 
 def test_collected_data_also_tell_the_share_and_the_probe(capsys, tmp_path, simulated):
-    data, run = simulated
+    _, run = simulated
     results = []
     for name in ("once", "again"):
         path = tmp_path / f"{name}.json"
-        flags = ["--checkpoint", run, "--data", data, "--stride", "5", "--simulator", "--json", str(path)]
+        flags = [run, "--stride", "5", "--simulator", "--json", str(path)]
         assert main(["evaluate", *flags]) == 0
         results.append(path.read_text())
     assert results[0] == results[1]
@@ -97,6 +132,10 @@ def test_collected_data_also_tell_the_share_and_the_probe(capsys, tmp_path, simu
         own, other = (found["psnr"][name][h]["mean"] for name in (MEAN, OTHER))
         assert value["mean"] == pytest.approx((own - other) / possible[h]["mean"], abs=1e-9)
     assert found["psnr"][OTHER_TRUTH][0]["mean"] > 0
+    assert (
+        found["frechet"]["state probe"]["one future"]["mean"]
+        > found["frechet"]["state probe"]["recorded frames, two halves"]["mean"]
+    )
     assert found["probe"]["r2"]["z"]["position"].keys() == {"sin shoulder", "cos shoulder", "wrist"}
     assert found["probe"]["r2"].keys() == {"z", "h", "PCA codes", "PCA codes of two frames"}
 
@@ -124,7 +163,7 @@ def test_a_gpu_finds_what_a_cpu_finds():
         model.to(device)
         values = {f"parts {name}": x for name, x in measure(model, windows, 5).items()}
         values |= open_loop_psnr(model, windows, 5).psnr
-        return values | {"reconstruction": reconstruction_psnr(model, windows).psnr}
+        return values | {"reconstruction": judge_reconstruction(model, windows)["psnr"]}
 
     there, here = found("cuda"), found("cpu")
     for name, values in here.items():

@@ -1,10 +1,11 @@
-"""PSNR against its formula in NumPy."""
+"""PSNR and SSIM against their formulas in NumPy and SciPy."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
-from aime_fast.evaluation.metrics import CEILING, moving_pixels, moving_psnr, psnr, unit_range
+from aime_fast.evaluation.metrics import CEILING, moving_pixels, moving_psnr, psnr, ssim, unit_range
 
 
 @pytest.mark.parametrize("lead", [(), (5,), (2, 3)])
@@ -64,3 +65,29 @@ def test_a_pixel_moves_if_one_channel_differs_by_more_than_ten_levels():
     frame = mean.clone()
     frame[1, 0, 0], frame[2, 0, 1], frame[0, 1, 0] = 110.0, 111.0, 89.0
     assert moving_pixels(frame, mean).tolist() == [[False, True], [True, False]]
+
+
+def similarity(a, b):
+    """Wang et al. (2004), equation 13, of one image [3, H, W] in [0, 1], in float64."""
+    blurred = lambda x: np.stack([gaussian_filter(c, 1.5, mode="mirror", truncate=3.5) for c in x])  # noqa: E731
+    m, n = blurred(a), blurred(b)
+    v, w, both = blurred(a * a) - m * m, blurred(b * b) - n * n, blurred(a * b) - m * n
+    return ((2 * m * n + 1e-4) * (2 * both + 9e-4) / ((m * m + n * n + 1e-4) * (v + w + 9e-4))).mean()
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (2, 35)])
+def test_ssim_of_each_frame(lead):
+    draw = np.random.default_rng(0)
+    a = draw.random((*lead, 3, 17, 12))
+    b = np.clip(a + draw.normal(0, 0.2, a.shape), 0, 1)
+    expected = [similarity(x, y) for x, y in zip(a.reshape(-1, 3, 17, 12), b.reshape(-1, 3, 17, 12), strict=True)]
+    found = ssim(torch.from_numpy(2 * a - 1).float(), torch.from_numpy(2 * b - 1).float())
+    assert found.shape == lead
+    # A variance is a difference of squares: float32 loses digits there.
+    np.testing.assert_allclose(found.flatten().numpy(), expected, atol=2e-5)
+
+
+def test_equal_frames_are_the_most_similar():
+    frames = torch.rand(2, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(ssim(frames, frames), torch.ones(2))
+    torch.testing.assert_close(ssim(torch.full_like(frames, 3), torch.ones_like(frames)), torch.ones(2))

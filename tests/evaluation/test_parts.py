@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from aime_fast.config import preset_config
-from aime_fast.evaluation.counterparts import (
+from aime_fast.evaluation.worth.counterparts import (
     COUNTERPARTS,
     Facts,
     collapsed,
@@ -17,8 +17,8 @@ from aime_fast.evaluation.counterparts import (
     find_facts,
     with_uniform_weights,
 )
-from aime_fast.evaluation.parts import NATS, kl_of_frames, measure, price_parts
-from aime_fast.evaluation.predictors import compare_predictors
+from aime_fast.evaluation.worth.parts import NATS, kl_of_frames, measure, price_parts
+from aime_fast.evaluation.worth.predictors import compare_predictors
 from aime_fast.model.priors.mixture import MixtureDistribution
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.registry import make_tasks

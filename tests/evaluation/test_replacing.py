@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aime_fast.evaluation.replacing import readers, replaced, with_argument, with_result
+from aime_fast.evaluation.worth.replacing import readers, replaced, with_argument, with_result
 
 
 class Adder(nn.Module):

@@ -68,7 +68,7 @@ CASES = {
 def trained(data, out, **changes):
     """A run of three steps of the `debug` preset; its folder, with finite losses, parameters and buffers."""
     loader = {"batch_size": 2, "sequence_length": 4, "windows_per_epoch": 2} | changes.pop("loader", {})
-    logging = {"log_every": 1, "tensorboard": False}
+    logging = {"log_every": 1, "tracker": "none"}
     options = {"preset": "debug", "data": data, "out": str(out), "steps": 3, "loader": loader, "logging": logging}
     trainer = DMCVBTrainer(**options, **changes)
     summary = trainer.fit()
@@ -112,4 +112,4 @@ def test_episodes_of_two_frames(tmp_path):
     report = judged(data, run, context=1, horizon=1)
     assert all(math.isfinite(values[0].mean) for values in report.psnr.values())
     with pytest.raises(UserError, match="lower --context or --horizon"):
-        judged(data, run, context=1, horizon=2)
+        judged(data, run, context=2, horizon=1)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from made_runs import made_snapshot
 from PIL import Image
 
 from aime_fast.reporting.figures import (
-    COLUMNS,
     GAP,
     LABELS,
     PAD,
@@ -15,9 +15,8 @@ from aime_fast.reporting.figures import (
     overlay,
     pixels,
     save_reconstruction_grid,
-    save_rollout_grid,
-    spread,
 )
+from aime_fast.reporting.snapshot import COLUMNS, spread
 
 TOP = PAD + 50
 
@@ -36,21 +35,20 @@ def read(path):
     return np.asarray(Image.open(path))
 
 
-def frames(count, height=16, width=16):
-    return torch.rand(count, 3, height, width) * 2 - 1
-
-
 @pytest.mark.parametrize(("count", "size"), [(1, (16, 16)), (5, (16, 24)), (16, (32, 32))])
 def test_every_row_shows_its_frames(tmp_path, count, size):
-    views = [frames(count, *size) for _ in range(3)]
-    save_reconstruction_grid(tmp_path / "deep" / "a.png", *views, torch.rand(count, 5, 4, 4), "a title")
+    seen = made_snapshot(frames=count, size=size, context=count // 2)
+    save_reconstruction_grid(tmp_path / "deep" / "a.png", seen, "a title")
+    black = np.zeros((count // 2, *size, 3), np.uint8)
+    predicted = np.concatenate([black, seen.imagined])
+    views = [seen.frames, seen.reconstructions, seen.token_reconstructions, predicted]
     picture = read(tmp_path / "deep" / "a.png")
     columns = min(count, COLUMNS)
     width = 2 * PAD + LABELS + columns * (size[1] * ZOOM + GAP) - GAP
-    assert picture.shape == (TOP + PAD + 4 * (size[0] * ZOOM + GAP) - GAP, width, 3)
+    assert picture.shape == (TOP + PAD + 6 * (size[0] * ZOOM + GAP) - GAP, width, 3)
     for row, view in enumerate(views):
         for column, frame in enumerate(spread(count)):
-            assert (tile(picture, row, column, size) == pixels(view[frame : frame + 1])[0]).all()
+            assert (tile(picture, row, column, size) == view[frame]).all()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
 
 
@@ -95,24 +93,15 @@ def test_the_overlay_does_not_depend_on_the_scale_of_the_maps():
 
 def test_the_attention_row_names_its_colours(tmp_path):
     path = tmp_path / "a.png"
-    save_reconstruction_grid(path, *(torch.full((2, 3, 64, 64), -1.0) for _ in range(3)), torch.zeros(2, 5, 8, 8), "")
+    save_reconstruction_grid(path, made_snapshot(frames=2, slots=5, size=(64, 64), grid=8), "")
     labels = read(path)[:, : PAD + LABELS].reshape(-1, 3)
     for colour in SLOT_COLOURS[:5]:
         assert (labels == colour).all(-1).sum() > 50
 
 
-def test_truth_stands_above_what_was_imagined(tmp_path):
-    truth, imagined = frames(7), frames(7)
-    save_rollout_grid(tmp_path / "a.png", truth, imagined, 3, "a title")
-    picture = read(tmp_path / "a.png")
-    for row, view in enumerate((truth, imagined)):
-        for column in range(7):
-            assert (tile(picture, row, column, (16, 16)) == pixels(view[column : column + 1])[0]).all()
-
-
 def test_a_failure_leaves_the_old_picture(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    save_rollout_grid(path, frames(3), frames(3), 1, "")
+    save_reconstruction_grid(path, made_snapshot(), "")
     before = path.read_bytes()
 
     def full_disk(self, target, **kwargs):
@@ -120,5 +109,5 @@ def test_a_failure_leaves_the_old_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
-        save_rollout_grid(path, frames(3), frames(3), 1, "")
+        save_reconstruction_grid(path, made_snapshot(), "")
     assert path.read_bytes() == before

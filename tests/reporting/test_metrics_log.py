@@ -7,7 +7,6 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from aime_fast.reporting.metrics_log import MetricsLog, read_metrics
 
@@ -23,7 +22,7 @@ def rows(folder):
 
 
 def test_a_row_holds_what_was_written(tmp_path):
-    with closing(MetricsLog(tmp_path / "new" / "run", tensorboard=False)) as log:
+    with closing(MetricsLog(tmp_path / "new" / "run")) as log:
         log.write(3, "train", {"total": 1.5, "numpy": np.float32(0.25), "torch": torch.tensor(2.0), "whole": 4})
         log.write(3, "val", {})
     first, second = rows(tmp_path / "new" / "run")
@@ -35,7 +34,7 @@ def test_a_row_holds_what_was_written(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_stays_valid_json(tmp_path, value):
-    with closing(MetricsLog(tmp_path, tensorboard=False)) as log:
+    with closing(MetricsLog(tmp_path)) as log:
         log.write(1, "train", {"bad": value, "good": 1.0})
     (row,) = rows(tmp_path)
     assert row["bad"] is None
@@ -45,13 +44,13 @@ def test_what_is_not_finite_stays_valid_json(tmp_path, value):
 
 @pytest.mark.parametrize("name", ["step", "split", "time", "nonfinite"])
 def test_a_metric_cannot_take_the_rows_own_names(tmp_path, name):
-    with closing(MetricsLog(tmp_path, tensorboard=False)) as log, pytest.raises(ValueError, match=name):
+    with closing(MetricsLog(tmp_path)) as log, pytest.raises(ValueError, match=name):
         log.write(1, "train", {name: 1.0})
     assert rows(tmp_path) == []
 
 
 def test_a_row_is_in_the_file_before_the_next(tmp_path):
-    log = MetricsLog(tmp_path, tensorboard=False)
+    log = MetricsLog(tmp_path)
     for step in range(1, 4):
         log.write(step, "train", {"total": step})
         assert len(rows(tmp_path)) == step
@@ -60,13 +59,13 @@ def test_a_row_is_in_the_file_before_the_next(tmp_path):
 
 
 def test_resuming_drops_later_rows_and_a_torn_line(tmp_path):
-    with closing(MetricsLog(tmp_path, tensorboard=False)) as log:
+    with closing(MetricsLog(tmp_path)) as log:
         for step in (10, 20, 20, 30):
             log.write(step, "train", {"total": 1.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "spl')
     assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20, 20, 30]
-    with closing(MetricsLog(tmp_path, tensorboard=False, resume_step=20)) as log:
+    with closing(MetricsLog(tmp_path, resume_step=20)) as log:
         log.write(30, "train", {"total": 2.0})
     assert [(row["step"], row["total"]) for row in rows(tmp_path)] == [(10, 1.0), (20, 1.0), (20, 1.0), (30, 2.0)]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
@@ -74,30 +73,6 @@ def test_resuming_drops_later_rows_and_a_torn_line(tmp_path):
 
 def test_without_a_step_to_resume_from_only_the_torn_line_goes(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 9, "split": "train"}\n{"st')
-    with closing(MetricsLog(tmp_path, tensorboard=False)) as log:
+    with closing(MetricsLog(tmp_path)) as log:
         log.write(1, "train", {})
     assert [row["step"] for row in rows(tmp_path)] == [9, 1]
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_reads_back_scalars_and_pictures(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    Image.new("RGB", (6, 4), (255, 0, 0)).save(tmp_path / "a.png")
-    with closing(MetricsLog(tmp_path)) as log:
-        log.write(1, "train", {"total": 2.5})
-        log.write(2, "train", {"total": 9.0})
-        log.picture(2, "reconstructions", tmp_path / "a.png")
-    with closing(MetricsLog(tmp_path, resume_step=1)) as log:
-        log.write(2, "train", {"total": 1.25})
-        log.picture(2, "reconstructions", tmp_path / "a.png")
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/total")] == [(1, 2.5), (2, 1.25)]
-    (picture,) = events.Images("reconstructions")
-    assert (picture.width, picture.height) == (6, 4)
-
-
-def test_a_picture_without_tensorboard_is_no_event(tmp_path):
-    with closing(MetricsLog(tmp_path, tensorboard=False)) as log:
-        log.picture(1, "reconstructions", tmp_path / "missing.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -75,20 +75,41 @@ def test_the_time_left_is_to_whatever_ends_first(clock, ends, elapsed, step, sai
 
 
 @pytest.mark.parametrize("ends", [{"total_steps": 4}, {"total_steps": None, "minutes": 1}, {"total_steps": None}])
-def test_a_terminal_gets_one_line_that_is_redrawn(clock, ends):
+def test_a_terminal_gets_a_view_that_is_redrawn(clock, ends, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     progress = Progress(stream=stream, **ends)
     for step in (1, 2):
         clock.now = 15.0 * step
         show(progress, step)
+    progress.finding("kl-collapse at step 2: z carries nothing")
     progress.note("epoch 1: PSNR 20 dB")
+    clock.now = 45.0
+    show(progress, 3)
     progress.close()
-    text = stream.getvalue()
-    assert "elbo 123.5" in text
-    assert text.count("\n") == 2  # one ends the note, one the bar
-    assert re.search(r"\repoch 1: PSNR 20 dB\n", text)
-    bars = [line for line in text.split("\r") if "step 2" in line]
-    assert all(("#" in bar or "█" in bar) == (ends != {"total_steps": None}) for bar in bars)
+    screen = on_screen(stream.getvalue())
+    assert screen[0] == "epoch 1: PSNR 20 dB"
+    assert "step 3" in screen[1] and "elbo 123 | perceiver 0.5" in screen[1]
+    assert (len(screen[2]) == 79 and set(screen[2]) <= set("━╸╺ ")) == (ends != {"total_steps": None})
+    assert re.match(r"elbo +▁+ +123\.5$", screen[-3])
+    assert screen[-1] == "kl-collapse at step 2: z carries nothing"
+    assert sum("step " in line for line in screen) == 2  # the line and the finding: earlier lines are gone
+
+
+def on_screen(text):
+    """The lines that a terminal shows in the end, for the codes that the view uses: up, to the left, erase a line."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part.endswith("A") and part.startswith("\x1b"):
+            row -= int(part[2:-1])
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part != "\r" and not part.startswith("\x1b"):
+            lines[row] += part
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def test_a_note_in_a_log_file_is_a_line():

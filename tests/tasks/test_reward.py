@@ -53,5 +53,5 @@ def test_it_reads_imagined_states_and_evaluate_prints_its_error(trainer, capsys)
         trainer.engine.module.heads["reward"](trainer.engine.module.imagine(state, batch.actions[:, 4:7]))
     )
     assert read["reward"].shape == read["continuation"].shape == (len(batch), 3)
-    assert main(["evaluate", "--checkpoint", str(trainer.folder.path), "--horizon", "2"]) == 0
+    assert main(["evaluate", str(trainer.folder.path), "--horizon", "2"]) == 0
     assert "reward, best constant, RMSE" in capsys.readouterr().out

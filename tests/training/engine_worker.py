@@ -15,16 +15,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from collectives import Collectives
 from safetensors.torch import save_file
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from toy import Toy, balancer_of, batch, run_step, toy_config
+from toy import Toy, balancer_of, batch, run_step, toy_config, toy_reach
 from world import WINDOWS, World
 
 from aime_fast.balancing.groups import GROUPS
+from aime_fast.balancing.layouts import reach
 from aime_fast.balancing.solvers.registry import SOLVERS
+from aime_fast.tasks.aggregator import LossAggregator
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.open_engine import open_engine
+from aime_fast.training.reach import tasks_reaching
 
 # torch 2.13 gave it this name and warns of the older one.
 all_gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
@@ -37,21 +39,38 @@ CLIP = 0.5
 LR = {"sgd": 0.05, "adamw": 0.005}
 
 
-def open_case(stage, name="sgd", accumulation=1, solver="rotation", groups="all", seed=0, bf16=False, **zero):
-    """An engine on the toy and its balancer; `zero` joins the ZeRO options."""
+def open_case(
+    stage,
+    name="sgd",
+    accumulation=1,
+    solver="rotation",
+    groups="all",
+    seed=0,
+    bf16=False,
+    known=False,
+    sent=None,
+    **zero,
+):
+    """An engine on the toy and its balancer.
+
+    known: it is told which tasks reach what. sent: "communication_data_type". `zero` joins the ZeRO options.
+    """
     config = toy_config(name=name, lr=LR[name], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
     path = Path(sys.argv[1]) / f"zero-{os.environ['RANK']}.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": stage, **zero}, "bf16": {"enabled": bf16}}))
-    engine = open_engine(Toy(seed), replace(config, ds_config=str(path)))
+    options = {"zero_optimization": {"stage": stage, **zero}, "bf16": {"enabled": bf16}}
+    path.write_text(json.dumps(options | {"communication_data_type": sent}))
+    module = Toy(seed)
+    engine = open_engine(module, replace(config, ds_config=str(path)), (lambda: toy_reach(module)) if known else None)
     return engine, balancer_of(engine, solver, groups)
 
 
-def open_world(stage, accumulation, windows=WINDOWS, precision="auto"):
-    """The real model under SGD."""
+def open_world(stage, accumulation, windows=WINDOWS, precision="auto", known=False):
+    """The real model under SGD; known: the engine is told which tasks reach what."""
     optim = dict(name="sgd", lr=LR["sgd"], weight_decay=0.1, accumulation=accumulation, clip=CLIP, precision=precision)
     config = toy_config(**optim)
     config = replace(config, loader=replace(config.loader, batch_size=windows), ds_config=f"zero{stage}")
-    engine = open_engine(World(windows=windows), config)
+    world = World(windows=windows)
+    engine = open_engine(world, config, (lambda: tasks_reaching(world.model, LossAggregator())) if known else None)
     return engine, balancer_of(engine)
 
 
@@ -99,9 +118,9 @@ def equality(steps=STEPS, **case):
     return values
 
 
-def resume(stage, name):
+def resume(stage, name, known=False):
     """Whether five steps equal two steps, a new engine with the saved state, and three more."""
-    engine, balancer = open_case(stage=stage, name=name)
+    engine, balancer = open_case(stage=stage, name=name, known=known)
     train(engine, balancer, range(2))
     weights = {key: value.clone() for key, value in engine.weights().items()}
     balance = balancer.state_dict()
@@ -110,7 +129,7 @@ def resume(stage, name):
     save_file(named, files[engine.rank])
     engine.barrier()
     whole = train(engine, balancer, range(2, 5))
-    again, balancer = open_case(stage=stage, name=name, seed=5)
+    again, balancer = open_case(stage=stage, name=name, seed=5, known=known)
     again.load_weights(weights)
     balancer.load_state_dict(balance | {"direction": StoredState(files).restore(again)})
     values = train(again, balancer, range(2, 5))
@@ -137,21 +156,6 @@ def nonfinite(stage, solver):
     return values | {"finite": bool(report.finite), "finite later": bool(good.finite)}
 
 
-class Collectives(TorchDispatchMode):
-    """Counts the elements of each collective, whoever calls it: those of its input or output, whichever is larger."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "c10d" and args:
-            name = func._schema.name.removeprefix("c10d::").strip("_")
-            sizes = [sum(t.numel() for t in tree_leaves(arg) if isinstance(t, torch.Tensor)) for arg in args[:2]]
-            self.elements[name] = self.elements.get(name, 0) + max(sizes)
-        return func(*args, **(kwargs or {}))
-
-
 def traffic(stage):
     """Elements of the collectives of one step with two micro-batches, and of this rank's task gradients."""
     engine, balancer = open_case(stage=stage, accumulation=2)
@@ -164,7 +168,7 @@ def traffic(stage):
         return found
 
     engine.layout.vectors = counted
-    with Collectives() as collectives:
+    with Collectives(engine.world_size) as collectives:
         run_step(engine, balancer, 1)
     engine.close()
     return {**collectives.elements, "rows": held[0]}
@@ -172,11 +176,12 @@ def traffic(stage):
 
 def main(folder, what="all"):
     torch.set_num_threads(1)
+    reach.SMALLEST = 1  # the toy is small
     world_size = int(os.environ["WORLD_SIZE"])
     if world_size > 1:
         dist.init_process_group("gloo")
     if what == "eight":
-        engine, balancer = open_world(2, accumulation=1, windows=8)
+        engine, balancer = open_world(2, accumulation=1, windows=8, known=True)
         results = train(engine, balancer, range(3))
         engine.close()
     elif what == "solvers":
@@ -205,6 +210,10 @@ def every_case(world_size):
             results[f"sgd-{stage}-{accumulation}"] = equality(stage=stage, accumulation=accumulation)
         results[f"adamw-{stage}-1"] = equality(stage=stage, name="adamw")
         results[f"bf16-{stage}"] = equality(stage=stage, bf16=True)
+        results[f"bf16-sent-{stage}"] = equality(stage=stage, bf16=True, sent="bf16", known=True)
+        results[f"known-{stage}"] = equality(stage=stage, known=True, accumulation=2)
+        results[f"known-shared-{stage}"] = equality(SOLVER_STEPS, stage=stage, known=True, groups="shared")
+        results[f"resume-{stage}-known"] = resume(stage, "adamw", known=True)
         results[f"traffic-{stage}"] = traffic(stage)
         for solver in ("rotation", "sum"):
             results[f"nonfinite-{stage}-{solver}"] = nonfinite(stage, solver)
@@ -212,7 +221,8 @@ def every_case(world_size):
             results[f"resume-{stage}-{name}"] = resume(stage, name)
     results["sgd-blocking"] = equality(stage=2, accumulation=2, overlap_comm=False, contiguous_gradients=False)
     for stage in (0, 2, 3):
-        engine, balancer = open_world(stage, accumulation=2 if stage >= 2 and world_size == 1 else 1)
+        accumulation = 2 if stage >= 2 and world_size == 1 else 1
+        engine, balancer = open_world(stage, accumulation, known=stage != 0)
         results[f"world-{stage}"] = train(engine, balancer, range(WORLD_STEPS))
         engine.close()
     engine, balancer = open_world(3, accumulation=1, precision="bf16")

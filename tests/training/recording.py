@@ -36,6 +36,6 @@ def tiny_options(data, out, **changes):
         "checkpoint_every": 100,
         "loader": {"batch_size": 2, "sequence_length": 4, "windows_per_epoch": 6},
         "losses": {"beta_warmup_steps": 6},
-        "logging": {"log_every": 2, "tensorboard": False},
+        "logging": {"log_every": 2, "tracker": "none"},
     }
     return options | changes

@@ -16,7 +16,7 @@ def place(tmp_path_factory):
     """A folder with a recording, a finished run of two steps, and files that are broken in one way each."""
     folder = tmp_path_factory.mktemp("place")
     data = write_recording(folder / "recording.pt")
-    base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--logging.tensorboard", "false"]
+    base = ["--preset", "debug", "--data", data, *SIZES, "--steps", "2", "--logging.tracker", "none"]
     assert train.main([*base, "--out", str(folder / "run")]) == 0
     old = folder / "old" / "checkpoints" / "step-00000001"
     old.mkdir(parents=True)
@@ -52,7 +52,7 @@ def contents(folder):
         (["--preset", "huge"], "preset must be one of", "must be one of debug, small, paper, not 'huge'"),
         (["--stepz", "3"], "unknown option --stepz", "did you mean --steps?"),
         (["--config", "none.yaml"], "none.yaml: No such file", "config"),
-        (["--ds_config", "none.json"], "none.json: no such file", "shipped names: zero0, zero1, zero2"),
+        (["--ds_config", "none.json"], "none.json: no such file", "shipped names: zero0, zero0-bf16, zero1, zero2"),
         (["--ds_config", "nothing"], "nothing: no such file", "shipped names"),
         (["--ds_config", "torn.json"], "torn.json: not valid JSON at line 1, column 34", "correct it"),
         (["--ds_config", "list.json"], "list.json: holds a list, not an object", "see ds_configs/README.md"),
@@ -68,6 +68,9 @@ def contents(folder):
         (["--data", "text.h5"], "text.h5", "HDF5"),
         (["--data", "empty.pt"], "empty.pt", ""),
         (["--model.action-dim", "9"], "action_dim is 9, but", "set it to 2"),
+        (["--loader.batch-size", "64"], "recording.pt has 36 windows of 4 frames", "lower --loader.batch-size to 36"),
+        (["--model.image-size", "50"], "--model.image_size must be 0 or a multiple of 16, not '50'", "--help"),
+        (["--model.image-size", "96"], "model.image_size is 96, but recording.pt has 64", "set it to 64"),
         (["--loader.sequence-length", "13"], "the longest of 4 episodes has 12", "lower it to 12 or less"),
         (
             ["--resume", "run", "--out", "other", "--model.latent-dim", "12"],

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from aime_fast.config import preset_config
+from aime_fast.data.identity import DataIdentity
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint import files as module
 from aime_fast.training.checkpoint import state as state_module
@@ -59,7 +60,8 @@ def run_state(seed=1, step=0, config=None):
     engine = PlainEngine(Tied(seed), config)
     for parameter in engine.optimizer.param_groups[0]["params"]:
         engine.optimizer.state[parameter] = {"exp_avg": parameter.detach() * 2, "step": torch.tensor(float(step))}
-    return RunState(config, engine, Keeper(seed), Progress(step=step))
+    data = DataIdentity(None, "cheetah_run", 64, [-1.0], [1.0], "0123456789abcdef")
+    return RunState(config, data, engine, Keeper(seed), Progress(step=step))
 
 
 def save(checkpoints, state, best=False):

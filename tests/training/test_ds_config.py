@@ -35,6 +35,11 @@ def test_every_shipped_file_is_described():
         engine_settings(replace(toy_config(), ds_config=str(path)), 1)
 
 
+def test_the_bf16_file_computes_and_sends_bfloat16():
+    found = engine_settings(replace(toy_config(), ds_config="zero0-bf16"), 1)
+    assert (found.stage, found.bf16, found.bf16_reductions) == (0, True, True)
+
+
 def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("zero2").write_text('{"zero_optimization": {"stage": 1}}')
@@ -42,7 +47,7 @@ def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
 
 
 def test_a_missing_file_names_the_shipped_ones():
-    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero1, zero2, zero3"):
+    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero0-bf16, zero1, zero2, zero3"):
         find_ds_config("nowhere/zero9.json")
 
 
@@ -74,6 +79,11 @@ def test_a_missing_file_names_the_shipped_ones():
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps=4: the run has 1"),
         ({"gradient_clipping": 1.0}, "gradient_clipping=1.0: the run has 5 .*--optim.clip"),
         ({"wall_clock_breakdown": True}, "wait for the device each step"),
+        (
+            {"communication_data_type": "fp16"},
+            'communication_data_type=fp16: task gradients are sent in "fp32" or "bf16"',
+        ),
+        ({"communication_data_type": "bf16"}, 'rounds float32 gradients; add "bf16": {"enabled": true} or remove it'),
         ({"surprise": 1}, "surprise: not an option of this trainer"),
     ],
 )
@@ -107,6 +117,16 @@ def test_one_precision_from_the_file_or_the_flag(section, flag, bf16, stage, tmp
 def test_a_file_and_a_flag_that_disagree_are_refused(enabled, flag, tmp_path):
     with pytest.raises(UserError, match=f"bf16.enabled={str(enabled).lower()}: the run has --optim.precision {flag}"):
         settings({"bf16": {"enabled": enabled}}, tmp_path, precision=flag)
+
+
+@pytest.mark.parametrize(
+    ("kind", "enabled", "wanted"),
+    [(None, True, False), ("fp32", True, False), ("fp32", False, False), ("bf16", True, True)],
+)
+def test_gradients_are_sent_in_float32_unless_told_otherwise(kind, enabled, wanted, tmp_path):
+    found = settings({"bf16": {"enabled": enabled}, "communication_data_type": kind}, tmp_path)
+    assert found.bf16_reductions is wanted
+    assert "communication_data_type" not in found.deepspeed, "the trainer reduces, not DeepSpeed"
 
 
 def test_agreeing_and_switched_off_options_are_accepted(tmp_path):

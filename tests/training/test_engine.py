@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import Toy, balancer_of, batch, run_step, toy_config
+from world import World
 
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
@@ -221,3 +222,21 @@ def test_a_bad_timeout_is_a_users_mistake(monkeypatch, minutes):
     monkeypatch.setenv("DEEPSPEED_TIMEOUT", minutes)
     with pytest.raises(UserError, match=f"DEEPSPEED_TIMEOUT={minutes} .* whole minutes"):
         open_engine(Toy(), replace(toy_config(), ds_config="zero2"))
+
+
+def test_a_task_leaves_the_modules_alone_that_it_spares():
+    """Its gradient stops there; the others, and its own for other modules, are what autograd gives."""
+    world = World()
+    engine = open_engine(world, toy_config())
+    losses = world.losses(engine(*world.inputs(0)))
+    parameters = [parameter for parameter in world.parameters() if parameter.requires_grad]
+    whole = [torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in losses]
+    engine.backward(losses, spares=world.spares)
+    spared = {i for i, name in enumerate(engine.parameter_names) if name.startswith("model.perceiver.")}
+    assert any(whole[2][i] is not None for i in spared)
+    for task, vector in enumerate(engine.layout.vectors()):
+        for cut, flat in zip(engine.layout.cuts(), vector, strict=True):
+            for piece in cut.pieces:
+                wanted = None if task == 2 and piece.index in spared else whole[task][piece.index]
+                found = torch.zeros(piece.numel) if flat is None else flat[piece.at : piece.at + piece.numel]
+                assert torch.equal(found, torch.zeros(piece.numel) if wanted is None else wanted.flatten())

@@ -108,13 +108,13 @@ def test_captured_equals_as_written(data, tmp_path, monkeypatch, name):
 def log(folder):
     """Numbers of all rows of metrics by (step, split), without those of the clock."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("frames_per_second", "data_wait", "time", "seconds", "split")
+    clock = ("frames_per_second", "data_wait", "step_seconds", "memory_gb", "time", "seconds", "split")
     return {(row["step"], row["split"]): {k: v for k, v in row.items() if k not in clock} for row in rows}
 
 
 def test_a_run_with_validation_figures_and_a_resumption_equals_one_as_written(data, tmp_path, monkeypatch):
     """Through the loop: a validation every third step, a pause after step 5, and a new process's trainer."""
-    logging = {"log_every": 2, "tensorboard": False, "figures_every": 2}
+    logging = {"log_every": 2, "tracker": "none", "figures_every": 2}
     changes = {"steps": STEPS, "compile": "off", "logging": logging}
     written = DMCVBTrainer(**tiny_options(data, tmp_path / "one", **changes), cuda_graph="off")
     written.fit()

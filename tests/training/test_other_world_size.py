@@ -52,12 +52,15 @@ def weights(out, step=STEPS):
 
 
 def assert_near(out, whole):
-    """The runs end at the same weights and codes to rounding: 1e-4 of the way that they made since the pause."""
+    """The runs end at the same weights to rounding: 1e-4 of the way that they made since the pause.
+
+    By rounding, a token on the border of two codes may go to the other one, which moves two codes' sums.
+    """
     found, wanted, pause = weights(out), weights(whole), weights(whole, PAUSE)
     codebook = {name for name in wanted if "codebook" in name}
-    for names in (codebook, set(wanted) - codebook):
+    for names, least in ((codebook, 2e-2), (set(wanted) - codebook, 1e-4)):
         apart, way = (sum((a[n] - wanted[n]).square().sum() for n in names) for a in (found, pause))
-        assert float((apart / way).sqrt()) <= 1e-4
+        assert float((apart / way).sqrt()) <= least
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def one_rank(rank, world_size, stage, align):
         partition = WholePartition(module, optimizer)
         rows, stepped = FlatLayout(parameters, partition), optimizer.param_groups[0]["params"]
     elif stage:
-        rows = FlatLayout(parameters, SimpleNamespace(groups=groups), world_size, sharded=True)
+        rows = FlatLayout(parameters, SimpleNamespace(groups=groups, whole=False), world_size)
         stepped = [nn.Parameter(torch.zeros(cut.shape)) for cut in rows.cuts()]
     else:
         whole = [Cut.whole(index, parameter) for index, parameter in enumerate(parameters)]

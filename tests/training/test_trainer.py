@@ -1,8 +1,10 @@
 """The loop: it trains, resumes bit for bit, stops at a signal, and refuses what cannot work."""
 
+import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -12,9 +14,7 @@ from safetensors.torch import load_file
 
 from aime_fast.errors import UserError
 from aime_fast.training import trainer as module
-from aime_fast.training.checkpoint import loading
 from aime_fast.training.checkpoint.checkpoint import Checkpoints
-from aime_fast.training.checkpoint.finding import read_state
 from aime_fast.training.checkpoint.loading import load_model
 from aime_fast.training.run.folder import prepare
 from aime_fast.training.trainer import DMCVBTrainer
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_same_run(data, whole, tmp_path, pause):
     torch.rand(5)  # whatever else the process did
     second = run(data, tmp_path / "run", resume="auto")
     assert_same(contents(whole.checkpoint), contents(second.checkpoint))
-    timing = ("time", "frames_per_second", "data_wait")
+    timing = ("time", "frames_per_second", "data_wait", "step_seconds", "memory_gb")
     for split in ("train", "val"):
         resumed = {row["step"]: row for row in rows(second.folder, split)}
         for row in rows(whole.folder, split):
@@ -169,12 +169,15 @@ def test_the_best_model_of_a_run_is_loaded(whole, tmp_path):
         load_model(tmp_path)
 
 
-def test_a_model_with_sizes_this_version_does_not_know_is_refused(whole, tmp_path, monkeypatch):
-    known = read_state(whole.checkpoint)
+def test_a_model_with_sizes_this_version_does_not_know_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole.checkpoint, tmp_path / whole.checkpoint.name)
+    known, manifest = (json.loads((folder / name).read_text()) for name in ("state.json", "manifest.json"))
     known["config"]["model"]["wings"] = 2
-    monkeypatch.setattr(loading, "read_state", lambda path: known)
-    with pytest.raises(UserError, match=r"model has no wings; use the version that wrote it"):
-        load_model(whole.folder)
+    (folder / "state.json").write_text(json.dumps(known))
+    manifest["files"]["state.json"] = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"this program's model has no wings; use the version that wrote it"):
+        load_model(folder)
 
 
 def test_time_ends_a_run_and_shapes_its_learning_rate(data, tmp_path):
@@ -286,7 +289,7 @@ def test_auto_starts_from_nothing_where_there_is_no_checkpoint(data, tmp_path):
 
 
 def test_figures_every_draws_between_validations(data, tmp_path):
-    summary = run(data, tmp_path / "run", until=2, logging={"figures_every": 2, "tensorboard": False})
+    summary = run(data, tmp_path / "run", until=2, logging={"figures_every": 2, "tracker": "none"})
     assert [path.name for path in (summary.folder / "figures").iterdir()] == ["step-00000002.png"]
 
 

@@ -42,6 +42,12 @@ class Toy(nn.Module):
         ]
 
 
+def toy_reach(module: Toy) -> list[frozenset[int]]:
+    """The tasks that reach each parameter, written down by hand."""
+    by_child = {"idle": (), "scale": (0, 2), "trunk": (0, 1, 2), "head": (0, 1), "side": (1,)}
+    return [frozenset(by_child[name.partition(".")[0]]) for name, _ in module.named_parameters()]
+
+
 class NoDraws:
     """The toy needs no randomness."""
 
@@ -74,5 +80,6 @@ def run_step(engine: Any, balancer: Any, step: int) -> Any:
     first = engine.rank * engine.accumulation * size
     for start in range(first, first + engine.accumulation * size, size):
         rows = slice(start, start + size)
-        engine.backward(module.losses(engine(observations[rows], actions[rows], noise.rows(start, start + size))))
+        losses = module.losses(engine(observations[rows], actions[rows], noise.rows(start, start + size)))
+        engine.backward(losses, spares=getattr(module, "spares", None))
     return engine.balance_and_step(balancer)

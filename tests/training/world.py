@@ -21,6 +21,7 @@ class World(nn.Module):
         torch.manual_seed(seed)
         config = replace(preset_config("debug").model, action_dim=ACTIONS)
         self.model = DPGMMVariationalRecurrentAutoencoder.from_config(config)
+        self.spares = [frozenset(f"model.{name}" for name in task.spares) for task in LossAggregator().tasks]
 
     def forward(self, observations: Tensor, actions: Tensor, noise: object = None) -> object:
         return self.model(observations, actions, draws=noise)

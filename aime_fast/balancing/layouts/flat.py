@@ -1,10 +1,11 @@
-"""Task gradients in flat buffers: one process, whole vectors over ranks, and ZeRO shards.
+"""Task gradients in flat buffers, on one process or as shards over ranks.
 
 Gradients come from `torch.autograd.grad`, not from `loss.backward()`: no `.grad` is touched, so none of DeepSpeed's
-backward hooks run, and several backward passes over one graph leave its counters alone. What remains is one reduction a
-task, done here straight into the shards that the optimiser steps (`partitions.py`), while the next task's backward pass
-runs. The price is that one task's whole gradient lives on each rank until it is reduced. One process uses flat buffers
-too: a few long tensors take a third of the operator calls that many short ones take.
+backward hooks run, and several backward passes over one graph leave its counters alone. What remains is one reduction
+a task, done here straight into shards (`collectives.py`), while the next task's backward pass runs. A task takes no
+part in buffers that it does not reach: they are neither filled, nor sent, nor kept. The price is that one task's whole
+gradient lives on each rank until it is reduced. One process uses flat buffers too: a few long tensors take a third of
+the operator calls that many short ones take.
 """
 
 from collections.abc import Sequence
@@ -13,26 +14,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aime_fast.balancing.layouts.collectives import Reduction, gathered
 from aime_fast.balancing.layouts.cut import Cut, Piece
 from aime_fast.balancing.layouts.layout import Layout
-from aime_fast.balancing.layouts.partitions import Partition
+from aime_fast.balancing.layouts.partitions import FlatGroup, Partition
+from aime_fast.balancing.layouts.reach import Reach, merged
 from aime_fast.balancing.layouts.sample import Sample
 from aime_fast.balancing.vectors import Vector
 
-# torch 2.13 gave it this name and warns of the older one.
-_reduce_scatter = dist.reduce_scatter_single if hasattr(dist, "reduce_scatter_single") else dist.reduce_scatter_tensor
-
 
 class FlatLayout(Layout):
-    """A vector is one flat float32 tensor a buffer, whole on every rank or this rank's contiguous shard.
+    """A vector is one flat float32 tensor a buffer: the whole of it on one process, else this rank's contiguous shard.
 
     Args:
         parameters: all trainable parameters, in the order of the gradients.
         partition: the buffers, and what the optimiser steps.
         world_size: ranks of the default process group, 1 without one.
-        sharded: each rank keeps its shard of every buffer; otherwise all keep the whole.
         reduce_each: reduce every micro-batch instead of adding whole gradients up until the last one (ZeRO-2, 3).
         overlap: reduce a task's gradient while the next task's backward pass runs.
+        reach: the tasks that can reach each parameter, equal on all ranks. None: with several ranks every task counts
+            as reaching all, because a rank cannot know what the others' gradients reach.
+        dtype: of gradients while they are sent, float32 or bfloat16.
     """
 
     def __init__(
@@ -40,24 +42,29 @@ class FlatLayout(Layout):
         parameters: Sequence[torch.nn.Parameter],
         partition: Partition,
         world_size: int = 1,
-        sharded: bool = False,
         reduce_each: bool = False,
         overlap: bool = True,
+        reach: Reach | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.parameters = list(parameters)
         self.partition = partition
         self.buffers = partition.groups
         self.world_size = world_size
-        self.shards = world_size if sharded else 1
-        """Shards of a buffer."""
+        """Ranks, and shards of a buffer."""
         self.reduce_each = reduce_each
         self.overlap = overlap
-        self.tasks_reaching = [set() for _ in self.parameters]
+        self.dtype = dtype
+        self.reach = reach
+        self.buffer_reach = None if reach is None else [merged(reach, buffer.indices) for buffer in self.buffers]
+        """The tasks that reach each buffer, where that is known."""
+        self.tasks_reaching = [set(reach[index]) if reach else set() for index in range(len(self.parameters))]
         self._device = self.parameters[0].device
+        self._checked: set[int] = set()
         self._vectors: dict[int, Vector] = {}
         self._local: dict[int, Vector] = {}
-        self._under_way: tuple[int, Vector, list[dist.Work]] | None = None
+        self._under_way: tuple[int, list[Reduction | None]] | None = None
 
     def add(self, task: int, gradients: Sequence[Tensor | None], last: bool) -> None:
         """Add one micro-batch's gradients of a task, aligned with the parameters and already scaled to a mean.
@@ -65,30 +72,50 @@ class FlatLayout(Layout):
         Begins to reduce them where there is something to reduce. last: this is the step's last micro-batch.
         """
         self._finish()
-        if self._segments is None:
-            for tasks, gradient in zip(self.tasks_reaching, gradients, strict=True):
-                if gradient is not None:
-                    tasks.add(task)
-        flats = self._flatten(gradients)
+        self._learn(task, gradients)
+        flats = self._flatten(task, gradients)
         if task in self._local:
             flats = _sum(self._local.pop(task), flats)
         if not (last or self.reduce_each):
             self._local[task] = flats
             return
-        reduced = [(None, None) if flat is None else self._reduce(flat) for flat in flats]
-        self._under_way = task, [shard for shard, _ in reduced], [work for _, work in reduced if work is not None]
+        reductions = [None if flat is None else Reduction(flat, self.world_size, self.dtype) for flat in flats]
+        self._under_way = task, reductions
         if not self.overlap:
             self._finish()
 
-    def _flatten(self, gradients: Sequence[Tensor | None]) -> Vector:
-        """One flat tensor a buffer; None where no gradient reaches it. One copy and one fill serve all buffers."""
+    def _learn(self, task: int, gradients: Sequence[Tensor | None]) -> None:
+        """Note which parameters a task reaches; where that was given, check it at the task's first gradient.
+
+        The check waits for the device. Raises RuntimeError for a gradient that would be lost: a compiled region returns
+        zeros for what a task does not reach, so zeros are not an error.
+        """
+        if self.reach is None:
+            if self._segments is None:
+                for found, gradient in zip(self.tasks_reaching, gradients, strict=True):
+                    if gradient is not None:
+                        found.add(task)
+        elif task not in self._checked:
+            self._checked.add(task)
+            for position, (tasks, gradient) in enumerate(zip(self.reach, gradients, strict=True)):
+                if task not in tasks and gradient is not None and (gradient.isfinite() & (gradient != 0)).any():
+                    raise RuntimeError(f"task {task} reaches parameter {position}, which the trial pass did not show")
+
+    def _takes_part(self, task: int, number: int, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether the task's vector has a tensor for buffer `number`; equal on all ranks."""
+        if self.buffer_reach is not None and task not in self.buffer_reach[number]:
+            return False
+        return self.world_size > 1 or any(gradients[index] is not None for index in self.buffers[number].indices)
+
+    def _flatten(self, task: int, gradients: Sequence[Tensor | None]) -> Vector:
+        """One flat tensor a buffer; None where the task has none. One copy and one fill serve all buffers."""
         flats: Vector = []
         zeros: list[Tensor] = []
         views: list[Tensor] = []
         present: list[Tensor] = []
-        for buffer in self.buffers:
-            if self.world_size == 1 and all(gradients[index] is None for index in buffer.indices):
-                flats.append(None)  # with other ranks there is a reduction to take part in
+        for number, buffer in enumerate(self.buffers):
+            if not self._takes_part(task, number, gradients):
+                flats.append(None)
                 continue
             flat = torch.empty(buffer.numel, device=self._device)
             flats.append(flat)
@@ -112,25 +139,16 @@ class FlatLayout(Layout):
             torch._foreach_copy_(views, present)
         return flats
 
-    def _reduce(self, flat: Tensor) -> tuple[Tensor, dist.Work | None]:
-        if self.world_size == 1:
-            return flat, None
-        if self.shards == 1:
-            return flat, dist.all_reduce(flat, async_op=True)
-        shard = flat.new_empty(flat.numel() // self.world_size)
-        return shard, _reduce_scatter(shard, flat, async_op=True)
-
     def _finish(self) -> None:
         if self._under_way is None:
             return
-        task, shards, works = self._under_way
+        task, reductions = self._under_way
         self._under_way = None
-        for work in works:
-            work.wait()
+        shards = [None if reduction is None else reduction.shard() for reduction in reductions]
         self._vectors[task] = _sum(self._vectors[task], shards) if task in self._vectors else shards
 
     def vectors(self) -> list[Vector]:
-        """The reduced task gradients; None where one process reaches no parameter of a buffer."""
+        """The reduced task gradients; None where a task reaches no parameter of a buffer."""
         self._finish()
         return [self._vectors[task] for task in sorted(self._vectors)]
 
@@ -141,19 +159,23 @@ class FlatLayout(Layout):
 
     def total(self, grams: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Both summed over the ranks, by one all-reduce at most."""
-        if self.world_size == 1 or (losses is None and self.shards == 1):
+        if self.world_size == 1:
             return grams, losses
-        copies = self.world_size // self.shards  # ranks with whole vectors all have the complete Gram matrices
-        numbers = grams.flatten() if losses is None else torch.cat([grams.flatten() / copies, losses])
+        numbers = grams.flatten() if losses is None else torch.cat([grams.flatten(), losses])
         dist.all_reduce(numbers)
         total = numbers[: grams.numel()].view_as(grams)
         return total, None if losses is None else numbers[grams.numel() :]
 
     def place(self, update: Vector) -> None:
-        """Give the optimiser its part of an update."""
-        for number, (buffer, flat) in enumerate(zip(self.buffers, update, strict=True)):
-            zeros = torch.zeros(buffer.numel // self.shards, device=self._device) if flat is None else flat
-            self.partition.place(number, zeros)
+        """Give the optimiser its part of an update: shards, or all of it where it steps whole buffers."""
+        shards = [
+            torch.zeros(buffer.numel // self.world_size, device=self._device) if flat is None else flat
+            for buffer, flat in zip(self.buffers, update, strict=True)
+        ]
+        if self.partition.whole and self.world_size > 1:
+            shards = gathered(shards, self.world_size, self.dtype)
+        for number, shard in enumerate(shards):
+            self.partition.place(number, shard)
 
     def clear(self) -> None:
         """Forget the task gradients, the update and what was placed, also in the middle of a step."""
@@ -164,22 +186,28 @@ class FlatLayout(Layout):
         self.partition.clear()
 
     def cuts(self) -> list[Cut]:
-        """This rank's shard of each buffer, or the whole of it."""
-        rank = dist.get_rank() if self.shards > 1 else 0
-        cuts = []
-        for buffer in self.buffers:
-            pieces, length = [], buffer.numel // self.shards
-            for index, offset, size in zip(buffer.indices, buffer.offsets, buffer.sizes, strict=True):
-                if buffer.cuts == 1:
-                    low, high = max(offset, rank * length), min(offset + size, (rank + 1) * length)
-                    piece = Piece(index, low - offset, low - rank * length, high - low)
-                else:
-                    part = -(-size // buffer.cuts)
-                    piece = Piece(index, rank * part, offset, min(part, size - rank * part))
-                if piece.numel > 0:
-                    pieces.append(piece)
-            cuts.append(Cut((length,), tuple(pieces)))
-        return cuts
+        """This rank's shard of each buffer; with one process the whole of it."""
+        rank = dist.get_rank() if self.world_size > 1 else 0
+        return [_cut(buffer, rank, self.world_size) for buffer in self.buffers]
+
+    def stepped_cuts(self) -> list[Cut]:
+        """What the optimiser steps of each buffer."""
+        return [_cut(buffer, 0, 1) for buffer in self.buffers] if self.partition.whole else self.cuts()
+
+
+def _cut(buffer: FlatGroup, rank: int, shards: int) -> Cut:
+    """Shard `rank` of `shards` of a buffer."""
+    pieces, length = [], buffer.numel // shards
+    for index, offset, size in zip(buffer.indices, buffer.offsets, buffer.sizes, strict=True):
+        if buffer.cuts == 1:
+            low, high = max(offset, rank * length), min(offset + size, (rank + 1) * length)
+            piece = Piece(index, low - offset, low - rank * length, high - low)
+        else:
+            part = -(-size // buffer.cuts)
+            piece = Piece(index, rank * part, offset, min(part, size - rank * part))
+        if piece.numel > 0:
+            pieces.append(piece)
+    return Cut((length,), tuple(pieces))
 
 
 def _sum(one: Vector, other: Vector) -> Vector:

@@ -6,19 +6,19 @@ cut the whole; ZeRO-3 cuts each parameter and lays the parts one after the other
 is pinned because of them; `tests/training/test_zero_equivalence.py` fails if a version changes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from aime_fast.balancing.layouts.reach import Reach, parts
+
 _ALIGNED = 32
 """Entries in 128 bytes: where parameters start in a buffer of ours, so that vectors of them lie in one cache line."""
-_SMALL = 1 << 16
-"""Entries of a child of the module that is too small for a buffer of its own."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class FlatGroup:
 class Partition:
     """Flat tensors that an optimiser steps instead of the parameters, one for each buffer."""
 
+    whole: ClassVar[bool] = False
+    """Whether the optimiser steps whole buffers on every rank, not this rank's shards."""
+
     def __init__(self) -> None:
         self.groups: list[FlatGroup] = []
         self._shards: list[Tensor] = []
@@ -82,45 +85,55 @@ class Partition:
 class WholePartition(Partition):
     """No shards: the module's parameters become views of a few flat buffers, and the optimiser steps those.
 
-    One buffer for each large child of the module and each of the optimiser's groups, so that what a task does not reach
-    costs nothing: its vector has no such buffer.
+    One buffer for each large child of the module (or for what the same tasks reach, where that is known) and each of
+    the optimiser's groups, so that what a task does not reach costs nothing: its vector has no such buffer.
 
     Args:
         module: on its device; its parameters keep their values, and lie contiguous afterwards.
         optimizer: any optimiser over its trainable parameters, without state yet; it is pointed at the buffers.
+        shards: the length of each buffer is a multiple of it.
+        reach: the tasks that reach each trainable parameter.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    whole = True
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, shards: int = 1, reach: Reach | None = None
+    ) -> None:
         super().__init__()
         names = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         position = {id(parameter): index for index, (_, parameter) in enumerate(names)}
-        child = {id(parameter): name.partition(".")[0] for name, parameter in names}
+        keys: Sequence[Hashable] = reach or [name.partition(".")[0] for name, _ in names]
         for group in optimizer.param_groups:
             own = []
-            for members in _large_parts(group["params"], child):
+            chosen = [position[id(parameter)] for parameter in group["params"]]
+            for part in parts([p.numel() for p in group["params"]], [keys[index] for index in chosen]):
+                members = [group["params"][index] for index in part]
                 # Parameters that end inside a cache line come last: those before them start at the start of one.
                 members.sort(key=lambda parameter: parameter.numel() % _ALIGNED != 0)
                 sizes = [parameter.numel() for parameter in members]
                 *starts, numel = accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0)
-                own.append(members[0].new_zeros(numel))
+                own.append(members[0].new_zeros(-(-numel // shards) * shards))
                 for parameter, start, size in zip(members, starts, sizes, strict=True):
                     own[-1][start : start + size] = parameter.detach().flatten()
                     parameter.data = own[-1][start : start + size].view(parameter.shape)
                 indices = tuple(position[id(parameter)] for parameter in members)
-                self.groups.append(FlatGroup(indices, tuple(starts), tuple(sizes), numel))
+                self.groups.append(FlatGroup(indices, tuple(starts), tuple(sizes), len(own[-1])))
             group["params"] = own
             self._shards += own
 
 
-def _large_parts(parameters: Sequence[nn.Parameter], child: dict[int, str]) -> list[list[nn.Parameter]]:
-    """The parameters by the child they belong to, those of small children together."""
-    parts: dict[str, list[nn.Parameter]] = {}
-    for parameter in parameters:
-        parts.setdefault(child[id(parameter)], []).append(parameter)
-    size = {name: sum(parameter.numel() for parameter in members) for name, members in parts.items()}
-    small = [parameter for name, members in parts.items() if size[name] < _SMALL for parameter in members]
-    large = [members for name, members in parts.items() if size[name] >= _SMALL]
-    return [*large, small] if small else large
+def divide(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], reach: Reach) -> None:
+    """Divide the optimiser's groups by the tasks that reach their parameters: under ZeRO each becomes a buffer.
+
+    parameters: all trainable ones, in the order of `reach`.
+    """
+    tasks = {id(parameter): reaching for parameter, reaching in zip(parameters, reach, strict=True)}
+    optimizer.param_groups[:] = [
+        {**group, "params": [group["params"][index] for index in part]}
+        for group in optimizer.param_groups
+        for part in parts([p.numel() for p in group["params"]], [tasks[id(p)] for p in group["params"]])
+    ]
 
 
 class OptimizerPartition(Partition):

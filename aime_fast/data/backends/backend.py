@@ -40,6 +40,11 @@ class Backend(ABC):
         """A, the size of an action."""
         self.has_rewards = data.has_rewards
         """Whether the recording had rewards; without them they are zero."""
+        self.origin = data.origin
+        """What actions meant in the recording, if the data say so."""
+        told = () if data.origin is None else (data.origin.line,)
+        self.notes: tuple[str, ...] = data.notes if isinstance(data, Episodes) else told
+        """What actions meant in the recording, and what reading it changes, one sentence each."""
         self.sequence_length = config.sequence_length
         """T, the number of frames of a window."""
         self.sampler = WindowSampler(
@@ -49,6 +54,10 @@ class Backend(ABC):
         """Number of batches in an epoch."""
         self.skipped = 0
         """Number of windows replaced by the next one because they touch a damaged chunk."""
+
+    @abstractmethod
+    def action_range(self) -> tuple[list[float], list[float]]:
+        """Least and largest value of each number of an action in the split, [A] each, to six decimals."""
 
     @abstractmethod
     def survey(self) -> Survey:
@@ -76,6 +85,10 @@ class ExactBackend(Backend):
     @abstractmethod
     def read(self, windows: np.ndarray) -> Batch:
         """A batch of these windows, int64 [b,2] of (episode, first frame), all sound."""
+
+    def action_range(self) -> tuple[list[float], list[float]]:
+        """Least and largest value of each number of an action in the split, [A] each, to six decimals."""
+        return self.episodes.action_range()
 
     def survey(self) -> Survey:
         """The mean of many frames of the split, evenly spaced, and what can't be learnt from the split."""

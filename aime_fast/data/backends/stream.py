@@ -55,6 +55,10 @@ class StreamBackend(Backend):
         """Frames of blocks that are no longer used."""
         self._reading: tuple[tuple[int, tuple[int, int]], Iterator[list[Piece]]] | None = None
 
+    def action_range(self) -> tuple[list[float], list[float]]:
+        """Least and largest value of each number of an action in the split, as the manifest has it."""
+        return self.manifest.action_statistics["min"], self.manifest.action_statistics["max"]
+
     def survey(self) -> Survey:
         """The mean of many frames, and what can't be learnt. Of a pipe, the windows of the first block are read."""
         if not self.shards.piped:

@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from aime_fast.data.collect.policies import Policy
 from aime_fast.data.collect.simulation import Choices, Simulation
 from aime_fast.data.episode import Episode
 from aime_fast.data.packing.workers import Tick, Work, WorkerPool
@@ -42,7 +43,7 @@ class CollectorPool(WorkerPool[dict[str, Any], tuple[int, Path], None]):
 
 
 def _start(choices: Choices, graphics: str) -> tuple[dict[str, Any], Work[tuple[int, Path], None]]:
-    simulation = _simulation(choices, graphics)
+    simulation = make_simulation(choices, graphics)
 
     def work(task: tuple[int, Path], tick: Tick) -> None:
         number, path = task
@@ -51,10 +52,11 @@ def _start(choices: Choices, graphics: str) -> tuple[dict[str, Any], Work[tuple[
     return simulation.provenance(), work
 
 
-def _simulation(choices: Choices, graphics: str) -> Simulation:
+def make_simulation(choices: Choices, graphics: str, policy: Policy | None = None) -> Simulation:
+    """The simulation in this process, rendered with `graphics`. See `Simulation`."""
     # Mesa's software renderer would start a thread for every core in every process. Pixels do not depend on it.
     os.environ.update(MUJOCO_GL=graphics, LP_NUM_THREADS="0")
-    return Simulation(choices)
+    return Simulation(choices, policy)
 
 
 def write_episode(path: Path, episode: Episode, states: np.ndarray, environment: str) -> None:
@@ -90,5 +92,5 @@ class FuturesPool(WorkerPool[None, Starts, list[np.ndarray]]):
 
 
 def _start_futures(choices: Choices, graphics: str) -> tuple[None, Work[Starts, list[np.ndarray]]]:
-    simulation = _simulation(choices, graphics)
+    simulation = make_simulation(choices, graphics)
     return None, lambda task, tick: simulation.futures(*task)

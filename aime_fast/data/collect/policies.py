@@ -50,10 +50,16 @@ class OrnsteinUhlenbeck:
         return _within_bounds(np.clip(self.state, -1.0, 1.0), action_spec)
 
 
-def _within_bounds(unit: np.ndarray, action_spec: Any) -> np.ndarray:
-    """Numbers in [-1, 1], scaled to the bounds of the actions."""
+def action_limits(action_spec: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of the actions, [A] each; -1 and 1 where there is no limit."""
     low = np.where(action_spec.minimum < -UNLIMITED, -1.0, action_spec.minimum)
     high = np.where(action_spec.maximum > UNLIMITED, 1.0, action_spec.maximum)
+    return np.broadcast_to(low, action_spec.shape), np.broadcast_to(high, action_spec.shape)
+
+
+def _within_bounds(unit: np.ndarray, action_spec: Any) -> np.ndarray:
+    """Numbers in [-1, 1], scaled to the bounds of the actions."""
+    low, high = action_limits(action_spec)
     return np.clip((low + high) / 2 + unit * (high - low) / 2, low, high)
 
 

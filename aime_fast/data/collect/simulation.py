@@ -3,15 +3,15 @@
 import difflib
 import importlib.metadata
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from aime_fast import __version__
 from aime_fast.data.collect.physics_state import read_state, restart, state_layout
-from aime_fast.data.collect.policies import SIGMA, THETA, act, find_policy
+from aime_fast.data.collect.policies import SIGMA, THETA, Policy, act, find_policy
 from aime_fast.data.episode import DEFAULT_SIZE, Episode
 from aime_fast.errors import UserError
 
@@ -37,11 +37,17 @@ class Choices:
     """S, the side of a frame in pixels."""
     seed: int
 
+    @classmethod
+    def of(cls, collection: Mapping[str, Any]) -> "Choices":
+        """The choices in a manifest's `collection`."""
+        return cls(**{field.name: collection[field.name] for field in fields(cls)})
+
 
 class Simulation:
     """The task in `choices`; `UserError` if dm_control, the task, its camera or the policy is missing."""
 
-    def __init__(self, choices: Choices) -> None:
+    def __init__(self, choices: Choices, policy: Policy | None = None) -> None:
+        """A `policy` takes the place of the one that `choices` names."""
         try:
             from dm_control import suite
             from dm_control.rl.control import PhysicsError
@@ -54,7 +60,7 @@ class Simulation:
             raise UserError(unknown_environment(choices.environment, list(names)))
         self._choices, self._load, self._unstable = choices, suite.load, PhysicsError
         self._domain, self._task = names[choices.environment]
-        self._policy = find_policy(choices.policy)
+        self._policy = policy or find_policy(choices.policy)
         environment = self._environment(np.random.RandomState(0))
         cameras = environment.physics.model.ncam
         if choices.camera >= cameras:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aime_fast.data.files import SAMPLE
+from aime_fast.data.packing.pack import look_at_alignment
 from aime_fast.data.shards.manifest import Manifest, action_moments, action_statistics, load_manifest, split_of_episodes
 from aime_fast.data.shards.reader import ShardReader, open_shards
 from aime_fast.data.shards.states import STATE, STATES
@@ -24,22 +25,32 @@ SURVEYED_EPISODES = 4
 """Largest number of episodes, evenly spaced, that are read to find what can't be learnt, unless all are read."""
 
 
-def inspect(path: str | Path | None = None, *, deep: bool = False, contact_sheet: str | Path | None = None) -> str:
+def inspect(
+    path: str | Path | None = None,
+    *,
+    actions: str | None = None,
+    deep: bool = False,
+    contact_sheet: str | Path | None = None,
+) -> str:
     """Describe a folder of shards or a recording (None: the shipped sample) as a table of a few lines.
 
-    Lines named `limit` say what can't be learnt from its actions and frames; up to four episodes are read for them.
+    `actions` is that of `open_source`. Lines named `limit` say what can't be learnt from its actions and frames; up to
+    four episodes are read for them.
     `deep` reads everything: all checksums, all members of all shards, all pixels, and the action statistics.
     `contact_sheet` names a new PNG: 12 evenly spaced frames of each of the first 16 episodes. `UserError` names the
     first missing or damaged file.
     """
     path = SAMPLE if path is None else Path(path)
-    source = open_source(path)
+    source = open_source(path, actions=actions)
     manifest = load_manifest(path) if source.format == "shards" else None
     splits = [entry.split for entry in manifest.episodes] if manifest else split_of_episodes(len(source.lengths))
     count = len(source.lengths)
     numbers = np.linspace(0, count - 1, count if deep else min(count, SURVEYED_EPISODES)).round().astype(int).tolist()
     look = _look(source, numbers)
-    lines = _summary(path, source, splits, manifest) + [f"limit          {line}" for line in look.limits]
+    alignment = (manifest and manifest.alignment) or look_at_alignment(source)
+    lines = _summary(path, source, splits, manifest)
+    lines += [f"alignment      {alignment.line}"] if alignment.line else []
+    lines += [f"limit          {line}" for line in look.limits]
     if deep:
         lines += _deep_check(path, look, source, splits, manifest)
     if contact_sheet:
@@ -100,6 +111,7 @@ def _summary(path: Path, source: Source, splits: list[str], manifest: Manifest |
         lengths = [length for length, own in zip(source.lengths, splits, strict=True) if own == split]
         span = f", {min(lengths)} to {max(lengths)} in an episode" if lengths else ""
         lines.append(f"{split:<14} {_count(len(lengths), 'episode')}, {_count(sum(lengths), 'frame')}{span}")
+    lines.append(f"actions        {source.origin.line.removeprefix('actions ')}")
     lines += [f"note           {note}" for note in source.notes]
     if source.collection:
         lines += _provenance(source.collection)

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
+from aime_fast.data.alignment import BLOCK, MOST_ROWS, Alignment, check_alignment
 from aime_fast.data.episode import Episode
 from aime_fast.data.packing.workers import Tick, Work, WorkerPool
 from aime_fast.data.shards.codecs import CODECS
@@ -20,6 +21,7 @@ from aime_fast.data.shards.manifest import CHUNK_LENGTH, MANIFEST_NAME, Manifest
 from aime_fast.data.shards.states import STATE, write_states
 from aime_fast.data.shards.writer import WrittenShard, write_shard
 from aime_fast.data.sources import Source, open_source
+from aime_fast.data.sources.source import VIDEO_TOLERANCE
 from aime_fast.errors import UserError, check_at_least, unknown_name
 
 Task = tuple[int, range]
@@ -39,15 +41,19 @@ def pack(
     format: str | None = None,
     camera: str | None = None,
     size: int | None = None,
+    last_of_stack: bool = False,
+    video_tolerance: float = VIDEO_TOLERANCE,
+    actions: str | None = None,
     workers: int = 1,
     report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the episodes of `source` as shards into the new folder `out`, and return `out`.
 
-    `source`, `format`, `camera` and `size` are those of `open_source`, `val_episodes` and `seed` of
-    `split_of_episodes`. `codec` is `raw` (mapped into memory), `png` (lossless, about a sixth of the size) or `jpg`
-    (lossy, faster to decode). `environment` names the task if the source does not. More than one of `workers` needs a
-    main module that can be imported. `report` gets a line for the format that was found and for each change.
+    `source`, `format`, `camera`, `size`, `last_of_stack`, `video_tolerance` and `actions` are those of `open_source`,
+    `val_episodes` and `seed` of `split_of_episodes`. `codec` is `raw` (mapped into memory), `png` (lossless, about a
+    sixth of the size) or `jpg` (lossy, faster to decode). `environment` names the task if the source does not. More
+    than one of `workers` needs a main module that can be imported. `report` gets a line for the format that was found
+    and for each change.
 
     The folder appears when it is complete. An `out` with files is only replaced with `force`, and only if it holds
     shards. The same source and choices give the same bytes for any `workers`. `UserError` for bad sources, choices and
@@ -59,16 +65,30 @@ def pack(
     check_at_least(1, chunks_per_shard=chunks_per_shard, workers=workers)
     _clear_leftovers(out)
     check_target(out, force)
-    recording = open_source(source, format, camera, size)
+    recording = open_source(source, format, camera, size, last_of_stack, video_tolerance, actions)
     if report:
-        for line in (f"{source}: {recording.format}, {len(recording.lengths)} episodes", *recording.notes):
+        found = f"{source}: {recording.format}, {len(recording.lengths)} episodes"
+        for line in (found, recording.origin.line, *recording.notes):
             report(line)
     if environment and recording.environment and environment != recording.environment:
         raise UserError(f"{source}: was recorded in {recording.environment}, not in {environment}; leave the name out")
     recording = replace(recording, environment=environment or recording.environment)
     splits = split_of_episodes(len(recording.lengths), val_episodes, seed)
-    write_folder(recording, out, splits, seed, codec, chunks_per_shard, workers, progress=report is not None)
+    alignment = look_at_alignment(recording)
+    if report and alignment.line:
+        report(alignment.line)
+    progress = report is not None
+    write_folder(recording, out, splits, seed, codec, chunks_per_shard, workers, progress, alignment)
     return out
+
+
+def look_at_alignment(recording: Source) -> Alignment:
+    """`check_alignment` of evenly spaced episodes of a recording, as many as it takes frames of."""
+    numbers = range(len(recording.lengths))
+    mean = max(sum(recording.lengths) // len(numbers), 1)
+    chosen = numbers[:: max(1, len(numbers) * mean // MOST_ROWS)]
+    episodes = (recording.episode(number) for number in chosen if recording.lengths[number] > BLOCK)
+    return check_alignment((episode.observations, episode.actions) for episode in episodes)
 
 
 def write_folder(
@@ -80,6 +100,7 @@ def write_folder(
     chunks_per_shard: int = 1024,
     workers: int = 1,
     progress: bool = False,
+    alignment: Alignment | None = None,
 ) -> None:
     """Write the episodes of `recording`, each in its split, as the folder `out`, which appears complete or not at all.
 
@@ -108,6 +129,8 @@ def write_folder(
             shards=[shard for shard, _, _ in packed],
             episodes=[entry for _, entries, _ in packed for entry in entries],
             has_rewards=recording.has_rewards,
+            origin=recording.origin,
+            alignment=alignment,
         ).save(folder)
         _move_into_place(folder, out)
     except OSError as error:

@@ -11,16 +11,18 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
+from aime_fast.data.action_origin import ActionOrigin
+from aime_fast.data.alignment import Alignment
 from aime_fast.data.episode import DEFAULT_SIZE, LARGEST_SIZE, SIZE_STEP
 from aime_fast.data.files import check_file
 from aime_fast.data.shards.codecs import CODECS, Shape
 from aime_fast.data.windows import keyed_order
 from aime_fast.errors import UserError, unknown_name
 
-FORMAT, FORMAT_VERSION = "aime-fast shards", 1
+FORMAT, FORMAT_VERSION = "aime-fast shards", 2
 CHUNK_LENGTH = 16
 MANIFEST_NAME = "manifest.json"
-OPTIONAL = {"image_size", "has_rewards"}
+OPTIONAL = {"image_size", "has_rewards", "origin", "alignment"}
 """Fields that older manifests lack."""
 SPLITS = ("train", "val", "all")
 CONVENTION = "actions[t] is taken after seeing observations[t]; rewards[t] follows from actions[t]"
@@ -73,7 +75,7 @@ class Manifest:
 
     __pydantic_config__ = STRICT
     format: str = FORMAT
-    version: Annotated[int, Field(ge=1, le=1)] = FORMAT_VERSION
+    version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
     environment: str | None
     """Recorded task, such as `cheetah_run`, if known."""
     codec: str
@@ -100,6 +102,10 @@ class Manifest:
     episodes: Annotated[list[EpisodeEntry], Field(min_length=1)]
     has_rewards: bool = True
     """Whether the recording had rewards; without them they are zero."""
+    origin: ActionOrigin | None = None
+    """What the actions meant in the recording, and how that was known; None in format 1."""
+    alignment: Alignment | None = None
+    """What frames say about it; None in format 1."""
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`. Equal manifests give equal bytes."""
@@ -198,13 +204,17 @@ def split_of_episodes(count: int, val_episodes: int | None = None, seed: int | N
     return splits.tolist()
 
 
+class EmptySplit(UserError):
+    """No episode is in the split that was asked for."""
+
+
 def episodes_of(split: str, splits: Sequence[str], where: Path | str) -> list[int]:
-    """Numbers of the episodes in `split` (`train`, `val` or `all`); `UserError` that starts with `where` for none."""
+    """Numbers of the episodes in `split` (`train`, `val` or `all`); `EmptySplit` that starts with `where` for none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     numbers = [number for number, own in enumerate(splits) if split in (own, "all")]
     if not numbers:
-        raise UserError(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack another split")
+        raise EmptySplit(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack another split")
     return numbers
 
 

@@ -5,10 +5,13 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from aime_fast.data.action_origin import check_choice
 from aime_fast.data.episode import check_image_size
+from aime_fast.data.files import refuse_pointer
 from aime_fast.data.shards.manifest import MANIFEST_NAME
 from aime_fast.data.sources.arrays import open_hdf5, open_npz, open_torch
 from aime_fast.data.sources.columns import columns_source
@@ -16,7 +19,7 @@ from aime_fast.data.sources.lerobot import open_lerobot
 from aime_fast.data.sources.minari_folder import open_minari
 from aime_fast.data.sources.rlds import open_rlds
 from aime_fast.data.sources.shards import open_shard_folder
-from aime_fast.data.sources.source import Pictures, Source
+from aime_fast.data.sources.source import VIDEO_TOLERANCE, Pictures, Source, without_fragments
 from aime_fast.errors import UserError, unknown_name
 
 __all__ = ["Source", "open_source"]
@@ -38,28 +41,41 @@ ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".pt": "torch", ".pth": "torch", ".np
 
 
 def open_source(
-    path: str | Path, format: str | None = None, camera: str | None = None, size: int | None = None
+    path: str | Path,
+    format: str | None = None,
+    camera: str | None = None,
+    size: int | None = None,
+    last_of_stack: bool = False,
+    video_tolerance: float = VIDEO_TOLERANCE,
+    actions: str | None = None,
 ) -> Source:
     """Open a recording: a file, a folder of files of one kind, or a folder in a layout of its own.
 
     `format` is a name in `OF_FOLDERS` or `OF_FILES`; None lets the content decide. `camera` names the pictures if there
-    are several. Frames are resized to `size` x `size` (None: 64, or the shards' own). `UserError` for a wrong choice.
+    are several. Frames are resized to `size` x `size` (None: 64, or the shards' own). `last_of_stack` and
+    `video_tolerance` are those of `Pictures`. `actions` says whether they `led` to the frame of their row or
+    `follows` it; None lets the content decide. Episodes without a transition are left out. `UserError` for a wrong
+    choice, and for an open one.
     """
     path = Path(path)
     # Unlike Path's methods, these return False for a name too long. A named pipe or a device might never end.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(f"{path}: no such file or folder; check the path")
+    refuse_pointer(path)
     formats = [*OF_FOLDERS, *OF_FILES]
     if format is not None and format not in formats:
         raise unknown_name("--format", format, formats)
-    pictures = Pictures(camera, size if size is None else check_image_size(size))
+    pictures = Pictures(camera, size if size is None else check_image_size(size), last_of_stack, video_tolerance)
+    pictures = replace(pictures, actions=check_choice(actions))
     kind = format or (_kind_of_folder(path) if path.is_dir() else _kind_of_file(path))
     if kind in OF_FOLDERS and path.is_dir():
-        return OF_FOLDERS[kind](path, pictures)
+        source = OF_FOLDERS[kind](path, pictures)
+        # What was packed keeps its numbers, which the manifest names.
+        return source if kind == "shards" else without_fragments(source)
     if kind in OF_FILES:
         files = _files(path, kind) if path.is_dir() else [path]
         if files:
-            return OF_FILES[kind](path, files, pictures)
+            return without_fragments(OF_FILES[kind](path, files, pictures))
     looked_for = f"holds no recording of format {format}" if format else "not a recording that can be read"
     has = f"no {MANIFEST_NAME} here, nor any other known layout" if path.is_dir() else "no known kind of file"
     raise UserError(f"{path}: {looked_for} ({has}); known are {', '.join(formats)}")
@@ -95,6 +111,7 @@ def _kind_of_file(path: Path) -> str | None:
     """The format by the first bytes, or by the name if these are unknown, so that its reader says what is wrong."""
     if not path.is_file():
         return None
+    refuse_pointer(path)
     try:
         with path.open("rb") as file:
             start = file.read(8)

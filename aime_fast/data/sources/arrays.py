@@ -20,13 +20,14 @@ import numpy as np
 from numpy.lib import format as npy
 
 from aime_fast.data.sources.columns import Arrays
+from aime_fast.data.sources.hdf5_groups import check_filters, grouped_columns
 from aime_fast.data.sources.source import readable
 from aime_fast.errors import UserError
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Arrays]:
-    """The top-level data sets of an HDF5 file."""
+    """The top-level data sets of an HDF5 file, and its columns in groups."""
     with readable(path, "HDF5"), h5py.File(path, "r") as file:
         environment = file.attrs.get("env", file.attrs.get("environment"))
         if isinstance(environment, bytes):  # a string of fixed length, as C and MATLAB write it
@@ -34,7 +35,10 @@ def open_hdf5(path: Path) -> Iterator[Arrays]:
         # `get` gives None for a link without a target.
         items = {name: file.get(name) for name in file}
         arrays = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset) and item.ndim > 0}
-        yield arrays, environment if isinstance(environment, str) else None
+        for array in arrays.values():
+            check_filters(array)
+        grouped, task, notes = grouped_columns(file, path)
+        yield Arrays({**arrays, **grouped}, environment if isinstance(environment, str) else task, notes)
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def open_npz(path: Path) -> Iterator[Arrays]:
     with readable(path, "npz"), zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         arrays = {name.removesuffix(".npy"): _Member(archive, name) for name in members}
-        yield {name: array for name, array in arrays.items() if array.ndim}, None
+        yield Arrays({name: array for name, array in arrays.items() if array.ndim}, None)
 
 
 class _Member:
@@ -63,6 +67,9 @@ class _Member:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
+        if self.dtype.hasobject:
+            where = f"{self._archive.filename}: {self._member}"
+            raise UserError(f"{where} holds Python objects, which could run code; save it as an array of numbers")
         with self._archive.open(self._member) as stream:
             return npy.read_array(stream, allow_pickle=False)[rows]
 
@@ -103,7 +110,7 @@ def _load_torch(path: Path, change: int) -> Arrays:
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     environment = content.get("env")
     arrays = {key: _as_numpy(value, path) for key, value in tensors.items() if value.ndim}
-    return arrays, environment if isinstance(environment, str) else None
+    return Arrays(arrays, environment if isinstance(environment, str) else None)
 
 
 def _as_numpy(tensor: Any, path: Path) -> np.ndarray:

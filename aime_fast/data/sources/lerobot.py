@@ -2,21 +2,24 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aime_fast.data.action_origin import FOLLOWS, LED, ZeroActions, decide
 from aime_fast.data.episode import Episode
 from aime_fast.data.sources.frames import (
+    LAST_FRAME_NOTE,
+    LED_NOTE,
     NO_REWARDS_NOTE,
-    as_frames,
     choose_camera,
     decode_picture,
     episode_of,
     size_notes,
 )
+from aime_fast.data.sources.lerobot_video import Clip, Timing, check_clips, decode_clip
 from aime_fast.data.sources.source import Pictures, Source, readable, require
 from aime_fast.errors import UserError
 
@@ -41,9 +44,17 @@ def open_lerobot(folder: Path, pictures: Pictures) -> Source:
     if not (has_rewards := "next.reward" in features):
         notes.append(NO_REWARDS_NOTE)
     rows = _episode_rows(folder)
-    lengths = [int(row["length"]) for row in rows]
-    read = _Episodes(folder, info, rows, camera, pictures.size)
-    return Source(FORMAT, str(folder), None, lengths, pictures.size, read, tuple(notes), has_rewards=has_rewards)
+    read = _Episodes(folder, info, rows, camera, pictures.size, Timing(info["fps"], pictures.video_tolerance))
+    origin = decide(read.zero_actions(), str(folder), pictures.actions, usual=FOLLOWS)
+    if origin.stored == LED:
+        read = replace(read, led=True)
+        notes += [LED_NOTE, LAST_FRAME_NOTE]
+    lengths = [int(row["length"]) - read.led for row in rows]
+    if images[camera]["dtype"] == "video":
+        read.timing.check(folder)
+        notes += check_clips(map(read.clip, rows), read.timing)
+    facts = (FORMAT, str(folder), None, lengths, pictures.size, read, tuple(notes))
+    return Source(*facts, has_rewards=has_rewards, origin=origin)
 
 
 def _information(folder: Path) -> dict[str, Any]:
@@ -90,17 +101,37 @@ class _Episodes:
     rows: list[dict[str, Any]]
     camera: str
     size: int
+    timing: Timing
+    led: bool = False
+    """Whether actions led to the frame of their row."""
+
+    def zero_actions(self) -> ZeroActions:
+        """Which first and last actions are zero."""
+        from pyarrow import parquet
+
+        zeros, by_file = ZeroActions(), dict[Path, list[int]]()
+        for row in self.rows:
+            by_file.setdefault(self._path("data_path", row, "data/"), []).append(row["episode_index"])
+        for path, numbers in by_file.items():
+            with readable(path, FORMAT):
+                table = parquet.read_table(path, columns=["episode_index", "frame_index", "action"])
+                table = table.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
+                owner, actions = table["episode_index"].to_numpy(), np.array(table["action"].to_pylist(), np.float32)
+                for number in numbers:
+                    zeros.see(actions[owner == number])
+        return zeros
 
     def __call__(self, number: int) -> Episode:
         from pyarrow import parquet
 
         row, features = self.rows[number], self.info["features"]
-        name, length = f"{self.folder}, episode {row['episode_index']}", int(row["length"])
+        name, length = self._name(row), int(row["length"])
         video = features[self.camera]["dtype"] == "video"
         path = self._path("data_path", row, "data/")
         with readable(path, FORMAT):
             rewarded = ["next.reward"] if "next.reward" in features else []
-            wanted = ["frame_index", "action", *rewarded, *([] if video else [self.camera])]
+            timed = ["timestamp"] if video and "timestamp" in features else []
+            wanted = ["frame_index", "action", *rewarded, *timed, *([] if video else [self.camera])]
             only = [("episode_index", "=", row["episode_index"])]
             table = parquet.read_table(path, columns=wanted, filters=only).sort_by("frame_index")
             if table.num_rows != length or table["frame_index"].to_pylist() != list(range(length)):
@@ -109,33 +140,38 @@ class _Episodes:
             rewards = np.array(table["next.reward"].to_pylist(), np.float32) if rewarded else np.zeros(length)
             if not video:
                 images = np.stack([decode_picture(cell["bytes"]) for cell in table[self.camera].to_pylist()])
+            if timed:
+                self._check_times(np.array(table["timestamp"].to_pylist(), np.float64).reshape(-1), f"{name}, {path}")
         if video:
-            images = self._decode_video(row, length, name)
-        return episode_of(name, images, self.size, actions, rewards.reshape(-1), terminated=False)
+            images = decode_clip(self.clip(row), self.timing, self.size)
+        rewards = rewards.reshape(-1)
+        if self.led:
+            images, actions, rewards = images[:-1], actions[1:], rewards[:-1]
+        return episode_of(name, images, self.size, actions, rewards, terminated=False)
 
-    def _decode_video(self, row: dict[str, Any], length: int, name: str) -> np.ndarray:
-        """The episode's frames, uint8 [length,S,S,3]: its span of a file that holds several episodes."""
-        import av
-
-        path = self._path("video_path", row, f"videos/{self.camera}/")
+    def clip(self, row: dict[str, Any]) -> Clip:
+        """The part of a video that shows an episode."""
+        path, prefix = self._path("video_path", row, f"videos/{self.camera}/"), f"videos/{self.camera}/"
         with readable(self.folder / "meta" / "episodes", FORMAT):
-            start = row[f"videos/{self.camera}/from_timestamp"]
-        step, done = 1 / self.info["fps"], 0
-        frames = np.empty((length, self.size, self.size, 3), np.uint8)
-        with readable(path, FORMAT), av.open(str(path)) as container:
-            # Seek to the last key frame before the span, and skip the frames between the two.
-            container.seek(int(start * av.time_base))
-            for frame in container.decode(video=0):
-                ahead = (frame.time or 0.0) - start - done * step
-                if ahead < -step / 2:
-                    continue
-                if ahead > step / 2:
-                    break
-                frames[done] = as_frames(frame.to_ndarray(format="rgb24")[None], self.size)[0]
-                done += 1
-                if done == length:
-                    return frames
-        raise UserError(f"{name}: {path} holds {done} of its {length} frames; download it again")
+            start, stop = float(row[f"{prefix}from_timestamp"]), row.get(f"{prefix}to_timestamp")
+            if not 0 <= start < math.inf:
+                raise ValueError(f"episode {row['episode_index']} starts at {start} s of its video")
+        return Clip(self._name(row), path, start, None if stop is None else float(stop), int(row["length"]))
+
+    def _check_times(self, times: np.ndarray, where: str) -> None:
+        """Raise `UserError` unless the rows' own times [N] are those that their numbers and the rate give."""
+        wanted = np.arange(len(times)) / self.timing.fps
+        # They are stored in single precision.
+        off = np.abs(times - wanted) - np.spacing(wanted.astype(np.float32))
+        if not (off <= self.timing.tolerance).all():
+            row = int(np.argmax(~(off <= self.timing.tolerance)))
+            raise UserError(
+                f"{where}: row {row} has timestamp {times[row]:g} s, but {wanted[row]:g} s at fps {self.timing.fps:g}; "
+                "repair meta/info.json or the timestamps"
+            )
+
+    def _name(self, row: dict[str, Any]) -> str:
+        return f"{self.folder}, episode {row['episode_index']}"
 
     def _path(self, template: str, row: dict[str, Any], prefix: str) -> Path:
         """The file of an episode, by a template of `info.json`; it must lie in the folder."""

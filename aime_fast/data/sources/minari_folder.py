@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from aime_fast.data.action_origin import defined_by
 from aime_fast.data.episode import Episode
-from aime_fast.data.sources.frames import LAST_FRAME_NOTE, choose_camera, episode_of, size_notes
+from aime_fast.data.files import refuse_pointer
+from aime_fast.data.sources.frames import LAST_FRAME_NOTE, choose_camera, episode_of, last_of_stacks, picture_notes
 from aime_fast.data.sources.source import Pictures, Source, readable, require
 from aime_fast.errors import UserError
 
@@ -27,14 +29,16 @@ def open_minari(folder: Path, pictures: Pictures) -> Source:
             raise UserError(f"{folder}: there are no episodes in it")
         lengths = [int(row["total_steps"]) for row in storage.get_episode_metadata(range(count))]
         images = _images(next(iter(storage.get_episodes([0])))["observations"], pictures, str(folder))
-        notes = [LAST_FRAME_NOTE, *size_notes(images.shape[1:], pictures.size)]
+        notes = [LAST_FRAME_NOTE, *picture_notes(images, pictures, str(folder))]
         if storage.jpeg_encoding:
             notes.append("Minari stored the frames as JPEG, which is lossy")
         environment = None
         with suppress(ValueError, KeyError, TypeError):
             environment = str(json.loads(storage.metadata.get("env_spec"))["id"])
     read = partial(_read, folder, pictures)
-    return Source("Minari", str(folder), environment, lengths, pictures.size, read, tuple(notes))
+    origin = defined_by("Minari", pictures.actions, str(folder))
+    facts = ("Minari", str(folder), environment, lengths, pictures.size, read, tuple(notes))
+    return Source(*facts, origin=origin)
 
 
 def _read(folder: Path, pictures: Pictures, number: int) -> Episode:
@@ -51,11 +55,12 @@ def _read(folder: Path, pictures: Pictures, number: int) -> Episode:
             "expected one observation more than actions"
         )
     rewards, terminated = np.asarray(episode["rewards"]), bool(terminations[-1:].any())
-    return episode_of(name, images[:-1], pictures.size, actions, rewards, terminated)
+    images = last_of_stacks(images[:-1], pictures)
+    return episode_of(name, images, pictures.size, actions, rewards, terminated)
 
 
 def _images(observations: Any, pictures: Pictures, where: str) -> np.ndarray:
-    """The observations that are pictures, uint8 [N,H,W,3]."""
+    """The observations that are pictures, uint8 [N,H,W,C]."""
     found = dict(_arrays(observations, ""))
     names = [name for name, array in found.items() if array.dtype == np.uint8 and array.ndim == 4]
     return found[choose_camera(names, pictures.camera, where)]
@@ -74,6 +79,8 @@ def _storage(folder: Path) -> Iterator[Any]:
     from minari.dataset.minari_storage import MinariStorage
 
     inner = folder / "data" if (folder / "data").is_dir() else folder
+    for name in ("metadata.json", "main_data.hdf5"):
+        refuse_pointer(inner / name)
     with readable(folder, "Minari"):
         metadata = MinariStorage.read_raw_metadata(inner)
         # Without them the library would create the environment: it would import and call what the folder names.

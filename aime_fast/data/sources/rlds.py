@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from aime_fast.data.action_origin import FOLLOWS, LED, ZeroActions, decide
 from aime_fast.data.episode import Episode
-from aime_fast.data.sources.frames import LAST_FRAME_NOTE, decode_picture, episode_of, size_notes
+from aime_fast.data.sources.frames import LAST_FRAME_NOTE, LED_NOTE, decode_picture, episode_of, size_notes
 from aime_fast.data.sources.source import Pictures, Source, require
 from aime_fast.data.sources.tfrecord_file import record_at, records
 from aime_fast.errors import UserError
@@ -36,7 +37,7 @@ def open_rlds(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
     require("tfrecord", "tfrecord", where)
     places: list[Place] = []
     notes: list[str] = []
-    counts, first_rewards, last_rewards = [], [], []
+    counts, first_rewards, last_rewards, zeros = [], [], [], ZeroActions()
     for path in paths:
         for number, (start, record) in enumerate(records(path)):
             name = f"{path}, episode {number}"
@@ -44,29 +45,34 @@ def open_rlds(where: Path, paths: Sequence[Path], pictures: Pictures) -> Source:
             notes += [] if places else size_notes(steps.picture(0).shape, pictures.size)
             places.append((path, start, name))
             counts.append((len(steps.rewards), steps.actions_taken))
+            zeros.see(steps.actions, ends=steps.actions_taken < len(steps.rewards))
             first_rewards.append(steps.rewards[0])
             last_rewards += steps.rewards[steps.actions_taken :].tolist()
     if not places:
         raise UserError(f"{where}: there is no record in it; give a folder of whole TFRecord files")
     arriving = not any(first_rewards) and any(last_rewards)
-    lengths = [steps - 1 if arriving else taken for steps, taken in counts]
+    origin = decide(zeros, str(where), pictures.actions, usual=FOLLOWS)
+    led = origin.stored == LED
+    lengths = [steps - 1 if arriving or led else taken for steps, taken in counts]
     if lengths != [steps for steps, _ in counts]:
         notes.append(LAST_FRAME_NOTE)
     if arriving:
         notes.append(REWARD_NOTE)
-    read = partial(_read, places, pictures, arriving)
-    return Source("RLDS (TFRecord)", str(where), None, lengths, pictures.size, read, tuple(notes))
+    notes += [LED_NOTE] if led else []
+    read = partial(_read, places, pictures, arriving, led)
+    return Source("RLDS (TFRecord)", str(where), None, lengths, pictures.size, read, tuple(notes), origin=origin)
 
 
-def _read(places: list[Place], pictures: Pictures, arriving: bool, number: int) -> Episode:
+def _read(places: list[Place], pictures: Pictures, arriving: bool, led: bool, number: int) -> Episode:
     path, start, name = places[number]
     steps = _Steps(record_at(path, start), pictures.camera, name)
-    count = len(steps.rewards) - 1 if arriving else steps.actions_taken
+    count = len(steps.rewards) - 1 if arriving or led else steps.actions_taken
     images = [steps.picture(step) for step in range(count)]
     if len({image.shape for image in images}) > 1:
         raise UserError(f"{name}: its pictures have several sizes; record one size")
     rewards = steps.rewards[1:] if arriving else steps.rewards[:count]
-    return episode_of(name, np.array(images), pictures.size, steps.actions[:count], rewards, steps.terminated)
+    actions = steps.actions[1:] if led else steps.actions[:count]
+    return episode_of(name, np.array(images), pictures.size, actions, rewards, steps.terminated)
 
 
 class _Steps:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aime_fast.data.action_origin import FOLLOWS, ActionOrigin, defined_by
 from aime_fast.data.episode import Episode
 from aime_fast.data.shards.chunks import read_chunks
 from aime_fast.data.shards.reader import open_shards
@@ -21,6 +22,8 @@ def open_shard_folder(folder: Path, pictures: Pictures) -> Source:
     notes += size_notes((manifest.image_size, manifest.image_size, 3), episodes.size)
     named, kept = STATE in (manifest.collection or {}), (folder / STATES).exists()
     notes += [f"{STATES} is missing, so the simulator's states are lost"] if named and not kept else []
+    # The shards' own actions follow, whatever they did in the recording.
+    defined_by("aime-fast shards", pictures.actions, str(folder))
     return Source(
         "shards",
         str(folder),
@@ -32,6 +35,7 @@ def open_shard_folder(folder: Path, pictures: Pictures) -> Source:
         manifest.collection,
         manifest.has_rewards,
         read_states(folder, manifest).of if kept else None,
+        manifest.origin or ActionOrigin(FOLLOWS, "an earlier release packed them so"),
     )
 
 

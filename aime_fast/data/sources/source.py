@@ -6,13 +6,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aime_fast.data.action_origin import FOLLOWS, ActionOrigin
 from aime_fast.data.episode import DEFAULT_SIZE, Episode
+from aime_fast.data.files import refuse_pointer
 from aime_fast.errors import UserError
 
 # What libraries raise, depending on the place of the damage, for a file that is cut, edited or damaged.
@@ -22,19 +24,32 @@ DAMAGE = (
 )  # fmt: skip
 
 
+VIDEO_TOLERANCE = 1e-4
+"""Largest distance in seconds of a frame of a video from the time of its row; the one that LeRobot uses."""
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures of a recording to read, and their size as frames."""
+    """Which pictures of a recording to read, how they become frames, and where the actions beside them belong."""
 
     camera: str | None = None
     """Name of the pictures where a recording has several; None for the usual names."""
     asked_size: int | None = None
     """S that was asked for."""
+    last_of_stack: bool = False
+    """Whether to take the last picture where each row holds a stack of several."""
+    video_tolerance: float = VIDEO_TOLERANCE
+    """Largest distance in seconds of a frame of a video from the time of its row."""
+    actions: str | None = None
+    """`led` or `follows`, if one was asked for (`action_origin`)."""
 
     @property
     def size(self) -> int:
         """S, the side of a frame in pixels."""
         return self.asked_size or DEFAULT_SIZE
+
+
+OWN = ActionOrigin(FOLLOWS, "this project records them so")
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,8 @@ class Source:
     """Whether the recording has rewards; without them they are zero."""
     states: Callable[[int], np.ndarray] | None = None
     """Reads the simulator's states float64 [N, n] of an episode; None if the recording keeps none."""
+    origin: ActionOrigin = OWN
+    """What the recording's actions meant. Those of the episodes follow their frame."""
 
     def checked(self, number: int, action_dim: int | None) -> Episode:
         """The episode of a number; `UserError` unless it has the listed length, S, and this action size (None: any)."""
@@ -79,6 +96,38 @@ class Source:
         return map(self.episode, range(len(self.lengths)))
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Reads by number the episodes that were not left out."""
+
+    read: Callable[[int], Any]
+    numbers: list[int]
+
+    def __call__(self, number: int) -> Any:
+        return self.read(self.numbers[number])
+
+
+def without_fragments(source: Source) -> Source:
+    """The source without episodes of no transition, with a note that counts them; `UserError` if none is left."""
+    kept = [number for number, length in enumerate(source.lengths) if length > 0]
+    if not source.lengths:
+        raise UserError(f"{source.where}: there are no frames in it")
+    count, left_out = len(source.lengths), len(source.lengths) - len(kept)
+    if not left_out:
+        return source
+    if not kept:
+        short = "its only episode has" if count == 1 else f"all its {count} episodes have"
+        raise UserError(f"{source.where}: {short} no action with a frame before and after it; record longer ones")
+    note = f"{left_out} of {count} episodes too short for an action between two frames: left out"
+    return replace(
+        source,
+        lengths=[source.lengths[number] for number in kept],
+        episode=_Kept(source.episode, kept),
+        states=_Kept(source.states, kept) if source.states else None,
+        notes=(*source.notes, note),
+    )
+
+
 def require(module: str, extra: str, where: Path) -> None:
     """Raise `UserError` with the install line if the library that reads `where` is missing."""
     if importlib.util.find_spec(module) is None:
@@ -91,4 +140,5 @@ def readable(path: Path, format: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
+        refuse_pointer(path)
         raise UserError(f"{path}: cannot be read as {format} ({error}); copy or record it again") from error

@@ -7,8 +7,14 @@ from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw, Draws
 from aime_fast.model.parts.layers import bounded_log_variance, joined, mlp, wide
 from aime_fast.model.priors.mixture import MixtureDistribution
-from aime_fast.model.priors.prior import Prior
-from aime_fast.model.priors.sticks import inverse_softplus, log_softplus, stick_divergences
+from aime_fast.model.priors.prior import Prior, StickMeasure
+from aime_fast.model.priors.sticks import (
+    expected_weights,
+    inverse_softplus,
+    kumaraswamy_mean,
+    log_softplus,
+    stick_divergences,
+)
 from aime_kernels import kumaraswamy_log_weights
 
 
@@ -54,6 +60,13 @@ class DPGMMPrior(Prior):
         log_vars = bounded_log_variance(wide(raw)[:, :, None] + self.log_var_offsets)
         log_weights, divergences = self._weights(wide(gate), draws["sticks"])
         return MixtureDistribution(log_weights, means, log_vars, divergences)
+
+    @torch.no_grad()
+    def measure(self) -> StickMeasure:
+        """See `Prior.measure`; without the gate, which depends on the frame."""
+        log_shape, log_rate = log_softplus(self.concentration).unbind(-1)
+        sticks = kumaraswamy_mean(*log_softplus(self.sticks).unbind(0))
+        return StickMeasure(expected_weights(sticks), (log_shape - log_rate).exp(), torch.div(*self.alpha_prior))
 
     def _weights(self, gate: Tensor, uniform: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Log-weights [B, T, K], and the divergences' share of one frame."""

@@ -1,7 +1,7 @@
 """What a prior of the latent state must provide."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -34,6 +34,17 @@ class PriorDistribution(Protocol):
         """The prior's own divergences by name, each [B, T] in nats; they enter the ELBO with the weight of `kl_z`."""
 
 
+class StickMeasure(NamedTuple):
+    """What is believed of the weights of a Dirichlet process."""
+
+    weights: Tensor
+    """E[pi_k] under the posterior, [K]; sums to 1."""
+    concentration: Tensor
+    """E[alpha] under the posterior, 0-d."""
+    start: Tensor
+    """E[alpha] under the prior, 0-d."""
+
+
 class Prior(nn.Module, ABC):
     """The network that gives a `PriorDistribution`; subclasses add their layers and list them in `PRIORS`."""
 
@@ -53,6 +64,10 @@ class Prior(nn.Module, ABC):
 
         At t = 0 the model passes its learned start, the first LSTM state and `start_latent`, and no action (zeros).
         """
+
+    def measure(self) -> "StickMeasure | None":
+        """The stick measure that all frames share; None for a prior without one."""
+        return None
 
 
 def standard_normal(like: Tensor, generator: Generator | None) -> Tensor:

@@ -28,6 +28,19 @@ def stick_divergences(
     return {"stick_kl": sticks.sum(-1), "alpha_kl": gamma_kl(log_shape.exp(), log_rate.exp(), *alpha_prior)}
 
 
+def expected_weights(sticks: Tensor) -> Tensor:
+    """E[pi_k], [K], from the means of independent sticks v_1 .. v_{K-1}, [K-1]: each takes its part of what is left."""
+    one = sticks.new_ones(1)
+    left = torch.cat([one, (1 - sticks).cumprod(0)])
+    return left * torch.cat([sticks, one])
+
+
+def kumaraswamy_mean(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """The mean of Kumaraswamy(a, b): b B(1 + 1/a, b), elementwise (Kumaraswamy 1980)."""
+    inverse, b = (-log_a).exp(), log_b.exp()
+    return (log_b + torch.lgamma(1 + inverse) + torch.lgamma(b) - torch.lgamma(1 + inverse + b)).exp()
+
+
 def log_softplus(raw: Tensor) -> Tensor:
     """log softplus(raw) in float32, clamped to `LOG_SHAPE_RANGE`; the gradient passes the bounds unchanged."""
     log = F.softplus(wide(raw)).clamp_min(1e-20).log()

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from aime_fast.errors import UserError
+from aime_fast.model.world_model import WEIGHTS as EXPORTED
 from aime_fast.training.checkpoint.files import checksum
 from aime_fast.training.checkpoint.state import Shared
 
@@ -49,6 +50,13 @@ def find(where: Path, note: Callable[[str], None] = lambda line: None) -> Path |
     if found:
         raise UserError(f"every checkpoint in {where} is damaged; start a new run in another folder with --out")
     return None
+
+
+def no_checkpoint(where: Path) -> UserError:
+    """The error for a place without a checkpoint."""
+    if (where / EXPORTED).is_file():
+        return UserError(f"{where} is an exported model, without what training needs; give the run that it came from")
+    return UserError(f"{where}: no checkpoint there; give a run's folder or one of its checkpoints")
 
 
 def fault(path: Path) -> str | None:

@@ -36,10 +36,8 @@ class _Slice(Protocol):
 
 def portable_state(engine: Engine[nn.Module], direction: Vector | None) -> dict[str, Tensor]:
     """This rank's part of the optimiser's state and of d (views where possible); no d if `direction` is None."""
-    if engine.rank and not engine.sharded:
-        return {}
     names, found = engine.parameter_names, dict[str, Tensor]()
-    for parameter, cut in engine.optimizer_cuts():
+    for parameter, cut in engine.optimizer_cuts() if engine.sharded or engine.rank == 0 else ():
         for slot, value in engine.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 found |= _cut(OPTIMIZER + slot, value, cut, names)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from aime_fast.errors import UserError
+from aime_fast.training.checkpoint.state import Shared
 
 FREE = ("out", "resume", "override", "threads", "ds_config", "backend", "preset", "compile", "cuda_graph")
 FREE_GROUPS = ("logging.", "checkpoint_every", "keep_checkpoints")
@@ -28,6 +29,23 @@ def check_settings(saved: Mapping[str, object], wanted: Mapping[str, object], ov
             "--override"
         )
     return text
+
+
+def comparable(saved: Shared, now: Shared) -> tuple[dict[str, object], dict[str, object]]:
+    """Both configurations, in which `data` names equal data equally, wherever they lie and however that is written.
+
+    `actions` is what was assumed, whether it was asked for or found by content.
+    """
+    old, new = saved.get("data"), now["data"]
+    if old is None:  # written before runs recorded their data
+        return saved["config"], now["config"]
+    same = old["fingerprint"] == new["fingerprint"] and (new["fingerprint"] or old["path"] == new["path"])
+    where = f"{new['path']} with other content" if old["path"] == new["path"] else new["path"]
+    was, is_now = saved["config"] | {"data": old["path"]}, now["config"] | {"data": old["path"] if same else where}
+    meant, means = old.get("actions"), new.get("actions")
+    if isinstance(meant, dict) and isinstance(means, dict):  # older versions did not record it
+        was["actions"], is_now["actions"] = meant["stored"], means["stored"]
+    return was, is_now
 
 
 def _among(name: str, names: tuple[str, ...], groups: tuple[str, ...]) -> bool:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from aime_fast import __version__
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig, to_dict
+from aime_fast.data.identity import DataIdentity
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.engine import Engine
 
 Shared = dict[str, dict[str, object]]
-"""What is equal on all ranks, as JSON values: `progress`, `config` and `versions`."""
+"""What is equal on all ranks, as JSON values: `progress`, `config`, `data` and `versions`."""
 BALANCER, GENERATOR = "balancer/", "generator/"
 
 
@@ -44,12 +45,21 @@ class RunState:
     Python's `random` or of numpy.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine[nn.Module], balancer: Balancer, progress: Progress) -> None:
-        self.config, self.engine, self.balancer, self.progress = config, engine, balancer, progress
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: DataIdentity,
+        engine: Engine[nn.Module],
+        balancer: Balancer,
+        progress: Progress,
+    ) -> None:
+        self.config, self.data = config, data
+        self.engine, self.balancer, self.progress = engine, balancer, progress
 
     def shared(self) -> Shared:
-        """Progress, configuration and versions."""
-        return {"progress": asdict(self.progress), "config": to_dict(self.config), "versions": versions()}
+        """Progress, configuration, data and versions."""
+        facts = {"config": to_dict(self.config), "data": asdict(self.data)}
+        return {"progress": asdict(self.progress), **facts, "versions": versions()}
 
     def weights(self) -> dict[str, Tensor]:
         """The model's parameters and buffers, with EMA teacher and codebook averages; collective."""

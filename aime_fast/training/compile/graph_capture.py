@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from aime_fast.errors import UserError
+from aime_fast.profiling.phases import phase
 from aime_fast.training.compile.cuda_graph import Graph, Recorder
 from aime_fast.training.engines.host_group import HostGroup
 from aime_fast.training.nest import Form, copied, copy_tensors, form
@@ -93,7 +94,8 @@ class CapturedStep:
         if self._gave_up:
             return function()
         graph: Graph[T] = self._graphs[part]
-        graph.replay()
+        with phase("replay"):
+            graph.replay()
         return graph.result
 
     def _capture(self, part: str, function: Callable[[], T]) -> None:

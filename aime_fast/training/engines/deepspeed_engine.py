@@ -3,19 +3,26 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from aime_fast.balancing.layouts.flat import FlatLayout
-from aime_fast.balancing.layouts.partitions import OptimizerPartition, ParameterPartition, Partition, WholePartition
+from aime_fast.balancing.layouts.partitions import (
+    OptimizerPartition,
+    ParameterPartition,
+    Partition,
+    WholePartition,
+    divide,
+)
+from aime_fast.balancing.layouts.reach import Reach
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
+from aime_fast.profiling.phases import phase
 from aime_fast.training.engines.card import check_card
 from aime_fast.training.engines.ds_config import EngineSettings, engine_settings
 from aime_fast.training.engines.engine import Engine, M, make_optimizer, micro_batch_size, trainable
@@ -27,12 +34,12 @@ class DeepSpeedEngine(Engine[M]):
 
     The forward pass goes to the module and the gradients come from `torch.autograd.grad`, so DeepSpeed's own backward,
     accumulation and clipping are not used (`balancing/layouts/flat.py` has the reason). ZeRO-0 needs nothing of
-    DeepSpeed. ZeRO-1 adds whole gradients up over micro-batches and reduces once; ZeRO-2 keeps shards only and reduces
-    each micro-batch. ZeRO-3 also cuts the parameters: they are gathered at a step's first forward pass and dropped
-    after its last backward pass.
+    DeepSpeed: it balances shards as the other stages do, and gathers the update. ZeRO-1 adds whole gradients up over
+    micro-batches and reduces once; ZeRO-2 keeps shards only and reduces each micro-batch. ZeRO-3 also cuts the
+    parameters: they are gathered at a step's first forward pass and dropped after its last backward pass.
     """
 
-    def __init__(self, module: M, config: TrainConfig) -> None:
+    def __init__(self, module: M, config: TrainConfig, reach: Callable[[], Reach] | None = None) -> None:
         rank, local_rank, world_size = (int(os.environ.get(key, default)) for key, default in _ENVIRONMENT.items())
         settings = engine_settings(config, world_size)
         micro_batch_size(config, world_size)
@@ -43,16 +50,24 @@ class DeepSpeedEngine(Engine[M]):
             torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
         module.to(device)
         optimizer = make_optimizer(module, config.optim, device)
-        self._deepspeed, partition = _partitioned(module, optimizer, settings, rank, world_size)
+        reached = reach() if reach and world_size > 1 else None
+        self._deepspeed, partition = _partitioned(module, optimizer, settings, rank, world_size, reached)
         self._cut = partition if isinstance(partition, ParameterPartition) else None
         self._open: AbstractContextManager[None] | None = None
-        stage = settings.stage
-        layout = FlatLayout(trainable(module), partition, world_size, stage > 0, stage >= 2, settings.overlap)
+        layout = FlatLayout(
+            trainable(module),
+            partition,
+            world_size,
+            reduce_each=settings.stage >= 2,
+            overlap=settings.overlap,
+            reach=reached,
+            dtype=torch.bfloat16 if settings.bf16_reductions else torch.float32,
+        )
         super().__init__(module, optimizer, layout, config, device, rank, world_size, settings.bf16)
 
     def _fetch(self) -> None:
         if self._cut is not None and self._open is None:
-            with record_function("gather"):
+            with phase("gather"):
                 self._open = self._cut.gathered()
                 self._open.__enter__()
 
@@ -155,11 +170,18 @@ def _join(rank: int, world_size: int, device: torch.device) -> bool:
 
 
 def _partitioned(
-    module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings, rank: int, world_size: int
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: EngineSettings,
+    rank: int,
+    world_size: int,
+    reach: Reach | None,
 ) -> tuple[Any, Partition]:
     """DeepSpeed's engine (for ZeRO-1 and 2, where it steps the optimiser) and the partition that the stage asks for."""
     if settings.stage == 0:
-        return None, WholePartition(module, optimizer)
+        return None, WholePartition(module, optimizer, world_size, reach)
+    if reach is not None:
+        divide(optimizer, trainable(module), reach)
     with _starting():
         import deepspeed
 

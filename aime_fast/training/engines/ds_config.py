@@ -29,7 +29,6 @@ _REFUSED = {
     "amp": _BF16,
     "torch_autocast": _BF16,
     "data_types": "task gradients are always kept and accumulated in float32, at every stage; remove it",
-    "communication_data_type": "task gradients are always reduced in float32; remove it",
     "wall_clock_breakdown": "DeepSpeed's timers wait for the device each step; remove it",
     "flops_profiler": "it measures passes that this trainer does not make; remove it",
     "zero_optimization.offload_optimizer": _ON_DEVICE,
@@ -50,6 +49,8 @@ class EngineSettings:
     """ZeRO stage: 0, 1, 2 or 3."""
     bf16: bool
     """Compute in bfloat16 as `--optim.precision` describes; DeepSpeed sees float32 parameters either way."""
+    bf16_reductions: bool
+    """Send task gradients in bfloat16."""
     overlap: bool
     """Reduce one task's gradient while the next task's backward pass runs."""
     deepspeed: dict[str, Any]
@@ -96,6 +97,7 @@ def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
     if not isinstance(zero, dict):
         _refuse(name, "zero_optimization", 'must be an object such as {"stage": 2}')
     bf16 = _bf16(name, content.pop("bf16", None), config.optim.precision)
+    bf16_reductions = _bf16_reductions(name, content.pop("communication_data_type", None), bf16)
     sizes = _sizes(config, world_size)
     known = _PASSED | sizes.keys() | {f"zero_optimization.{key}" for key in _ZERO_KEYS}
     for option, value in (content | {f"zero_optimization.{key}": value for key, value in zero.items()}).items():
@@ -108,7 +110,8 @@ def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
     stage, overlap = zero.get("stage", 0), zero.get("overlap_comm")
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
         _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1, 2 or 3")
-    return EngineSettings(stage, bf16, overlap is None or bool(overlap), _complete(content, zero, stage, sizes))
+    completed = _complete(content, zero, stage, sizes)
+    return EngineSettings(stage, bf16, bf16_reductions, overlap is None or bool(overlap), completed)
 
 
 def _sizes(config: TrainConfig, world_size: int) -> dict[str, tuple[float, str]]:
@@ -138,6 +141,18 @@ def _bf16(name: str, section: Any, precision: str) -> bool:
         reason = f"the run has --optim.precision {precision}; remove one of the two"
         _refuse(name, f"bf16.enabled={str(enabled).lower()}", reason)
     return enabled
+
+
+def _bf16_reductions(name: str, kind: Any, bf16: bool) -> bool:
+    """Whether task gradients are sent in bfloat16: "communication_data_type", float32 where it is left out."""
+    option = "communication_data_type"
+    if kind in (None, "fp32"):
+        return False
+    if kind != "bf16":
+        _refuse(name, f"{option}={kind}", 'task gradients are sent in "fp32" or "bf16"; write one of these')
+    if not bf16:
+        _refuse(name, f"{option}=bf16", 'rounds float32 gradients; add "bf16": {"enabled": true} or remove it')
+    return True
 
 
 def _complete(

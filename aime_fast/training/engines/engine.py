@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.balancing.layouts.cut import Cut
@@ -20,6 +19,8 @@ from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
 from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.profiling.phases import phase
+from aime_fast.tasks.task import belongs
 from aime_fast.training.engines.card import check_card, use_precision
 
 M = TypeVar("M", bound=nn.Module, covariant=True)
@@ -66,6 +67,7 @@ class Engine(Generic[M]):
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         self._clip = config.optim.clip
         self._parameters = trainable(module)
+        self._trained: dict[frozenset[str], list[int]] = {}
         self._micro_step = 0
         # Makes sums over ranks and micro-batches means; applied inside the backward pass.
         self._share = torch.tensor(1.0 / (self.accumulation * world_size), device=device)
@@ -84,27 +86,47 @@ class Engine(Generic[M]):
     def _release(self) -> None:
         """Keep only this rank's part of cut parameters."""
 
-    def backward(self, task_losses: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
+    def backward(
+        self,
+        task_losses: Sequence[Tensor],
+        names: Sequence[str] | None = None,
+        spares: Sequence[frozenset[str]] | None = None,
+    ) -> None:
         """Add the gradient of each 0-d loss (a mean over the micro-batch) to its task's gradient; frees the graph.
 
         A parameter that a task does not reach costs nothing: autograd visits only what lies below the loss.
-        `names` label the profiler's ranges. Must be called `accumulation` times before each step.
+        `names` label the profiler's ranges. `spares` are the modules that each task leaves alone. Must be called
+        `accumulation` times before each step.
         """
         if self._micro_step == self.accumulation:
             raise RuntimeError(f"backward called more than accumulation={self.accumulation} times before the step")
         self._micro_step += 1
         last = self._micro_step == self.accumulation
         for task, loss in enumerate(task_losses):
-            with record_function(f"backward/{names[task] if names else task}"):
-                self.layout.add(task, self._gradients(loss, keep_graph=task + 1 < len(task_losses)), last)
+            with phase(f"backward/{names[task] if names else task}"):
+                spared = spares[task] if spares else frozenset[str]()
+                self.layout.add(task, self._gradients(loss, spared, task + 1 < len(task_losses)), last)
         self._losses.append([loss.detach() for loss in task_losses])
 
-    def _gradients(self, loss: Tensor, keep_graph: bool) -> Sequence[Tensor | None]:
+    def _gradients(self, loss: Tensor, spared: frozenset[str], keep_graph: bool) -> Sequence[Tensor | None]:
+        found: list[Tensor | None] = [None] * len(self._parameters)
         if not loss.requires_grad:
-            return [None] * len(self._parameters)
+            return found
         # A copy: a scalar parameter that is added to a loss gets this very tensor as its gradient.
         share = self._share.to(loss.dtype, copy=True)
-        return torch.autograd.grad(loss, self._parameters, share, retain_graph=keep_graph, allow_unused=True)
+        wanted = self._wanted(spared)
+        parameters = [self._parameters[index] for index in wanted]
+        gradients = torch.autograd.grad(loss, parameters, share, retain_graph=keep_graph, allow_unused=True)
+        for index, gradient in zip(wanted, gradients, strict=True):
+            found[index] = gradient
+        return found
+
+    def _wanted(self, spared: frozenset[str]) -> list[int]:
+        """Positions of the parameters that a task trains."""
+        if spared not in self._trained:
+            names = enumerate(self.parameter_names)
+            self._trained[spared] = [index for index, name in names if not belongs(name, spared)]
+        return self._trained[spared]
 
     def balance(self, balancer: Balancer) -> StepReport:
         """Balance the task gradients, and clip the update to `optim.clip`.
@@ -115,7 +137,7 @@ class Engine(Generic[M]):
             raise RuntimeError(f"step after {self._micro_step} of {self.accumulation} backward calls")
         self._micro_step = 0
         self._release()
-        with record_function("balance"), torch.no_grad():
+        with phase("balance"), torch.no_grad():
             losses = self._mean_losses() if balancer.solver.needs_losses else None
             self._losses.clear()
             report = balancer.balance(losses, max_norm=self._clip)
@@ -127,7 +149,7 @@ class Engine(Generic[M]):
 
         With a non-finite gradient in any task on any rank, parameters and optimiser state keep their values everywhere.
         """
-        with record_function("step"):
+        with phase("step"):
             self.layout.place(report.balance.update)
             self._step(report.finite)
             self.layout.clear()
@@ -193,14 +215,14 @@ class Engine(Generic[M]):
         return self.layout.cuts()
 
     def optimizer_cuts(self) -> list[tuple[Tensor, Cut]]:
-        """Each flat tensor that the optimiser steps, and how it consists of parameters: as the gradients do."""
+        """Each flat tensor that the optimiser steps, and how it consists of parameters."""
         stepped = [flat for group in self.optimizer.param_groups for flat in group["params"]]
-        return list(zip(stepped, self.layout.cuts(), strict=True))
+        return list(zip(stepped, self.layout.stepped_cuts(), strict=True))
 
     @property
     def sharded(self) -> bool:
         """Whether each rank holds other entries of the optimiser's state; else every rank has all of it."""
-        return self.layout.shards > 1
+        return self.world_size > 1 and not self.layout.partition.whole
 
     @property
     def parameter_names(self) -> list[str]:

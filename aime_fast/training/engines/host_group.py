@@ -60,8 +60,10 @@ class HostGroup:
         """Rank 0's `make()`, on every rank; an exception there is raised on every rank."""
         return self.all(lambda: make() if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
-    def agree(self, read: Callable[[], tuple[float, int]]) -> Callable[[], tuple[float, int]]:
-        """Start to agree on (seconds, signal), the largest of each over the ranks. The returned function waits for it.
+    def agree(self, read: Callable[[], tuple[float, int, bool]]) -> Callable[[], tuple[float, int, bool]]:
+        """Start to agree on (seconds, signal, found), the largest of each over the ranks.
+
+        The returned function waits for it. `found` says that a finding is to end the run.
 
         The reduction runs while the step computes. With one process the returned function reads the values.
         """
@@ -70,9 +72,9 @@ class HostGroup:
         values = torch.tensor(read(), dtype=torch.float64)
         work = dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
-        def wait() -> tuple[float, int]:
+        def wait() -> tuple[float, int, bool]:
             work.wait()
-            seconds, signal = values.tolist()
-            return seconds, int(signal)
+            seconds, signal, found = values.tolist()
+            return seconds, int(signal), bool(found)
 
         return wait

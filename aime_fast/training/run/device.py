@@ -60,34 +60,62 @@ def memory_ended(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or of_cuda or "alloc_failed" in said
 
 
-def out_of_memory(error: BaseException, phase: str, config: TrainConfig, windows: int, saved: Path | None) -> UserError:
-    """The error for a run whose GPU has no memory left: what was needed, what is likely to fit, and how to go on.
+def room_on(device: torch.device) -> int | None:
+    """Bytes of a GPU that this process has or may take; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
-    phase: what the run was doing. windows: those of one micro-batch of one process. saved: the newest checkpoint.
+
+def out_of_memory(
+    error: BaseException, phase: str, config: TrainConfig, windows: int, saved: Path | None, room: int | None = None
+) -> UserError:
+    """The error for a run whose GPU has no memory left: what was needed, what fits by the plan, and how to go on.
+
+    phase: what the run was doing. windows: those of one micro-batch of one process. saved: the newest checkpoint. room:
+    bytes that this process can have; None makes no plan.
     """
     needed = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
-    room = re.search(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", str(error))
+    capacity = re.search(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", str(error))
     what = f"{needed[1]} more needed" if needed else "more needed"
-    what += f", {room[2]} of {room[1]} free" if room else ""
+    what += f", {capacity[2]} of {capacity[1]} free" if capacity else ""
     batch, rounds = config.loader.batch_size, config.optim.accumulation
-    factor = next((number for number in range(2, windows + 1) if windows % number == 0), None)
     flags, helps = "", []
     if phase == "validation":
         helps = [f"validation takes {batch} windows at a time: a smaller --loader.batch-size needs a new run"]
-    elif factor is None:
+    elif windows == 1:
         helps = ["one window at a time is too much: a new run needs a shorter --loader.sequence-length"]
     else:
-        flags = f"--optim.accumulation {rounds * factor}"
-        helps = [
-            f"a micro-batch of {windows // factor} instead of {windows} windows takes about 1/{factor} of the memory: "
-            f"{flags} keeps the batch of {batch}, and --loader.batch-size {batch // factor} in a new run makes it "
-            "smaller"
-        ]
+        fitting, reason = _smaller(config, windows, room)
+        if fitting:
+            factor = windows // fitting
+            flags = f"--optim.accumulation {rounds * factor}"
+            helps = [
+                f"a micro-batch of {fitting} instead of {windows} windows {reason}: {flags} keeps the batch of "
+                f"{batch}, and --loader.batch-size {batch // factor} in a new run makes it smaller"
+            ]
+        else:
+            helps = [reason]
     if config.optim.precision != "bf16" and phase != "validation":
         helps.append("--optim.precision bf16 needs less")
     if config.cuda_graph != "off":
         helps.append("--cuda-graph off needs less beside the step")
-    run = saved and saved.parent.parent
-    again = f"--config {run}/config.yaml --resume {run} {flags} --override"
+    again = " ".join(filter(None, [f"--resume {saved.parent.parent}", flags, "--override"])) if saved else ""
     kept = f"go on from {saved.name} with {again}" if saved else "no checkpoint had been written yet"
     return UserError(f"out of GPU memory in {phase} ({what}); {'; '.join(helps)}; {kept}")
+
+
+def _smaller(config: TrainConfig, windows: int, room: int | None) -> tuple[int, str]:
+    """A micro-batch smaller than `windows`, and why; 0 if even one window does not fit `room` bytes by the plan."""
+    if room is None:
+        fitting = max(part for part in range(1, windows) if windows % part == 0)
+        return fitting, f"takes about 1/{windows // fitting} of the memory"
+    from aime_fast.planning.memory import fitting_windows  # half a second, and runs rarely need it
+
+    ranks = config.loader.batch_size // (windows * config.optim.accumulation)
+    if fitting := fitting_windows(config, windows, ranks, room):
+        return fitting, f"fits {room / GB:.1f} GB by the plan"
+    return 0, (
+        f"not even one window fits {room / GB:.1f} GB by the plan: a new run needs a shorter --loader.sequence-length "
+        "or a smaller --preset"
+    )

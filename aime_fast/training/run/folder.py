@@ -1,5 +1,6 @@
 """Chooses a run's folder and the checkpoint it resumes from; never overwrites another run."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from aime_fast.config import TrainConfig, to_dict
+from aime_fast.data.identity import absolute
 from aime_fast.errors import UserError
-from aime_fast.training.checkpoint.finding import find
+from aime_fast.training.checkpoint.finding import find, no_checkpoint
 from aime_fast.training.run.lock import RunLock
 
 
@@ -51,7 +53,7 @@ def choose(config: TrainConfig, note: Callable[[str], None]) -> RunFolder:
         return RunFolder(path, checkpoint)
     checkpoint = find(Path(config.resume), note)
     if checkpoint is None:
-        raise UserError(f"--resume {config.resume}: no checkpoint there; give a run's folder or one of its checkpoints")
+        raise no_checkpoint(Path(config.resume))
     home = checkpoint.parent.parent
     path = Path(config.out) if config.out else home
     if path.resolve() != home.resolve():
@@ -71,8 +73,12 @@ def prepare(folder: RunFolder, config: TrainConfig, note: Callable[[str], None])
         folder.checkpoints.mkdir(exist_ok=True)
         if message := lock.acquire():
             note(message)
-        reusable = to_dict(replace(config, out=None, resume=None, override=False))
-        (folder.path / "config.yaml").write_text(yaml.safe_dump(reusable, sort_keys=False))
+        engine = config.ds_config
+        if engine and os.path.isfile(engine):
+            engine = os.path.abspath(engine)  # like the data, it is found from any folder
+        own = replace(config, data=absolute(config.data), ds_config=engine)
+        reusable = to_dict(replace(own, out=None, resume=None, override=False))
+        (folder.path / "config.yaml").write_text(yaml.safe_dump(reusable, sort_keys=False), encoding="utf-8")
     except OSError as error:
         lock.release()
         raise UserError(f"cannot write to {folder.path} ({error}); give another folder with --out") from error

@@ -61,7 +61,7 @@ def _training(flags: list[str], variables: dict[str, str]) -> Iterator[dict]:
     """Run the command; yield the rows of its log as they appear. `Failure` if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "aime_fast/train.py", *flags, "--logging.tensorboard", "false", "--out", str(out)]
+        command = [sys.executable, "aime_fast/train.py", *flags, "--logging.tracker", "none", "--out", str(out)]
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables})
         yield from _follow(out / "metrics.jsonl", process)
         if process.returncode:

@@ -58,6 +58,11 @@ def _quadrature(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     return [torch.tensor(row, dtype=dtype, device=device) for row in QUADRATURE]
 
 
+def forget_constants() -> None:
+    """Drop the constants that calls keep, such as those of a call under torch's fake tensors, which have no values."""
+    _quadrature.cache_clear()
+
+
 SPAN, NODES = (-2.1, 3.0), 24
 """The range of y is tuned for a, b in [0.02, 100]."""
 _STEP = (SPAN[1] - SPAN[0]) / (NODES - 1)

@@ -140,7 +140,7 @@ def test_swapped_chunks(shards):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(version=2), "newer than the 1 this release reads; update aime-fast"),
+        (lambda m: m.update(version=3), "newer than the 2 this release reads; update aime-fast"),
         (lambda m: m.update(version="1"), "version: Input should be a valid integer"),
         (lambda m: m.update(format="other"), "not a manifest of aime-fast shards"),
         (lambda m: m.update(codec="webp"), "unknown codec 'webp'"),

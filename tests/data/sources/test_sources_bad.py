@@ -130,8 +130,8 @@ def test_a_flipped_bit_is_found_or_harmless(tmp_path, episodes, layout):
         (dict(action=np.zeros(7, np.float32)), "actions have shape [6]"),
         (dict(action=np.zeros((6, 6), np.float32)), "6 actions for 7 frames"),
         (dict(reward=np.full(7, np.inf)), "rewards hold NaN or infinity"),
-        (dict(image=np.zeros((7, 64, 64, 3), np.float32)), "observations are float32, expected uint8"),
-        (dict(image=np.zeros((7, 64, 64, 1), np.uint8)), "expected [6, 64, 64, 3]"),
+        (dict(image=np.zeros((7, 64, 64, 3), np.float32)), "its pictures are float32 from 0 to 0, expected uint8"),
+        (dict(image=np.zeros((7, 64, 64, 1), np.uint8)), "its pictures have 1 channels, expected 3"),
         (dict(image=np.zeros((7, 17), np.float32)), "no pictures; record uint8 [N,H,W,3]"),
         (dict(image=np.zeros((0, 64, 64, 3), np.uint8)), "7 actions for 0 frames"),
         (dict(image=None), "no observations"),
@@ -166,13 +166,14 @@ def test_episodes_with_nothing_in_them(tmp_path, episodes):
     path = min(tmp_path.iterdir())
     data = dict(np.load(path))
     np.savez(path, **{name: array[:1] for name, array in data.items()})
-    assert path.name in refusal(tmp_path, "no action was taken in it")
+    assert open_source(tmp_path).notes[-1].startswith("1 of 3 episodes too short")
     np.savez(path, **{name: array[:0] for name, array in data.items()})
-    assert path.name in refusal(tmp_path, "there are no frames in it")
+    assert len(open_source(tmp_path).lengths) == 2
+    refusal(path, "there are no frames in it")
     features = layouts.rlds_features(episodes[0][0][:1], episodes[0][1][:0], episodes[0][2][:0])
     features["steps/action"] = ([0.0] * 6, "float")
     path = layouts.write_tfrecord(tmp_path / "r.tfrecord", [features])
-    refusal(path, "episode 0: no action was taken in it")
+    refusal(path, "its only episode has no action with a frame before and after it")
     path.write_bytes(b"")
     refusal(path, "there is no record in it")
 
@@ -213,9 +214,12 @@ def edit_json(path, change):
         (lambda m: m["features"].pop("action"), "cannot be read as LeRobot v3"),
         (lambda m: m["features"]["action"].update(dtype="string"), "actions are string, expected floats"),
         (lambda m: m.update(fps=0), "fps is 0"),
-        (lambda m: m.update(fps=30), "of its 6 frames"),
+        (lambda m: m.update(fps=30), "has 20 frames a second, but meta/info.json says fps 30"),
         (lambda m: m.update(data_path="data/{nowhere}.parquet"), "cannot be read as LeRobot v3"),
-        (lambda m: m.update(video_path="videos/none.mp4"), "cannot be read as LeRobot v3"),
+        (
+            lambda m: m.update(video_path="videos/none.mp4"),
+            "none.mp4 is frame 0, but the episodes before it end at frame 6",
+        ),
     ],
 )
 def test_a_wrong_lerobot_description(tmp_path, episodes, change, words):

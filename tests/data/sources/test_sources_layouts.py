@@ -121,8 +121,10 @@ def test_other_sizes_are_averaged_over_areas(tmp_path, size):
     images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file["pixels"], file["action"], file["reward"] = images, np.zeros((3, 2), np.float32), np.zeros(3)
+        file["episode_ends"] = [3]
     found = open_source(tmp_path / "r.h5")
-    assert found.notes == (f"frames of {size[0]}x{size[1]} were resized to 64x64 by averaging areas",)
+    stretched = "" if size[0] == size[1] else "; they are not square, so shapes are stretched"
+    assert found.notes == (f"frames of {size[0]}x{size[1]} were resized to 64x64 by averaging areas{stretched}",)
     (episode,) = found.read()
 
     # Every pixel repeated 64 times: then each of the 64 is the mean of a whole number of them.
@@ -151,9 +153,9 @@ def test_one_of_several_cameras(tmp_path, episodes):
         return {"front": value, "back": value if hasattr(value, "low") else [255 - frame for frame in value]}
 
     path = layouts.minari_folder(tmp_path, episodes, observe=observe)
-    with pytest.raises(UserError, match="several pictures a step; choose --camera back, front"):
+    with pytest.raises(UserError, match="several pictures a step; choose with `aime-fast pack --camera`: back, front"):
         open_source(path)
-    with pytest.raises(UserError, match="no pictures side; choose --camera back, front"):
+    with pytest.raises(UserError, match="no pictures side; choose with `aime-fast pack --camera`: back, front"):
         open_source(path, camera="side")
     assert_holds(open_source(path, camera="front").read(), episodes)
     np.testing.assert_array_equal(open_source(path, camera="back").episode(0).observations[0], 255 - episodes[0][0][0])

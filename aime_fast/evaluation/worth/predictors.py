@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime_fast.evaluation.counterparts import filtering_draws
 from aime_fast.evaluation.metrics import evaluating
 from aime_fast.evaluation.windows import Windows
+from aime_fast.evaluation.worth.counterparts import filtering_draws
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.elbo import latent_terms

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aime_fast.evaluation.counterparts import COUNTERPARTS, Counterpart, filtering_draws, find_facts
 from aime_fast.evaluation.intervals import Estimate, mean_over
 from aime_fast.evaluation.metrics import CEILING, evaluating, psnr
 from aime_fast.evaluation.windows import Windows
+from aime_fast.evaluation.worth.counterparts import COUNTERPARTS, Counterpart, filtering_draws, find_facts
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_kernels import gaussian_log_density

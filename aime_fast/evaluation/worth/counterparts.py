@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from aime_fast.evaluation.metrics import evaluating
-from aime_fast.evaluation.replacing import Around, Original, readers, replaced, with_argument, with_result
 from aime_fast.evaluation.windows import Windows
+from aime_fast.evaluation.worth.replacing import Around, Original, readers, replaced, with_argument, with_result
 from aime_fast.model.draws import Draws, make_draws
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.priors.gaussian import GaussianDistribution

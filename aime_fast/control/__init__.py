@@ -1,0 +1,1 @@
+"""Acting with a trained model: planning in imagination, and episodes in the simulator."""

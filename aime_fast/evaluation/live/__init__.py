@@ -1,0 +1,1 @@
+"""What a validation shows of a model while it trains."""

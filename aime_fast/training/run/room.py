@@ -1,0 +1,52 @@
+"""Refuses a run whose step the machine's memory cannot hold, before any of it is taken."""
+
+import os
+
+import torch
+
+from aime_fast.config import ModelConfig, TrainConfig
+from aime_fast.data.backends.resident import free_bytes
+from aime_fast.errors import UserError
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
+from aime_fast.planning.memory import peak_bytes
+
+GB = 1e9
+PER_PIXEL = 6e3
+"""More bytes than a step of `paper` takes for each pixel of a frame; about twice what is counted."""
+PER_PARAMETER = 50
+"""More bytes than a parameter takes with its gradients and moments."""
+SUSPECT = 0.5
+"""Only where the generous estimate takes more than this part of the free memory is the step counted, which takes
+seconds."""
+
+
+def refuse_too_large(config: TrainConfig) -> None:
+    """`UserError` if a step of all processes on this CPU needs more than the free memory.
+
+    `config` has the sizes of the data.
+    """
+    here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    free = free_bytes(torch.device("cpu"))
+    if here * generous_bytes(config, world) <= SUSPECT * free:
+        return
+    needed = here * peak_bytes(config, world, "cpu")
+    if needed > free:
+        loader = config.loader
+        raise UserError(
+            f"a step of {loader.batch_size} windows of {loader.sequence_length} frames needs {needed / GB:.1f} GB, and "
+            f"{free / GB:.1f} GB are free; lower --loader.batch-size, raise --optim.accumulation, or take a smaller "
+            "--preset"
+        )
+
+
+def generous_bytes(config: TrainConfig, world_size: int) -> float:
+    """More than a step of one process takes, from sizes alone."""
+    model, published = config.model, ModelConfig()
+    with torch.device("meta"):
+        sizes = DPGMMVariationalRecurrentAutoencoder.from_config(model).parameters()
+        parameters = sum(parameter.numel() for parameter in sizes)
+    widths = ("tokenizer_width", "encoder_width", "decoder_width", "num_mixtures")
+    width = max(getattr(model, name) / getattr(published, name) for name in widths)
+    windows = config.loader.batch_size / config.optim.accumulation / world_size
+    pixels = windows * config.loader.sequence_length * model.image_size**2
+    return PER_PARAMETER * parameters + PER_PIXEL * width * pixels

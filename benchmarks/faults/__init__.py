@@ -1,0 +1,1 @@
+"""Injects faults into short trainings and says which are named: `python -m benchmarks.faults`."""
