@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from measuring import peak_bytes as allocated_bytes
 
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
@@ -17,20 +18,6 @@ from aime_fast.training.trainer import DMCVBTrainer
 def sized(preset, batch, frames, **changes):
     config = preset_config(preset)
     return replace(config, loader=replace(config.loader, batch_size=batch, sequence_length=frames), **changes)
-
-
-def allocated(call):
-    """Most bytes that torch's allocator holds at once in a call, beyond what it held before."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profile:
-        call()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 SHAPES = {"debug": [(4, 8), (8, 16), (3, 5)], "small": [(8, 16), (4, 8), (2, 24)], "paper": [(2, 16), (1, 8), (2, 4)]}
@@ -50,7 +37,7 @@ def test_the_peak_of_a_step_is_within_a_tenth(preset, batch, frames, tmp_path):
     try:
         trainer.step(trainer.step.fetch(0), 0.5)  # makes the states that later steps find
         inputs, beta = trainer.step.fetch(1), torch.tensor(0.5)
-        measured = allocated(lambda: trainer.step(inputs, beta))
+        measured = allocated_bytes(lambda: trainer.step(inputs, beta))
         seen = rehearse(trainer.config, batch)
     finally:
         trainer.close()

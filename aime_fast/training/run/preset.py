@@ -25,8 +25,8 @@ def expectation(config: TrainConfig, total_steps: int | None) -> str:
         frames = total_steps * config.loader.batch_size * config.loader.sequence_length
         seconds = min(seconds, frames / (FRAMES_PER_THREAD * threads))
     cores, time = "1 idle core" if threads == 1 else f"{threads} idle cores", tqdm.format_interval(round(seconds))
+    earlier = "" if config.minutes else "--minutes 20 ends it earlier; "
     return (
         f"no GPU and no --preset: taking {config.preset}. Expect about {time} on {cores} "
-        f"({FRAMES_PER_THREAD:.0f} frames/s each). --minutes 20 ends it earlier; --preset paper takes the published "
-        "sizes"
+        f"({FRAMES_PER_THREAD:.0f} frames/s each). {earlier}--preset paper takes the published sizes"
     )
