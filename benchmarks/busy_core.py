@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from aime_fast.waiting import WAITING
+
 ROOT = Path(__file__).parents[1]
 THREADS, ROUNDS, WARM_UP = 2, 3, 3
-CHOICES = {"sleeping": {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}, "unchosen": {}}
+CHOICES = {"sleeping": WAITING, "unchosen": {}}
 
 WORKER = """
 import sys, tempfile, time

@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "aime_fast"]
 
 def plain(**changes):
     """The environment without what tests set for themselves."""
-    kept = {name: value for name, value in os.environ.items() if name not in (*waiting.CHOICES, waiting.BLAS)}
+    kept = {name: value for name, value in os.environ.items() if name not in (*waiting.WAITING, waiting.BLAS)}
     return kept | {"OMP_NUM_THREADS": "1"} | changes
 
 
@@ -300,10 +300,10 @@ READ = "import os; from aime_fast.{} import main; main([{}]); print([os.environ.
 )
 @pytest.mark.parametrize(("entry", "arguments"), [("commands.main", "'nothing'"), ("train", "'--nothing'")])
 def test_threads_sleep_while_they_wait_unless_somebody_chose(set_by_user, entry, arguments):
-    names = (*waiting.CHOICES, waiting.BLAS)
+    names = (*waiting.WAITING, waiting.BLAS)
     code = READ.format(entry, arguments, names)
     done = subprocess.run([sys.executable, "-c", code], env=plain(**set_by_user), capture_output=True, text=True)
-    chosen = {"OPENBLAS_NUM_THREADS": "1"} | (set_by_user or {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"})
+    chosen = {"OPENBLAS_NUM_THREADS": "1"} | (set_by_user or waiting.WAITING)
     assert done.stdout == f"{[chosen.get(name) for name in names]}\n"
 
 
