@@ -45,7 +45,12 @@ class Reduction:
             self._work.wait()
         if self._received.dtype == torch.float32:
             return self._received
-        return self._received.view(self._world_size, -1).sum(0, dtype=torch.float32)
+        return added(self._received, self._world_size)
+
+
+def added(received: Tensor, world_size: int) -> Tensor:
+    """Float32 [N / W]: the sum of W parts, one after the other in `received` [N]."""
+    return received.view(world_size, -1).sum(0, dtype=torch.float32)
 
 
 def gathered(shards: list[Tensor], world_size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -54,11 +59,21 @@ def gathered(shards: list[Tensor], world_size: int, dtype: torch.dtype = torch.f
     Every rank gets the same numbers, its own rounded too. dtype: float32, bfloat16, or float8_e4m3fn with a power of two
     a block; shards are then multiples of a block.
     """
-    sent = [packed(shard) if dtype == CODE else shard.to(dtype) for shard in shards]
+    sent = [narrowed(shard, dtype) for shard in shards]
     wholes = [shard.new_empty(len(shard) * world_size) for shard in sent]
     works = [_all_gather(whole, shard, async_op=True) for whole, shard in zip(wholes, sent, strict=True)]
     found = []
     for work, whole in zip(works, wholes, strict=True):
         work.wait()  # what follows runs while the next buffer is still sent
-        found.append(unpacked(whole, world_size) if dtype == CODE else whole.to(torch.float32))
+        found.append(widened(whole, world_size, dtype))
     return found
+
+
+def narrowed(shard: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is sent of a float32 shard; see `gathered` for the dtypes."""
+    return packed(shard) if dtype == CODE else shard.to(dtype)
+
+
+def widened(received: Tensor, world_size: int, dtype: torch.dtype) -> Tensor:
+    """The float32 numbers that arrived from W ranks, `narrowed` to `dtype`."""
+    return unpacked(received, world_size) if dtype == CODE else received.to(torch.float32)
