@@ -142,8 +142,8 @@ def rounding(model: Model, steps: int = 3) -> None:
         turned = torch.cosine_similarity(eight.double(), exact_update.double(), 0)
         print(
             f"step {step}: angles {[round(a, 4) for a in reports[0].angles.tolist()]}, apart by {apart[0]:.1e} rad; "
-            f"cosines by {apart[1]:.1e}; update by {distance:.1e} of its length ({len(updates[0])} entries); in 8 bits by "
-            f"{(eight - exact_update).norm() / length:.1e}, cosine {turned:.5f}, {lost:.1e} of the entries became zero"
+            f"cosines by {apart[1]:.1e}; update by {distance:.1e} of its length ({len(updates[0])} entries), in 8 bits "
+            f"by {(eight - exact_update).norm() / length:.1e}, cosine {turned:.5f}, {lost:.1e} of entries became zero"
         )
 
 

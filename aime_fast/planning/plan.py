@@ -270,6 +270,6 @@ def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage
         f"{memory.FRAGMENTS[captured(config, stage)]:.0%} beyond tensors, as on that H200",
         "frames lie on every card" if held else "frames stay in the host's memory",
         f"links reach {network.REACHED:g} of their peak (assumed), {network.GPUS_PER_MACHINE} GPUs a machine; a task's "
-        f"reduction runs beside the next task's backward pass; gradients are sent in {names[sending.gradients]}, {gathered}; to round them takes time of "
-        "its own",
+        f"reduction runs beside the next task's backward pass; gradients are sent in {names[sending.gradients]}, "
+        f"{gathered}; to round them takes time of its own",
     ]

@@ -1,4 +1,4 @@
-"""Floats of 8 bits with a power of two a block: against float64 and torch's own cast, and the bound that is promised."""
+"""Floats of 8 bits with a power of two a block: against float64, torch's own cast and the promised bound."""
 
 import math
 
@@ -99,3 +99,16 @@ def test_shards_of_odd_parameters_are_whole_blocks(ranks):
         assert not found[flat == 0].any()
         assert (found - flat).norm() < 2.0**-4 * flat.norm()
         assert sum(len(part) for part in padding) < (ranks + 1) * BLOCK + 32 * len(buffer.indices)
+
+
+@pytest.mark.gpu
+def test_a_card_makes_the_same_codes_also_in_a_graph():
+    flat = torch.cat([numbers(), torch.zeros(BLOCK), torch.full((BLOCK,), 1e-41)])
+    there, wanted = flat.cuda(), packed(flat)
+    assert torch.equal(packed(there).cpu(), wanted)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = unpacked(packed(there), 1)
+    there.neg_()
+    graph.replay()
+    assert torch.equal(found.cpu(), -unpacked(wanted, 1))

@@ -53,7 +53,8 @@ def open_case(
 ):
     """An engine on the toy and its balancer.
 
-    known: it is told which tasks reach what. sent: "communication_data_type"; "fp8": bf16, and the update in 8 bits. `zero` joins the ZeRO options.
+    known: it is told which tasks reach what. sent: "communication_data_type"; "fp8": bf16, and the update in
+    8 bits. `zero` joins the ZeRO options.
     """
     config = toy_config(name=name, lr=LR[name], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
     path = Path(sys.argv[1]) / f"zero-{os.environ['RANK']}.json"

@@ -21,7 +21,7 @@ class Reduction:
     contribution is rounded once (by up to 2^-9 of itself) however many ranks there are, and a sum never.
 
     Args:
-        flat: [N], float32 or of `dtype`, a multiple of the number of ranks; must not be changed before `shard` was called.
+        flat: [N], float32 or of `dtype`, a multiple of the ranks; not to be changed before `shard` is called.
         world_size: ranks of the default process group. With one nothing is sent and nothing rounded.
         dtype: float32 or bfloat16.
     """
@@ -56,8 +56,8 @@ def added(received: Tensor, world_size: int) -> Tensor:
 def gathered(shards: list[Tensor], world_size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """The flat float32 tensors that these are this rank's shards of, rounded to `dtype` while sent; collective.
 
-    Every rank gets the same numbers, its own rounded too. dtype: float32, bfloat16, or float8_e4m3fn with a power of two
-    a block; shards are then multiples of a block.
+    Every rank gets the same numbers, its own rounded too. dtype: float32, bfloat16, or `rounded.CODE` for 8 bits;
+    shards are then multiples of a block.
     """
     sent = [narrowed(shard, dtype) for shard in shards]
     wholes = [shard.new_empty(len(shard) * world_size) for shard in sent]

@@ -1,6 +1,6 @@
 """Float32 numbers in 8 bits: a float of 3 bits of mantissa (e4m3), and a power of two for each block.
 
-A float, because the optimiser steps every entry by about as much, however small its gradient is: steps of one size, as an
+A float, because AdamW steps every entry by about as much, however small its gradient is: steps of one size, as an
 integer has them, would make zeros of all entries below 1/254 of the largest. Known as quantised all-gather (ZeRO++,
 arXiv 2306.10209), there with integers.
 """
@@ -23,9 +23,9 @@ _TOP = 7
 def packed(flat: Tensor) -> Tensor:
     """Float32 [N] in uint8 [N + N / BLOCK]: the codes, then the exponent of each block; N is a multiple of BLOCK.
 
-    Of an entry of at least 2^-13 of its block's largest, the code is off by at most 2^-4 of the entry; of a smaller one by
-    at most 2^-17 of the largest. Zeros stay zeros. Up to 3e38 all codes are finite; NaN and infinity give NaN. Nothing
-    waits for the device.
+    Of an entry of at least 2^-13 of its block's largest, the code is off by at most 2^-4 of the entry; of a smaller one
+    by at most 2^-17 of the largest. Entries below 2^-132, which float32 has as denormals, may become zeros. Zeros stay
+    zeros. Up to 3e38 all codes are finite; NaN and infinity give NaN. Nothing waits for the device.
     """
     blocks = flat.view(-1, BLOCK)
     # Powers of two are made from bits: a card's exp2 need not be exact.

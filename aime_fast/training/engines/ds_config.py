@@ -169,7 +169,9 @@ def _fp8_update(name: str, kind: Any, stage: int, bf16_reductions: bool) -> bool
     if stage != 0:
         _refuse(name, f"{option}=fp8", f"ZeRO-{stage} gathers parameters, not the update; remove it or use stage 0")
     if not bf16_reductions:
-        _refuse(name, f"{option}=fp8", 'rounds more than gradients do; add "communication_data_type": "bf16" or remove it')
+        _refuse(
+            name, f"{option}=fp8", 'rounds more than gradients do; add "communication_data_type": "bf16" or remove it'
+        )
     return True
 
 
