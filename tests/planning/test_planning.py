@@ -116,13 +116,13 @@ def test_traffic_and_waiting_grow(sizes, gpus, seconds, data):
 def test_gradients_in_bfloat16_and_an_update_in_8_bits_are_sent_in_half_and_a_quarter():
     """Beside the Gram matrices, which stay float64: 2 x 3/4 x 8 bytes of two groups' [4, 4] and twelve products."""
     sums = 2 * 0.75 * 8 * (2 * 16 + 12)
-    plans = [plan(debug(8), card("rtx3090"), 4, ds_config=name) for name in ("zero0", "zero0-bf16")]
-    wide, narrow = (found.phases[-1] for found in plans)
-    config = debug(8)
-    gathered = 0.75 * rehearse(with_sizes(config), 2, "cuda").parameters
-    assert narrow.sent - sums == pytest.approx((wide.sent - sums) / 2 - 2 * gathered + (1 + 1 / BLOCK) * gathered)
-    assert narrow.seconds < wide.seconds
-    for found, words in zip(plans, ("the update in float32", "the update in 8 bits"), strict=True):
+    plans = [plan(debug(8), card("rtx3090"), 4, ds_config=name) for name in ("zero0", "zero0-bf16", "zero0-fp8")]
+    wide, half, least = (found.phases[-1] for found in plans)
+    gathered = 0.75 * rehearse(with_sizes(debug(8)), 2, "cuda").parameters
+    assert half.sent - sums == pytest.approx((wide.sent - sums) / 2)
+    assert least.sent == pytest.approx(half.sent - 2 * gathered + (1 + 1 / BLOCK) * gathered)
+    assert least.seconds < half.seconds < wide.seconds
+    for found, words in zip(plans, ("update in float32", "update in bfloat16", "update in 8 bits"), strict=True):
         assert words in found.assumptions[-1]
 
 
@@ -131,7 +131,7 @@ def test_a_rank_balances_its_shard_and_rounds_what_it_sends():
     config = with_sizes(debug(2))
     seen = rehearse(config, 2, "cuda")
     moved = {}
-    for ranks, name in ((1, "zero0"), (4, "zero0"), (4, "zero0-bf16")):
+    for ranks, name in ((1, "zero0"), (4, "zero0"), (4, "zero0-fp8")):
         kernels = on_a_rank(seen.kernels, seen, ranks, 0, Sending.of(replace(config, ds_config=name)))
         phases = {kernel.phase for kernel in kernels}
         moved[ranks, name] = {p: sum(kernel.bytes for kernel in kernels if kernel.phase == p) for p in phases}

@@ -35,9 +35,10 @@ def test_every_shipped_file_is_described():
         engine_settings(replace(toy_config(), ds_config=str(path)), 1)
 
 
-def test_the_bf16_file_computes_and_sends_bfloat16_and_an_update_of_8_bits():
-    found = engine_settings(replace(toy_config(), ds_config="zero0-bf16"), 1)
-    assert (found.stage, found.bf16, found.bf16_reductions, found.fp8_update) == (0, True, True, True)
+@pytest.mark.parametrize(("name", "fp8"), [("zero0-bf16", False), ("zero0-fp8", True)])
+def test_the_files_that_round_compute_and_send_bfloat16(name, fp8):
+    found = engine_settings(replace(toy_config(), ds_config=name), 1)
+    assert (found.stage, found.bf16, found.bf16_reductions, found.fp8_update) == (0, True, True, fp8)
 
 
 def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
@@ -47,7 +48,9 @@ def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
 
 
 def test_a_missing_file_names_the_shipped_ones():
-    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero0-bf16, zero1, zero2, zero3"):
+    with pytest.raises(
+        UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero0-bf16, zero0-fp8, zero1, zero2, zero3"
+    ):
         find_ds_config("nowhere/zero9.json")
 
 

@@ -46,8 +46,8 @@ def test_ranks_capture_alike_and_give_up_together(tmp_path):
             "written": {"ds_config": "zero2", "choice": "off"},
             "zero0": {"ds_config": "zero0"},
             "zero2": {"ds_config": "zero2"},
-            "rounded, written": {"ds_config": "zero0-bf16", "choice": "off"},
-            "rounded": {"ds_config": "zero0-bf16"},
+            "rounded, written": {"ds_config": "zero0-fp8", "choice": "off"},
+            "rounded": {"ds_config": "zero0-fp8"},
             "one fails": {"ds_config": "zero2", "fails": [1]},
             "one fails, demanded": {"ds_config": "zero0", "choice": "on", "fails": [1]},
         },
@@ -67,7 +67,7 @@ def test_ranks_capture_alike_and_give_up_together(tmp_path):
 
 
 @pytest.mark.gpu(cards=2)
-@pytest.mark.parametrize("stage", ["zero0", "zero0-bf16", "zero1", "zero2"])
+@pytest.mark.parametrize("stage", ["zero0", "zero0-fp8", "zero1", "zero2"])
 def test_two_cards_capture_their_reductions(tmp_path, stage):
     ranks = run(tmp_path, {choice: {"ds_config": stage, "choice": choice} for choice in ("off", "on")})
     for results in ranks:
