@@ -1,7 +1,8 @@
 """What a step sends, before and now: `python benchmarks/communication.py small paper`; nothing is run on several ranks.
 
-Prints the ablation at eight ranks under ZeRO-2, and bytes by stage and number of ranks. With `--rounding` it says what
-sending in bfloat16 does to the balance: eight ranks of one window each, three steps, beside float32.
+Prints the ablation at eight ranks under ZeRO-2 and 0, and bytes by stage and number of ranks. With `--rounding` it says
+what sending in bfloat16 does to the balance, and 8 bits to the update: eight ranks of one window each, three steps,
+beside float32.
 """
 
 import sys
@@ -15,6 +16,7 @@ from aime_fast import RGB, DMCVBDataset
 from aime_fast.balancing.layouts import reach as reaches
 from aime_fast.balancing.layouts.communication import Traffic, all_reduce_bytes, traffic
 from aime_fast.balancing.layouts.partitions import divide
+from aime_fast.balancing.layouts.rounded import BLOCK, CODE, packed, unpacked
 from aime_fast.config import preset_config
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
@@ -66,11 +68,18 @@ def before(model: Model, world_size: int, stage: int) -> float:
 
 
 def ablation(model: Model) -> None:
-    """Each measure after the other: eight ranks, ZeRO-2."""
+    """Each measure after the other: eight ranks, ZeRO-2, and what ZeRO-0 alone can round."""
     one = all_reduce_bytes(model.total, RANKS)
 
-    def row(what: str, sizes: Sequence[int], reach: reaches.Reach, dtype: torch.dtype = torch.float32) -> None:
-        sent = traffic(sizes, reach, RANKS, 2, dtype, groups=2)
+    def row(
+        what: str,
+        sizes: Sequence[int],
+        reach: reaches.Reach,
+        dtype: torch.dtype = torch.float32,
+        update: torch.dtype | None = None,
+        stage: int = 2,
+    ) -> None:
+        sent = traffic(sizes, reach, RANKS, stage, dtype, update, groups=2)
         print(f"| {what} | {sent.reduced / 1e6:.1f} | {sent.gathered / 1e6:.1f} | {sent.total / one:.3f} |")
 
     everything = [frozenset(range(TASKS))] * len(model.sizes)
@@ -80,18 +89,20 @@ def ablation(model: Model) -> None:
     row("each task for the parameters that it reaches: the least", model.sizes, model.reach)
     row("small parts in one buffer: what is sent now", *model.buffers())
     row("the same in bfloat16", *model.buffers(), dtype=torch.bfloat16)
+    row("ZeRO-0, the update too", *model.buffers(), dtype=torch.bfloat16, stage=0)
+    row("ZeRO-0, the update in 8 bits", *model.buffers(), dtype=torch.bfloat16, update=CODE, stage=0)
 
 
 def stages(model: Model) -> None:
     """MB a rank and step, before and now."""
     sizes, reach = model.buffers()
-    print("| ZeRO | ranks | MB before | MB now | MB in bfloat16 | of one all-reduce: before, now, in bfloat16 |")
-    print("|---|---|---|---|---|---|")
+    print("| ZeRO | ranks | MB before | now | in bfloat16 | update in 8 bits | of one all-reduce, in this order |")
+    print("|---|---|---|---|---|---|---|")
     for stage in range(4):
         for world_size in (2, 4, 8):
             found: list[float] = [before(model, world_size, stage)]
-            for dtype in (torch.float32, torch.bfloat16):
-                sent: Traffic = traffic(sizes, reach, world_size, stage, dtype, groups=2, frozen=model.frozen)
+            for dtype, update in ((torch.float32, None), (torch.bfloat16, None), (torch.bfloat16, CODE)):
+                sent: Traffic = traffic(sizes, reach, world_size, stage, dtype, update, groups=2, frozen=model.frozen)
                 found.append(sent.total)
             one = all_reduce_bytes(model.total, world_size)
             megabytes = " | ".join(f"{value / 1e6:.1f}" for value in found)
@@ -100,7 +111,10 @@ def stages(model: Model) -> None:
 
 
 def rounding(model: Model, steps: int = 3) -> None:
-    """Angles, cosines and update with contributions rounded to bfloat16, beside float32; the parameters tasks share."""
+    """Angles, cosines and update with contributions rounded to bfloat16, beside float32; the parameters tasks share.
+
+    And the exact update after it was sent in 8 bits.
+    """
     shared = [p for p, tasks in zip(model.parameters, model.reach, strict=True) if len(tasks) > 1]
     data = DMCVBDataset(sequence_length=FRAMES)
     exact, rounded = RGB(), RGB()
@@ -122,9 +136,14 @@ def rounding(model: Model, steps: int = 3) -> None:
         updates = [torch.cat([t.flatten() for t in report.update if t is not None]) for report in reports]
         apart = [(getattr(reports[1], name) - getattr(reports[0], name)).abs().max() for name in ("angles", "cosines")]
         distance = (updates[1] - updates[0]).norm() / updates[0].norm()
+        exact_update = updates[0][: len(updates[0]) // BLOCK * BLOCK]
+        eight = unpacked(packed(exact_update), 1)
+        length, lost = exact_update.norm(), ((eight == 0) & (exact_update != 0)).float().mean()
+        turned = torch.cosine_similarity(eight.double(), exact_update.double(), 0)
         print(
             f"step {step}: angles {[round(a, 4) for a in reports[0].angles.tolist()]}, apart by {apart[0]:.1e} rad; "
-            f"cosines by {apart[1]:.1e}; update by {distance:.1e} of its length ({len(updates[0])} entries)"
+            f"cosines by {apart[1]:.1e}; update by {distance:.1e} of its length ({len(updates[0])} entries), in 8 bits "
+            f"by {(eight - exact_update).norm() / length:.1e}, cosine {turned:.5f}, {lost:.1e} of entries became zero"
         )
 
 

@@ -18,7 +18,7 @@ from aime_fast.config import TrainConfig, preset_config
 from aime_fast.planning.cards import Card, card, cards
 from aime_fast.planning.plan import Plan, plan
 
-PRESET, STAGE, SAMPLES = "paper", "zero0-bf16", 20
+PRESET, STAGE, SAMPLES = "paper", "zero0-fp8", 20
 
 
 @dataclass(frozen=True)

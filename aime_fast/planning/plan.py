@@ -9,6 +9,7 @@ from itertools import groupby
 import torch
 
 from aime_fast.balancing.layouts.communication import Traffic, traffic
+from aime_fast.balancing.layouts.rounded import CODE
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import SHARE
 from aime_fast.errors import UserError, check_at_least
@@ -19,7 +20,8 @@ from aime_fast.planning.counting import Kernel
 from aime_fast.planning.fusion import compiled
 from aime_fast.planning.memory import Memory, largest_windows, memory_of, stage_of, windows_of
 from aime_fast.planning.network import Interconnect, Link, link_of, waiting
-from aime_fast.planning.rehearsal import Rehearsal, computing, rehearse, sent_dtype, with_sizes
+from aime_fast.planning.ranks import on_a_rank
+from aime_fast.planning.rehearsal import Rehearsal, Sending, computing, rehearse, with_sizes
 
 
 @dataclass(frozen=True)
@@ -170,14 +172,16 @@ def plan(
 
 def step_of(config: TrainConfig, seen: Rehearsal, card: Card, gpus: int, link: Link, stage: int) -> Step:
     """The time of a rehearsed step on each of `gpus` cards."""
-    kernels = compiled(seen.kernels) if is_compiled(config) else seen.kernels
+    kernels, sending = compiled(seen.kernels) if is_compiled(config) else seen.kernels, Sending.of(config)
+    kernels = on_a_rank(kernels, seen, gpus, stage, sending, config.optim.accumulation)
     phases = _phases(kernels, card, config.optim.tf32)
     sent = traffic(
         seen.sizes,
         seen.reach,
         gpus,
         stage,
-        sent_dtype(config),
+        sending.gradients,
+        sending.update,
         tasks=seen.tasks,
         micro_batches=config.optim.accumulation,
         frozen=seen.frozen,
@@ -249,7 +253,8 @@ def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage
     """Every rule behind the figures."""
     form = "one CUDA graph" if captured(config, stage) else "as written"
     made = "compiled by rule (fusion.py)" if is_compiled(config) else "not compiled"
-    sent = "bfloat16" if sent_dtype(config) == torch.bfloat16 else "float32"
+    sending, names = Sending.of(config), {torch.float32: "float32", torch.bfloat16: "bfloat16", CODE: "8 bits"}
+    gathered = f"the update in {names[sending.update]}" if stage == 0 else "parameters in float32"
     precision = "bfloat16" if computing(config) == "bf16" else "TF32" if config.optim.tf32 else "float32"
     return [
         f"batch {config.loader.batch_size} over all GPUs, {config.loader.batch_size // gpus} on each; the step {form}, "
@@ -265,5 +270,6 @@ def _assumptions(config: TrainConfig, card: Card, gpus: int, epoch: Epoch, stage
         f"{memory.FRAGMENTS[captured(config, stage)]:.0%} beyond tensors, as on that H200",
         "frames lie on every card" if held else "frames stay in the host's memory",
         f"links reach {network.REACHED:g} of their peak (assumed), {network.GPUS_PER_MACHINE} GPUs a machine; a task's "
-        f"reduction runs beside the next task's backward pass; gradients are sent in {sent}",
+        f"reduction runs beside the next task's backward pass; gradients are sent in {names[sending.gradients]}, "
+        f"{gathered}; to round them takes time of its own",
     ]

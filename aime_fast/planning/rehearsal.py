@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.balancing.layouts.flat import FlatLayout
 from aime_fast.balancing.layouts.partitions import WholePartition
+from aime_fast.balancing.layouts.rounded import CODE
 from aime_fast.config import ModelConfig, TrainConfig
 from aime_fast.config.options import with_data_sizes
 from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
@@ -93,10 +94,19 @@ def computing(config: TrainConfig) -> Literal["fp32", "bf16"]:
     return "bf16" if bf16 else "fp32"
 
 
-def sent_dtype(config: TrainConfig) -> torch.dtype:
-    """Of task gradients while they are sent, which a DeepSpeed configuration may set."""
-    halved = config.ds_config and engine_settings(config, 1).bf16_reductions
-    return torch.bfloat16 if halved else torch.float32
+class Sending(NamedTuple):
+    """Dtypes of what is sent, which a DeepSpeed configuration may set."""
+
+    gradients: torch.dtype
+    update: torch.dtype
+    """Of ZeRO-0's; at other stages parameters are sent."""
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Sending:
+        """Those of a run."""
+        settings = engine_settings(config, 1) if config.ds_config else None
+        gradients = torch.bfloat16 if settings and settings.bf16_reductions else torch.float32
+        return cls(gradients, CODE if settings and settings.fp8_update else gradients)
 
 
 @lru_cache(maxsize=64)

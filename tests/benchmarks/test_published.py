@@ -65,7 +65,7 @@ def planner(monkeypatch):
 
 def test_a_prediction_is_the_planners(planner):
     found = published.predicted(ROW, EPOCH)
-    assert planner == [("rtx3090", 8, 64, 16, "zero0-bf16")]
+    assert planner == [("rtx3090", 8, 64, 16, "zero0-fp8")]
     assert found.kind == "PREDICTED" and found.memory_bytes == 2e9
     assert found.epoch_seconds == [2000 * 31 // 64 * 0.03]
     assert any("2,000 episodes of 500 frames" in line for line in found.assumptions) and "made" in found.assumptions
@@ -83,7 +83,7 @@ def test_what_is_measured_is_scaled_by_the_rules(planner, monkeypatch, count):
     monkeypatch.setattr(published.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(published.torch.cuda, "device_count", lambda: count)
     found = published.measured(ROW, EPOCH)
-    assert planner[1] == ("h200", count, 8 * count, 16, "zero0-bf16" if count > 1 else None)
+    assert planner[1] == ("h200", count, 8 * count, 16, "zero0-fp8" if count > 1 else None)
     (words, processes), steps = ran[0], 2000 * 31 // 64
     assert words[words.index("--batch-size") + 1] == 8 * count and processes == (count if count > 1 else 0)
     assert found.epoch_seconds == pytest.approx([0.02 * 3 * steps, 0.04 * 3 * steps])

@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aime_fast.balancing.layouts.communication import traffic
+from aime_fast.balancing.layouts.rounded import BLOCK
 from aime_fast.commands.main import main
 from aime_fast.config import preset_config
 from aime_fast.errors import UserError
 from aime_fast.planning.cards import card, cards
 from aime_fast.planning.network import link_of, waiting
 from aime_fast.planning.plan import PUBLISHED, Epoch, plan
+from aime_fast.planning.ranks import on_a_rank
+from aime_fast.planning.rehearsal import Sending, rehearse, with_sizes
 from aime_fast.planning.scaling import scaling
 
 
@@ -110,12 +113,35 @@ def test_traffic_and_waiting_grow(sizes, gpus, seconds, data):
     assert waited <= rounding * waiting([0.0] * 3, sent, link, gpus), "passes hide reductions"
 
 
-def test_a_configuration_that_sends_bfloat16_sends_half():
+def test_gradients_in_bfloat16_and_an_update_in_8_bits_are_sent_in_half_and_a_quarter():
     """Beside the Gram matrices, which stay float64: 2 x 3/4 x 8 bytes of two groups' [4, 4] and twelve products."""
     sums = 2 * 0.75 * 8 * (2 * 16 + 12)
-    wide, narrow = (plan(debug(8), card("rtx3090"), 4, ds_config=name).phases[-1] for name in ("zero0", "zero0-bf16"))
-    assert narrow.sent - sums == pytest.approx((wide.sent - sums) / 2)
-    assert narrow.seconds < wide.seconds
+    plans = [plan(debug(8), card("rtx3090"), 4, ds_config=name) for name in ("zero0", "zero0-bf16", "zero0-fp8")]
+    wide, half, least = (found.phases[-1] for found in plans)
+    gathered = 0.75 * rehearse(with_sizes(debug(8)), 2, "cuda").parameters
+    assert half.sent - sums == pytest.approx((wide.sent - sums) / 2)
+    assert least.sent == pytest.approx(half.sent - 2 * gathered + (1 + 1 / BLOCK) * gathered)
+    assert least.seconds < half.seconds < wide.seconds
+    for found, words in zip(plans, ("update in float32", "update in bfloat16", "update in 8 bits"), strict=True):
+        assert words in found.assumptions[-1]
+
+
+def test_a_rank_balances_its_shard_and_rounds_what_it_sends():
+    """Bytes of the balance fall as shards do; what rounds moves each number at least once, in and out."""
+    config = with_sizes(debug(2))
+    seen = rehearse(config, 2, "cuda")
+    moved = {}
+    for ranks, name in ((1, "zero0"), (4, "zero0"), (4, "zero0-fp8")):
+        kernels = on_a_rank(seen.kernels, seen, ranks, 0, Sending.of(replace(config, ds_config=name)))
+        phases = {kernel.phase for kernel in kernels}
+        moved[ranks, name] = {p: sum(kernel.bytes for kernel in kernels if kernel.phase == p) for p in phases}
+    alone, exact, rounded = moved.values()
+    assert exact["balance"] == pytest.approx(alone["balance"] / 4, rel=0.01)
+    assert exact["step"] == alone["step"], "every rank steps all parameters"
+    assert "rounding" not in alone and exact.get("rounding", 0) == 0
+    reduced = sum(size * len(tasks) for size, tasks in zip(seen.sizes, seen.reach, strict=True))
+    least = 2 * reduced + (1 + 4) * seen.parameters
+    assert least < rounded["rounding"] < 3 * least
 
 
 def test_cards_are_those_of_the_page_and_physical():

@@ -53,12 +53,14 @@ def open_case(
 ):
     """An engine on the toy and its balancer.
 
-    known: it is told which tasks reach what. sent: "communication_data_type". `zero` joins the ZeRO options.
+    known: it is told which tasks reach what. sent: "communication_data_type"; "fp8": bf16, and the update in
+    8 bits. `zero` joins the ZeRO options.
     """
     config = toy_config(name=name, lr=LR[name], weight_decay=0.1, accumulation=accumulation, clip=CLIP)
     path = Path(sys.argv[1]) / f"zero-{os.environ['RANK']}.json"
     options = {"zero_optimization": {"stage": stage, **zero}, "bf16": {"enabled": bf16}}
-    path.write_text(json.dumps(options | {"communication_data_type": sent}))
+    update = {"communication_data_type": "bf16", "update_data_type": "fp8"}
+    path.write_text(json.dumps(options | (update if sent == "fp8" else {"communication_data_type": sent})))
     module = Toy(seed)
     engine = open_engine(module, replace(config, ds_config=str(path)), (lambda: toy_reach(module)) if known else None)
     return engine, balancer_of(engine, solver, groups)
@@ -138,9 +140,9 @@ def resume(stage, name, known=False):
     return {"whole": whole["parameters"], "resumed": values["parameters"]}
 
 
-def nonfinite(stage, solver):
+def nonfinite(stage, solver, **case):
     """A NaN in one task on the last rank: parameters before, after, and after one more good step."""
-    engine, balancer = open_case(stage=stage, name="adamw", solver=solver)
+    engine, balancer = open_case(stage=stage, name="adamw", solver=solver, **case)
     run_step(engine, balancer, 0)
     before = parameters(engine)
     observations, actions = (part.chunk(engine.world_size)[engine.rank] for part in batch(1))
@@ -219,6 +221,8 @@ def every_case(world_size):
             results[f"nonfinite-{stage}-{solver}"] = nonfinite(stage, solver)
         for name in ("sgd", "adamw"):
             results[f"resume-{stage}-{name}"] = resume(stage, name)
+    results["fp8-sent-0"] = equality(stage=0, bf16=True, sent="fp8", known=True)
+    results["fp8-nonfinite"] = nonfinite(0, "rotation", bf16=True, sent="fp8")
     results["sgd-blocking"] = equality(stage=2, accumulation=2, overlap_comm=False, contiguous_gradients=False)
     for stage in (0, 2, 3):
         accumulation = 2 if stage >= 2 and world_size == 1 else 1

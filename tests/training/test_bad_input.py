@@ -52,7 +52,11 @@ def contents(folder):
         (["--preset", "huge"], "preset must be one of", "must be one of debug, small, paper, not 'huge'"),
         (["--stepz", "3"], "unknown option --stepz", "did you mean --steps?"),
         (["--config", "none.yaml"], "none.yaml: No such file", "config"),
-        (["--ds_config", "none.json"], "none.json: no such file", "shipped names: zero0, zero0-bf16, zero1, zero2"),
+        (
+            ["--ds_config", "none.json"],
+            "none.json: no such file",
+            "shipped names: zero0, zero0-bf16, zero0-fp8, zero1, zero2",
+        ),
         (["--ds_config", "nothing"], "nothing: no such file", "shipped names"),
         (["--ds_config", "torn.json"], "torn.json: not valid JSON at line 1, column 34", "correct it"),
         (["--ds_config", "list.json"], "list.json: holds a list, not an object", "see ds_configs/README.md"),

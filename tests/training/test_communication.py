@@ -7,6 +7,7 @@ import torch
 from launching import run_ranks
 
 from aime_fast.balancing.layouts.communication import Traffic, all_reduce_bytes, traffic
+from aime_fast.balancing.layouts.rounded import CODE
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -26,7 +27,8 @@ def formula(world_size, step, sizes="sizes", reach="reach"):
         [frozenset(tasks) for tasks in step[reach]],
         world_size,
         case["stage"],
-        torch.bfloat16 if case.get("sent") == "bf16" else torch.float32,
+        torch.bfloat16 if case.get("sent") else torch.float32,
+        CODE if case.get("sent") == "fp8" else None,
         micro_batches=case.get("accumulation", 1),
         groups=2 if case.get("groups") == "shared" else 1,
         direction=case.get("solver") != "sum",
@@ -68,6 +70,8 @@ def test_the_formula_by_hand():
     assert traffic([8, 4], reach, 4, 2, tasks=2) == Traffic((24.0, 36.0), 36.0, 2 * 0.75 * (9 + 8) * 8)
     halves = [traffic([8, 4], reach, 4, stage, torch.bfloat16, tasks=2) for stage in (0, 2)]
     assert [(half.reduced, half.gathered) for half in halves] == [(30, 18), (30, 36)]
+    eighths = [traffic([128, 256], reach, 4, stage, torch.bfloat16, CODE, tasks=2).gathered for stage in (0, 1)]
+    assert eighths == [0.75 * (384 + 3), 0.75 * 4 * 384], "a byte an entry and one a block"
     assert [traffic([8, 4], reach, 4, stage, micro_batches=3).reduced for stage in range(4)] == [60, 60, 180, 180]
     assert [traffic([8, 4], reach, 4, stage, frozen=8).gathered for stage in range(4)] == [36, 36, 36, 60]
     assert traffic([8, 4], reach, 1, 0).total == 0

@@ -35,9 +35,10 @@ def test_every_shipped_file_is_described():
         engine_settings(replace(toy_config(), ds_config=str(path)), 1)
 
 
-def test_the_bf16_file_computes_and_sends_bfloat16():
-    found = engine_settings(replace(toy_config(), ds_config="zero0-bf16"), 1)
-    assert (found.stage, found.bf16, found.bf16_reductions) == (0, True, True)
+@pytest.mark.parametrize(("name", "fp8"), [("zero0-bf16", False), ("zero0-fp8", True)])
+def test_the_files_that_round_compute_and_send_bfloat16(name, fp8):
+    found = engine_settings(replace(toy_config(), ds_config=name), 1)
+    assert (found.stage, found.bf16, found.bf16_reductions, found.fp8_update) == (0, True, True, fp8)
 
 
 def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
@@ -47,7 +48,9 @@ def test_a_file_wins_over_a_shipped_name(monkeypatch, tmp_path):
 
 
 def test_a_missing_file_names_the_shipped_ones():
-    with pytest.raises(UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero0-bf16, zero1, zero2, zero3"):
+    with pytest.raises(
+        UserError, match=r"nowhere/zero9\.json: no such file; .*zero0, zero0-bf16, zero0-fp8, zero1, zero2, zero3"
+    ):
         find_ds_config("nowhere/zero9.json")
 
 
@@ -84,6 +87,12 @@ def test_a_missing_file_names_the_shipped_ones():
             'communication_data_type=fp16: task gradients are sent in "fp32" or "bf16"',
         ),
         ({"communication_data_type": "bf16"}, 'rounds float32 gradients; add "bf16": {"enabled": true} or remove it'),
+        ({"update_data_type": "int8"}, 'update_data_type=int8: the update is sent in "fp8", or without this option as'),
+        ({"update_data_type": "fp8"}, 'rounds more than gradients do; add "communication_data_type": "bf16" or remove'),
+        (
+            {"zero_optimization": {"stage": 2}, "update_data_type": "fp8"},
+            "update_data_type=fp8: ZeRO-2 gathers parameters, not the update; remove it or use stage 0",
+        ),
         ({"surprise": 1}, "surprise: not an option of this trainer"),
     ],
 )
@@ -125,7 +134,7 @@ def test_a_file_and_a_flag_that_disagree_are_refused(enabled, flag, tmp_path):
 )
 def test_gradients_are_sent_in_float32_unless_told_otherwise(kind, enabled, wanted, tmp_path):
     found = settings({"bf16": {"enabled": enabled}, "communication_data_type": kind}, tmp_path)
-    assert found.bf16_reductions is wanted
+    assert found.bf16_reductions is wanted and not found.fp8_update
     assert "communication_data_type" not in found.deepspeed, "the trainer reduces, not DeepSpeed"
 
 

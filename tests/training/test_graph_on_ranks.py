@@ -46,6 +46,8 @@ def test_ranks_capture_alike_and_give_up_together(tmp_path):
             "written": {"ds_config": "zero2", "choice": "off"},
             "zero0": {"ds_config": "zero0"},
             "zero2": {"ds_config": "zero2"},
+            "rounded, written": {"ds_config": "zero0-fp8", "choice": "off"},
+            "rounded": {"ds_config": "zero0-fp8"},
             "one fails": {"ds_config": "zero2", "fails": [1]},
             "one fails, demanded": {"ds_config": "zero0", "choice": "on", "fails": [1]},
         },
@@ -53,6 +55,9 @@ def test_ranks_capture_alike_and_give_up_together(tmp_path):
     for results in ranks:
         for name in ("zero0", "zero2", "one fails"):
             assert_as_written(results[name], results["written"])
+        assert_as_written(results["rounded"], results["rounded, written"])
+        assert results["rounded"]["weights"] != results["written"]["weights"]
+        assert results["rounded"]["replays"] == results["zero0"]["replays"]
         assert results["zero0"]["replays"] == STEPS - WARM_UP
         assert results["zero2"]["replays"] == 2 * (STEPS - WARM_UP)
         assert results["one fails"]["replays"] == 0
@@ -62,7 +67,7 @@ def test_ranks_capture_alike_and_give_up_together(tmp_path):
 
 
 @pytest.mark.gpu(cards=2)
-@pytest.mark.parametrize("stage", ["zero0", "zero1", "zero2"])
+@pytest.mark.parametrize("stage", ["zero0", "zero0-fp8", "zero1", "zero2"])
 def test_two_cards_capture_their_reductions(tmp_path, stage):
     ranks = run(tmp_path, {choice: {"ds_config": stage, "choice": choice} for choice in ("off", "on")})
     for results in ranks:

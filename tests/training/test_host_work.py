@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_fast import DMCVBTrainer
+from aime_fast.balancing.layouts.rounded import BLOCK, packed, unpacked
 from aime_fast.balancing.solvers.registry import SOLVERS
 from aime_fast.evaluation.metrics import evaluating, psnr
 from aime_fast.model.priors import PRIORS
@@ -74,6 +75,12 @@ def test_a_step_has_no_host_work(options, route, tmp_path):
         with HostWork() as watched:
             trainer.step(inputs, beta)
     trainer.close()
+    assert watched.found == set()
+
+
+def test_rounding_an_update_has_no_host_work():
+    with HostWork() as watched:
+        unpacked(packed(torch.randn(3 * BLOCK)), 1)
     assert watched.found == set()
 
 

@@ -201,6 +201,7 @@ def test_ranks_hold_the_same_parameters_bit_for_bit(results, stage):
         f"rotation-module-{stage}",
         f"known-{stage}",
         f"bf16-sent-{stage}",
+        "fp8-sent-0",
     ):
         assert torch.equal(results[2, 0][case]["parameters"], results[2, 1][case]["parameters"])
 
@@ -264,6 +265,22 @@ def test_gradients_sent_in_bf16_stay_near_float32(results, stage):
     found = results[2, 0][f"bf16-sent-{stage}"]
     assert 0 < relative(found["parameters"][-1], results[2, 0][f"bf16-{stage}"]["parameters"][-1]) < 5e-3
     assert 0 < relative(found["parameters"][-1], reference()["parameters"][-1]) < 5e-3
+
+
+def test_an_update_sent_in_8_bits_stays_near_and_alone_nothing_is_rounded(results):
+    """An entry of the update is rounded by up to 2^-4 of itself, so twenty steps change by less than that."""
+    found = results[2, 0]["fp8-sent-0"]
+    start = torch.cat([p.detach().flatten() for p in Toy().parameters()])
+    moved = (results[2, 0]["bf16-sent-0"]["parameters"][-1] - start).norm()
+    assert 0 < (found["parameters"][-1] - results[2, 0]["bf16-sent-0"]["parameters"][-1]).norm() < 2**-4 * moved
+    assert torch.equal(results[1, 0]["fp8-sent-0"]["parameters"], results[1, 0]["bf16-sent-0"]["parameters"])
+
+
+def test_an_update_in_8_bits_is_skipped_as_any_other(results):
+    for cases in results.values():
+        found = cases["fp8-nonfinite"]
+        assert not found["finite"] and torch.equal(found["before"], found["after"])
+        assert found["finite later"] and found["later"].isfinite().all()
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

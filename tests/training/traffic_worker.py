@@ -18,7 +18,8 @@ CASES = [
     {"stage": stage, "accumulation": accumulation, "known": known, "bf16": sent is not None, "sent": sent}
     for stage in range(4)
     for accumulation, known, sent in ((1, True, None), (3, True, None), (1, False, None), (1, True, "bf16"))
-] + [{"stage": 2, "known": True, "solver": "sum", "groups": "shared"}]
+] + [{"stage": 0, "known": True, "bf16": True, "sent": "fp8"}]
+CASES += [{"stage": 2, "known": True, "solver": "sum", "groups": "shared"}]
 WORLDS = [{"stage": stage, "accumulation": 1, "windows": 4, "known": True} for stage in (0, 2, 3)]
 
 

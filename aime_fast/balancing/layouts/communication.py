@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from aime_fast.balancing.layouts.reach import Reach
+from aime_fast.balancing.layouts.rounded import BYTES, CODE
 
 _FLOAT = torch.float32.itemsize
 _SUM = torch.float64.itemsize
@@ -43,6 +44,7 @@ def traffic(
     world_size: int,
     stage: int,
     dtype: torch.dtype = torch.float32,
+    update_dtype: torch.dtype | None = None,
     *,
     tasks: int = 3,
     micro_batches: int = 1,
@@ -60,7 +62,8 @@ def traffic(
         reach: the tasks that reach each of them.
         world_size: W, at least 1.
         stage: ZeRO stage, 0 to 3.
-        dtype: of the gradients, and of ZeRO-0's update, while they are sent: float32 or bfloat16.
+        dtype: of the gradients while they are sent: float32 or bfloat16.
+        update_dtype: of ZeRO-0's update, as `FlatLayout` takes it; None is `dtype`.
         tasks: n.
         micro_batches: of a rank in a step. ZeRO-2 and 3 reduce each of them.
         frozen: entries of parameters without a gradient, which ZeRO-3 cuts and gathers too.
@@ -71,10 +74,15 @@ def traffic(
     each = share * dtype.itemsize * (micro_batches if stage >= 2 else 1)
     known = list(zip(sizes, reach, strict=True))
     by_task = tuple(each * sum(size for size, found in known if task in found) for task in range(tasks))
-    kept = dtype.itemsize if stage == 0 else _FLOAT  # an update may be rounded, parameters may not
+    kept = sent_bytes(update_dtype or dtype) if stage == 0 else _FLOAT  # an update may be rounded, parameters may not
     gathered = (sum(sizes) + (frozen if stage == 3 else 0)) * kept
     sums = groups * (tasks + direction) ** 2 + 4 * tasks
     return Traffic(by_task, share * gathered, 2 * share * sums * _SUM)
+
+
+def sent_bytes(dtype: torch.dtype) -> float:
+    """Bytes of a number while it is sent."""
+    return BYTES if dtype == CODE else dtype.itemsize
 
 
 def all_reduce_bytes(numbers: int, world_size: int) -> float:

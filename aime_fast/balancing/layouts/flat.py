@@ -35,6 +35,7 @@ class FlatLayout(Layout):
         reach: the tasks that can reach each parameter, equal on all ranks. None: with several ranks every task counts
             as reaching all, because a rank cannot know what the others' gradients reach.
         dtype: of gradients while they are sent, float32 or bfloat16.
+        update_dtype: of an update that is gathered, while it is sent: as `gathered` takes it; None is `dtype`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FlatLayout(Layout):
         overlap: bool = True,
         reach: Reach | None = None,
         dtype: torch.dtype = torch.float32,
+        update_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.parameters = list(parameters)
@@ -56,6 +58,7 @@ class FlatLayout(Layout):
         self.reduce_each = reduce_each
         self.overlap = overlap
         self.dtype = dtype
+        self.update_dtype = update_dtype or dtype
         self.reach = reach
         self.buffer_reach = None if reach is None else [merged(reach, buffer.indices) for buffer in self.buffers]
         """The tasks that reach each buffer, where that is known."""
@@ -73,7 +76,8 @@ class FlatLayout(Layout):
         """
         self._finish()
         self._learn(task, gradients)
-        flats = self._flatten(task, gradients)
+        sent = self.world_size > 1 and (last or self.reduce_each) and task not in self._local
+        flats = self._flatten(task, gradients, self.dtype if sent else torch.float32)
         if task in self._local:
             flats = _sum(self._local.pop(task), flats)
         if not (last or self.reduce_each):
@@ -107,8 +111,11 @@ class FlatLayout(Layout):
             return False
         return self.world_size > 1 or any(gradients[index] is not None for index in self.buffers[number].indices)
 
-    def _flatten(self, task: int, gradients: Sequence[Tensor | None]) -> Vector:
-        """One flat tensor a buffer; None where the task has none. One copy and one fill serve all buffers."""
+    def _flatten(self, task: int, gradients: Sequence[Tensor | None], dtype: torch.dtype) -> Vector:
+        """One flat tensor a buffer; None where the task has none. One copy and one fill serve all buffers.
+
+        dtype: bfloat16 where nothing is added before it is sent, which saves a pass.
+        """
         flats: Vector = []
         zeros: list[Tensor] = []
         views: list[Tensor] = []
@@ -117,7 +124,7 @@ class FlatLayout(Layout):
             if not self._takes_part(task, number, gradients):
                 flats.append(None)
                 continue
-            flat = torch.empty(buffer.numel, device=self._device)
+            flat = torch.empty(buffer.numel, dtype=dtype, device=self._device)
             flats.append(flat)
             parameters, padding = buffer.views(flat)
             zeros += padding
@@ -173,7 +180,7 @@ class FlatLayout(Layout):
             for buffer, flat in zip(self.buffers, update, strict=True)
         ]
         if self.partition.whole and self.world_size > 1:
-            shards = gathered(shards, self.world_size, self.dtype)
+            shards = gathered(shards, self.world_size, self.update_dtype)
         for number, shard in enumerate(shards):
             self.partition.place(number, shard)
 

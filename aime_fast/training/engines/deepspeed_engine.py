@@ -20,6 +20,7 @@ from aime_fast.balancing.layouts.partitions import (
     divide,
 )
 from aime_fast.balancing.layouts.reach import Reach
+from aime_fast.balancing.layouts.rounded import BLOCK, CODE
 from aime_fast.config import TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.profiling.phases import phase
@@ -62,6 +63,7 @@ class DeepSpeedEngine(Engine[M]):
             overlap=settings.overlap,
             reach=reached,
             dtype=torch.bfloat16 if settings.bf16_reductions else torch.float32,
+            update_dtype=CODE if settings.fp8_update else None,
         )
         super().__init__(module, optimizer, layout, config, device, rank, world_size, settings.bf16)
 
@@ -179,7 +181,8 @@ def _partitioned(
 ) -> tuple[Any, Partition]:
     """DeepSpeed's engine (for ZeRO-1 and 2, where it steps the optimiser) and the partition that the stage asks for."""
     if settings.stage == 0:
-        return None, WholePartition(module, optimizer, world_size, reach)
+        # Shards of whole blocks are sent and read as they lie.
+        return None, WholePartition(module, optimizer, world_size * (BLOCK if settings.fp8_update else 1), reach)
     if reach is not None:
         divide(optimizer, trainable(module), reach)
     with _starting():

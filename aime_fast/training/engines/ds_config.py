@@ -51,6 +51,8 @@ class EngineSettings:
     """Compute in bfloat16 as `--optim.precision` describes; DeepSpeed sees float32 parameters either way."""
     bf16_reductions: bool
     """Send task gradients in bfloat16."""
+    fp8_update: bool
+    """Send the update in an 8-bit float (ZeRO-0)."""
     overlap: bool
     """Reduce one task's gradient while the next task's backward pass runs."""
     deepspeed: dict[str, Any]
@@ -98,6 +100,7 @@ def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
         _refuse(name, "zero_optimization", 'must be an object such as {"stage": 2}')
     bf16 = _bf16(name, content.pop("bf16", None), config.optim.precision)
     bf16_reductions = _bf16_reductions(name, content.pop("communication_data_type", None), bf16)
+    update = content.pop("update_data_type", None)
     sizes = _sizes(config, world_size)
     known = _PASSED | sizes.keys() | {f"zero_optimization.{key}" for key in _ZERO_KEYS}
     for option, value in (content | {f"zero_optimization.{key}": value for key, value in zero.items()}).items():
@@ -111,7 +114,8 @@ def engine_settings(config: TrainConfig, world_size: int) -> EngineSettings:
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
         _refuse(name, f"zero_optimization.stage={stage}", "unknown stage; use 0, 1, 2 or 3")
     completed = _complete(content, zero, stage, sizes)
-    return EngineSettings(stage, bf16, bf16_reductions, overlap is None or bool(overlap), completed)
+    fp8_update = _fp8_update(name, update, stage, bf16_reductions)
+    return EngineSettings(stage, bf16, bf16_reductions, fp8_update, overlap is None or bool(overlap), completed)
 
 
 def _sizes(config: TrainConfig, world_size: int) -> dict[str, tuple[float, str]]:
@@ -152,6 +156,22 @@ def _bf16_reductions(name: str, kind: Any, bf16: bool) -> bool:
         _refuse(name, f"{option}={kind}", 'task gradients are sent in "fp32" or "bf16"; write one of these')
     if not bf16:
         _refuse(name, f"{option}=bf16", 'rounds float32 gradients; add "bf16": {"enabled": true} or remove it')
+    return True
+
+
+def _fp8_update(name: str, kind: Any, stage: int, bf16_reductions: bool) -> bool:
+    """Whether the update is sent in 8 bits: "update_data_type", as the gradients are where it is left out."""
+    option = "update_data_type"
+    if kind is None:
+        return False
+    if kind != "fp8":
+        _refuse(name, f"{option}={kind}", 'the update is sent in "fp8", or without this option as gradients are')
+    if stage != 0:
+        _refuse(name, f"{option}=fp8", f"ZeRO-{stage} gathers parameters, not the update; remove it or use stage 0")
+    if not bf16_reductions:
+        _refuse(
+            name, f"{option}=fp8", 'rounds more than gradients do; add "communication_data_type": "bf16" or remove it'
+        )
     return True
 
 
