@@ -75,7 +75,7 @@ class Assembly(nn.Module):
     @property
     def declared_draws(self) -> list[Draw]:
         """The draws of all parts; their order fixes the numbers that a key gives."""
-        parts = (self.prior, self.posterior, self.tokenizer, self.dynamics)
+        parts = (self.prior, self.posterior, self.tokenizer, self.dynamics, self.decoder.keeping)
         return [draw for part in parts for draw in part.draws]
 
     def standardise(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,13 +83,15 @@ class Assembly(nn.Module):
         flat = ((frames.flatten(0, 1) - self.mean_frame) * CONTRAST).contiguous(memory_format=torch.channels_last)
         return flat, subimages(frames, self.decoder.patch).contiguous()
 
-    def likelihood(self, latents: Tensor) -> Likelihood:
-        """p(x | z) of z [B, T, D]."""
-        return self.with_masks(latents)[0]
+    def likelihood(self, latents: Tensor, kept: Tensor | None = None) -> Likelihood:
+        """p(x | z, kept) of z [B, T, D] and frames seen before, [B, T, 3, H, W]; without them nothing is kept."""
+        return self.with_masks(latents, kept=kept)[0]
 
-    def with_masks(self, latents: Tensor, without: Sequence[int] = ()) -> tuple[Likelihood, Tensor]:
-        """p(x | z) of z [B, T, D] without some slots, and the masks of the others, [B, T, S, P]."""
-        features, centre, masks = self.decoder(latents, self.mean_frame, without)
+    def with_masks(
+        self, latents: Tensor, without: Sequence[int] = (), kept: Tensor | None = None
+    ) -> tuple[Likelihood, Tensor]:
+        """p(x | z, kept) of z [B, T, D] without some slots, and the masks of the others, [B, T, S, P]."""
+        features, centre, masks = self.decoder(latents, self.mean_frame, without, kept)
         return FAMILIES[self.config.likelihood](features, self.decoder.head_weight, centre), masks
 
     def check(self, observations: Tensor, actions: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ UNIFORM_MARGIN = 1e-6
 class Draw:
     """One tensor of random numbers that a part reads.
 
-    Kinds, with the value of the deterministic pass: "normal", standard normal (0); "uniform" in (0, 1) (0.5); "mask",
-    bool, true with `probability` (False); "cells", int64 [*shape] without [B, T], flat (sequence, frame, cell) indices
-    of the global batch, whose frames have `cells` cells each (0).
+    Kinds, with the value of the deterministic pass: "normal", standard normal (0); "uniform" in (0, 1) (0.5);
+    "fraction" in [0, 1) (0); "mask", bool, true with `probability` (False); "cells", int64 [*shape] without [B, T],
+    flat (sequence, frame, cell) indices of the global batch, whose frames have `cells` cells each (0).
     """
 
     name: str
-    kind: Literal["normal", "uniform", "mask", "cells"]
+    kind: Literal["normal", "uniform", "fraction", "mask", "cells"]
     shape: tuple[int, ...] = ()  # after [B, T]
     probability: float = 0.5
     cells: int = 1
@@ -34,11 +34,13 @@ class Draw:
         if self.kind == "cells":
             return torch.randint(batch * frames * self.cells, self.shape, generator=generator)
         uniform = torch.rand(shape, generator=generator)
+        if self.kind == "fraction":
+            return uniform
         return uniform < self.probability if self.kind == "mask" else uniform.clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
 
     def rest(self, batch: int, frames: int) -> Tensor:
         """The values of the deterministic pass, [B, T, *shape]."""
-        value = {"normal": 0.0, "uniform": 0.5, "mask": False, "cells": 0}[self.kind]
+        value = {"normal": 0.0, "uniform": 0.5, "fraction": 0.0, "mask": False, "cells": 0}[self.kind]
         return torch.full(self.shape if self.kind == "cells" else (batch, frames, *self.shape), value)
 
 

@@ -1,6 +1,7 @@
 """The model outside training: filtering observed frames, imagining unobserved ones, decoding both."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class Rollouts(Assembly):
 
         c = self.config
         hidden, maps = empty(c.hidden_dim), empty(c.num_slots, c.grid**2)
-        return LatentState(empty(c.latent_dim), maps, hidden, hidden, PerceiverMemory())
+        frame = empty(3, c.image_size, c.image_size)
+        return LatentState(empty(c.latent_dim), maps, hidden, hidden, PerceiverMemory(), frame, frame)
 
     @torch.no_grad()
     def observe(self, observations: Tensor, actions: Tensor) -> LatentState:
@@ -82,8 +84,9 @@ class Rollouts(Assembly):
                 hidden, cell = self._advance(states[-1], previous_actions[:, t])
             else:
                 hidden, cell = (x.transpose(0, 1) for x in self.dynamics.start_state(batch))
-            z, maps = (x[:, t : t + 1] for x in (latent, attention.maps))
-            states.append(LatentState(z, maps, hidden, cell, memory))
+            kept = states[-1].seen if states else self.mean_frame.expand(batch, 1, -1, -1, -1)
+            z, maps, seen = (x[:, t : t + 1] for x in (latent, attention.maps, frames))
+            states.append(LatentState(z, maps, hidden, cell, memory, kept, seen))
         return join(states[-time:])
 
     def _advance(self, state: LatentState, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +141,7 @@ class Rollouts(Assembly):
         generator, imagined = torch.Generator().manual_seed(key), []
         with torch.set_grad_enabled(differentiable):
             state = state.at(-1).repeat(samples)
+            kept = state.newest
             for t in range(steps):
                 action = actions[:, t].repeat_interleave(samples, 0) if isinstance(actions, Tensor) else actions(state)
                 hidden, cell = self._advance(state, action)
@@ -147,8 +151,10 @@ class Rollouts(Assembly):
                 log_maps, _ = self.attention_prior(state.maps, hidden, state.latent, taken)
                 state = LatentState(latent, log_maps.exp(), hidden, cell)
                 imagined.append(state)
-            return join(imagined)
+                state = replace(state, kept=kept)
+            # One frame for all of the future: a view of it, not a copy for each.
+            return replace(join(imagined), kept=kept if kept is None else kept.expand(-1, steps, -1, -1, -1))
 
     def decode(self, state: LatentState) -> Likelihood:
-        """p(x | z) of the frames of a state; `decode(state).mean()` is the expected frames [B, T, 3, H, W]."""
-        return self.likelihood(state.latent)
+        """p(x | z, kept) of the frames of a state; `decode(state).mean()` is the expected frames [B, T, 3, H, W]."""
+        return self.likelihood(state.latent, state.kept)

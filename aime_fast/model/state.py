@@ -22,6 +22,13 @@ class LatentState:
     hidden: Tensor  # h_{t-1} [B, T, H]: the LSTM's output after frame t-1 and a_{t-1}, which the prior of frame t reads
     cell: Tensor | None = None  # the LSTM's cell that belongs to `hidden`, [B, T, H]
     memory: PerceiverMemory | None = None
+    kept: Tensor | None = None  # a frame seen before, of which the decoder keeps some, [B, T, 3, H, W] in [-1, 1]
+    seen: Tensor | None = None  # the frame itself where it was observed, for those that follow, [B, T, 3, H, W]
+
+    @property
+    def newest(self) -> Tensor | None:
+        """The newest frame seen, [B, T, 3, H, W]: what a following frame may keep."""
+        return self.kept if self.seen is None else self.seen
 
     @property
     def frames(self) -> int:

@@ -18,6 +18,7 @@ from aime_fast.model.assembly import HeadMaker
 from aime_fast.model.draws import Draws, make_draws
 from aime_fast.model.outputs import Inferred, SequenceOutputs
 from aime_fast.model.parts.attention_schema import Attention
+from aime_fast.model.parts.keeping import older
 from aime_fast.model.parts.layers import previous
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
@@ -105,10 +106,11 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         seen = self._infer(features, attention, context, draws)
         start = self.dynamics.start_state(batch)
         hidden, _ = self.dynamics(seen.noisy, actions, start)
-        before, prior, likelihood, masks = self._generate(seen, hidden, start[0][-1, 0], actions, draws)
+        kept = older(frames, draws["kept"], self.mean_frame)
+        before, prior, likelihood, masks = self._generate(seen, hidden, start[0][-1, 0], actions, kept, draws)
         fixed = (x[:, :-1].detach() for x in (attention.maps, hidden, seen.latents))
         prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
-        state = LatentState(seen.latents, attention.maps, before)
+        state = LatentState(seen.latents, attention.maps, before, kept=kept)
         return SequenceOutputs(
             observations=frames,
             pixels=pixels,
@@ -154,20 +156,20 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         return Inferred(mean, log_var, samples, latents, latents + self.config.latent_noise * draws["latent_noise"])
 
     def _generate(
-        self, seen: Inferred, hidden: Tensor, start: Tensor, actions: Tensor, draws: Draws
+        self, seen: Inferred, hidden: Tensor, start: Tensor, actions: Tensor, kept: Tensor, draws: Draws
     ) -> tuple[Tensor, PriorDistribution, Likelihood, Tensor]:
-        """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z); the slots' masks."""
+        """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z, kept); the masks."""
         before = previous(hidden, start)
         taken = F.pad(actions[:, :-1], (0, 0, 1, 0))
         prior = self.prior(before, taken, previous(seen.noisy, self.prior.start_latent), draws)
-        return before, prior, *self.with_masks(seen.latents)
+        return before, prior, *self.with_masks(seen.latents, kept=kept)
 
     forward_sequence = forward
 
     @torch.no_grad()
     def reconstruct(self, outputs: SequenceOutputs) -> Tensor:
-        """The decoder's mean at the posterior mean, [B, T, 3, H, W] in [-1, 1]."""
-        return self.likelihood(outputs.posterior_mean).mean()
+        """The decoder's mean at the posterior mean, with the frames kept in that pass, [B, T, 3, H, W] in [-1, 1]."""
+        return self.likelihood(outputs.posterior_mean, outputs.state.kept).mean()
 
     def draws(self, key: int, batch: int, frames: int) -> Draws:
         """The random numbers of one step on a global batch, from `key` alone: equal on every rank and device."""

@@ -90,6 +90,7 @@ class TrainingStep:
         self.follow(inputs, computed)
         return computed.result
 
+    @torch.enable_grad()  # within a caller's no_grad it would train nothing, and not say so
     def compute(self, inputs: Inputs, beta: float | Tensor) -> Computed:
         """Forward and backward passes, reductions and balancing; changes no parameter."""
         rows = len(inputs.batch) // self.engine.accumulation

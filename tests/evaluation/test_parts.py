@@ -99,7 +99,7 @@ def test_slots(model, windows, facts):
     assert torch.equal(outputs.latents, whole.latents) and torch.equal(imagined.latent, future.latent)
     mean = whole.posterior_mean.clone()
     mean[..., -len(facts.slots) :] = facts.slots
-    torch.testing.assert_close(reconstruction, model.likelihood(mean).mean())
+    torch.testing.assert_close(reconstruction, model.likelihood(mean, whole.state.kept).mean())
     assert differs(reconstruction, model.reconstruct(whole))
 
 
@@ -113,6 +113,19 @@ def test_context(model, windows, facts):
     torch.testing.assert_close(outputs.posterior_mean, mean)
     assert differs(outputs.posterior_mean, whole.posterior_mean)
     assert differs(imagined.latent, future.latent)
+
+
+@torch.no_grad()
+def test_nothing_kept(model, windows, facts):
+    """Frames are drawn from z alone; nothing else changes."""
+    whole, future = passed(model, windows)
+    with BY_NAME["kept frame: none"].standing_in(model, facts):
+        outputs, imagined = passed(model, windows)
+        reconstruction, ahead = model.reconstruct(outputs), model.decode(imagined).mean()
+    assert torch.equal(outputs.latents, whole.latents) and torch.equal(imagined.latent, future.latent)
+    torch.testing.assert_close(reconstruction, model.likelihood(whole.posterior_mean).mean())
+    torch.testing.assert_close(ahead, model.likelihood(future.latent).mean())
+    assert differs(reconstruction, model.reconstruct(whole))
 
 
 @torch.no_grad()
@@ -225,6 +238,7 @@ def test_what_a_model_has_not_is_left_out():
     assert reasons == {
         "slots: their mean": "no piece of z belongs to a slot",
         "context: zero": "no part reads the context",
+        "kept frame: none": "the decoder reads no older frame",
         "LSTM: reset each frame": None,
         "prior: N(z of the frame before)": "the prior does not read z of the frame before",
         "mixture: one Gaussian": "the prior is no mixture",

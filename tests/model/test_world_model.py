@@ -130,11 +130,11 @@ def test_dynamics_and_prior_read_z_with_noise_and_actions_alone(model):
     assert torch.equal(before[:, 0], model.prior.start_latent.expand(B, -1))
 
 
-def test_the_decoder_reads_z_alone(model):
+def test_the_decoder_reads_z_and_an_older_frame_alone(model):
     outputs = model(*window(), model.draws(0, B, T))
-    likelihood, masks = model.with_masks(outputs.latents)
+    likelihood, masks = model.with_masks(outputs.latents, kept=outputs.state.kept)
     assert torch.equal(likelihood.mean(), outputs.reconstructions) and torch.equal(masks, outputs.masks)
-    fewer, left = model.with_masks(outputs.latents, without=(1,))
+    fewer, left = model.with_masks(outputs.latents, (1,), outputs.state.kept)
     assert not left[:, :, 1].any() and not torch.allclose(fewer.mean(), outputs.reconstructions)
 
 

@@ -82,6 +82,10 @@ def _no_context(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, 
     return [(part, with_argument("context", _zero)) for part in readers(model, "context")]
 
 
+def _nothing_kept(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
+    return [(model.decoder.keeping, with_result(_zero))]
+
+
 def _forgetful(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
     """Each frame is the LSTM's first one."""
 
@@ -141,6 +145,10 @@ def _no_context_reader(model: WorldModel, facts: Facts) -> str | None:
     return None if readers(model, "context") else "no part reads the context"
 
 
+def _no_keeping(model: WorldModel, facts: Facts) -> str | None:
+    return None if model.decoder in readers(model, "kept") else "the decoder reads no older frame"
+
+
 def _no_carry(model: WorldModel, facts: Facts) -> str | None:
     return None if model.prior in readers(model, "latent") else "the prior does not read z of the frame before"
 
@@ -148,6 +156,7 @@ def _no_carry(model: WorldModel, facts: Facts) -> str | None:
 COUNTERPARTS = (
     Counterpart("slots: their mean", _mean_slots, _no_slots),
     Counterpart("context: zero", _no_context, _no_context_reader),
+    Counterpart("kept frame: none", _nothing_kept, _no_keeping),
     Counterpart("LSTM: reset each frame", _forgetful),
     Counterpart("prior: N(z of the frame before)", _random_walk, _no_carry),
     Counterpart("mixture: one Gaussian", _collapse, _no_mixture),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
+from aime_fast.model.parts.keeping import Keeping
 from aime_fast.model.parts.layers import SILU_GAIN, ConvBlock, Residual, wide
 from aime_fast.model.parts.slots import PerSlot, Pieces
 
@@ -22,11 +23,12 @@ whatever the gradient: with a gain of 1 the brightness of the whole frame swings
 
 
 class Decoder(nn.Module):
-    """z -> features and centre of the pixel distribution, and the slots' masks; it reads nothing else of a frame.
+    """z -> features and centre of the pixel distribution, and the slots' masks; it reads nothing else of the frame.
 
     Each slot's piece of z, with the shared one, gives an appearance and a mask on the G x G grid. A softmax over slots
     makes the masks shares of each cell, and one upsampler turns the sum of the appearances into pixels. Features that
     depend on the place alone are added at the end: the network need not make what is the same in all frames.
+    The centre is the mean frame, and at each place some of a frame seen before (`Keeping`).
 
     The distribution is over `patch`^2 interleaved sub-images (`subimages`). The likelihood computes its parameters
     from the features with `head_weight`: they are the largest tensor of a step, and are never rearranged.
@@ -49,6 +51,7 @@ class Decoder(nn.Module):
             ConvBlock(2 * width, width, stride=-2),
             ConvBlock(width, width, stride=-2),
         )
+        self.keeping = Keeping(width, self.patch)
         self.place = nn.Parameter(torch.zeros(width, side, side))
         channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Linear(width, self.patch**2 * channels, bias=False)
@@ -62,17 +65,27 @@ class Decoder(nn.Module):
         """Weight [patch^2 * channels, F] from features to the parameters of the distribution."""
         return self.head.weight * self.gains
 
-    def forward(self, latent: Tensor, mean_frame: Tensor, without: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, latent: Tensor, mean_frame: Tensor, without: Sequence[int] = (), kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """z [B, T, D], mean frame [3, H, W] -> features at every pixel of a sub-image, centre, and masks.
 
         Features [B, T, h * w, F], centre [B, T, patch^2, 3, h, w], with h = H/patch and w = W/patch. Masks [B, T, S, P]
-        sum to 1 over the slots. The slots of `without` are left out: the others share their cells.
+        sum to 1 over the slots. The slots of `without` are left out: the others share their cells. `kept`
+        [B, T, 3, H, W] in [-1, 1] are frames seen before; without them nothing is kept.
         """
         shape = latent.shape[:2]
         cells, masks = self._compose(latent.flatten(0, 1), without)
-        features = self.layers(cells.movedim(-1, 1)) + (BIAS + PLACE_GAIN * self.place)  # channels-last
-        centre = subimages(mean_frame, self.patch).expand(*shape, -1, -1, -1, -1)
-        return features.movedim(1, -1).reshape(*shape, -1, features.shape[1]), centre, masks.unflatten(0, shape)
+        features = self.layers(cells.movedim(-1, 1))  # channels-last
+        centre = mean_frame.expand(*shape, -1, -1, -1)
+        if kept is not None:
+            centre = centre + self.keeping(features, kept.flatten(0, 1), mean_frame).unflatten(0, shape)
+        features = features + (BIAS + PLACE_GAIN * self.place)
+        return (
+            features.movedim(1, -1).reshape(*shape, -1, features.shape[1]),
+            subimages(centre, self.patch),
+            masks.unflatten(0, shape),
+        )
 
     def _compose(self, latent: Tensor, without: Sequence[int]) -> tuple[Tensor, Tensor]:
         """z [N, D] -> the slots' appearances, added by their masks [N, G, G, 2w], and the masks [N, S, P]."""
