@@ -12,11 +12,12 @@ from aime_fast.errors import UserError, unknown_name
 from aime_fast.model.draws import Draw
 from aime_fast.model.frame_range import wrong_range
 from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
-from aime_fast.model.parts.decoder import Decoder, subimages
+from aime_fast.model.parts.decoder import Decoder
 from aime_fast.model.parts.dynamics import Dynamics
 from aime_fast.model.parts.likelihood import FAMILIES, Likelihood
 from aime_fast.model.parts.perceiver import CausalPerceiver
 from aime_fast.model.parts.posterior import Posterior, Trunk
+from aime_fast.model.parts.subimages import subimages
 from aime_fast.model.parts.tokenizer import Tokenizer
 from aime_fast.model.priors import make_prior
 from aime_kernels import normalise_frames

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from aime_fast.config import preset_config
-from aime_fast.model.parts.decoder import LOCATION_GAIN, PLACE_GAIN, Decoder, subimages
+from aime_fast.model.parts.decoder import LOCATION_GAIN, PLACE_GAIN, Decoder
 from aime_fast.model.parts.slots import Pieces
+from aime_fast.model.parts.subimages import subimages
 from aime_kernels import logistic_mixture_mean
 
 CONFIG = replace(preset_config("debug").model, num_slots=3, latent_dim=14, image_size=64)

@@ -8,6 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from aime_fast.config import preset_config
 from aime_fast.model.parts.keeping import Keeping, moved, older
+from aime_fast.model.parts.subimages import from_subimages, subimages
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 
 CONFIG = replace(preset_config("debug").model, action_dim=3, image_size=32)
@@ -43,24 +44,26 @@ def test_moving_is_linear_interpolation_with_the_border_repeated(height, width):
 
 @pytest.mark.parametrize("time", [1, 2, 9])
 def test_an_older_frame_is_one_of_before(time):
-    numbers = torch.arange(float(time)).expand(64, time)
+    numbers = torch.arange(float(time)).expand(512, time)
     frames = numbers[..., None, None, None].expand(-1, -1, 3, 2, 2)
     first = torch.full((3, 2, 2), -1.0)
     torch.manual_seed(0)
-    found = older(frames, torch.rand(64, time), first)[..., 0, 0, 0]
-    assert (found < numbers).all() and (found >= numbers.new_tensor([-1.0] + [0.0] * (time - 1))).all()
-    assert torch.equal(older(frames, torch.zeros(64, time), first)[..., 0, 0, 0], numbers - 1)
+    found = older(frames, torch.rand(512, time), first)[..., 0, 0, 0]
+    assert (found < numbers).all() and (found >= -1).all()
+    assert torch.equal(older(frames, torch.zeros(512, time), first)[..., 0, 0, 0], numbers - 1)
     if time == 9:
-        assert set((numbers - found)[:, -1].tolist()) == set(range(1, 9)), "every distance is met"
+        last = found[:, -1]
+        assert set(last.tolist()) == set(range(-1, 8)), "every distance is met, and none"
+        assert 200 < (last == -1).sum() < 312, "half of all frames keep nothing"
 
 
 def test_nothing_is_kept_at_first_but_a_share_everywhere_and_a_whole_frame_where_all_is_kept():
     keeping, mean = Keeping(8, 2), torch.randn(3, 16, 16)
     features, frames = torch.randn(4, 8, 8, 8), torch.randn(4, 3, 16, 16)
     share = torch.sigmoid(torch.tensor(-2.0))
-    torch.testing.assert_close(keeping(features, frames, mean), share * (frames - mean))
+    torch.testing.assert_close(keeping(features, frames, mean), share * subimages(frames - mean, 2))
     keeping.choose.bias.data[0] = 50.0
-    torch.testing.assert_close(mean + keeping(features, frames, mean), frames)
+    torch.testing.assert_close(mean + from_subimages(keeping(features, frames, mean)), frames)
 
 
 def test_gradients_reach_features_and_the_choice():

@@ -5,8 +5,8 @@ import torch
 from torch import distributions
 from torch.nn import functional as F
 
-from aime_fast.model.parts.decoder import from_subimages, subimages
 from aime_fast.model.parts.likelihood import FAMILIES, GAUSSIAN_STD
+from aime_fast.model.parts.subimages import from_subimages, subimages
 
 CHANNELS = {"logistic_mixture": 20, "gaussian": 3}
 

@@ -1,16 +1,15 @@
 """The decoder's features of p(x_t | z_t): an appearance and a mask of each slot, and one upsampler for all."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aime_fast.config import ModelConfig
 from aime_fast.model.parts.keeping import Keeping
 from aime_fast.model.parts.layers import SILU_GAIN, ConvBlock, Residual, wide
 from aime_fast.model.parts.slots import PerSlot, Pieces
+from aime_fast.model.parts.subimages import subimages
 
 BIAS = 0.25
 """Added to every feature that the decoder's head reads. It replaces a bias of the head, which would cost two passes
@@ -77,15 +76,12 @@ class Decoder(nn.Module):
         shape = latent.shape[:2]
         cells, masks = self._compose(latent.flatten(0, 1), without)
         features = self.layers(cells.movedim(-1, 1))  # channels-last
-        centre = mean_frame.expand(*shape, -1, -1, -1)
+        centre = subimages(mean_frame, self.patch).expand(*shape, -1, -1, -1, -1)
         if kept is not None:
             centre = centre + self.keeping(features, kept.flatten(0, 1), mean_frame).unflatten(0, shape)
-        features = features + (BIAS + PLACE_GAIN * self.place)
-        return (
-            features.movedim(1, -1).reshape(*shape, -1, features.shape[1]),
-            subimages(centre, self.patch),
-            masks.unflatten(0, shape),
-        )
+        features = (features + (BIAS + PLACE_GAIN * self.place)).movedim(1, -1)
+        features = features.reshape(*shape, -1, features.shape[-1])
+        return features, centre, masks.unflatten(0, shape)
 
     def _compose(self, latent: Tensor, without: Sequence[int]) -> tuple[Tensor, Tensor]:
         """z [N, D] -> the slots' appearances, added by their masks [N, G, G, 2w], and the masks [N, S, P]."""
@@ -99,13 +95,3 @@ class Decoder(nn.Module):
         masks = logits.softmax(1)
         cells = (masks[..., None].to(appearance.dtype) * appearance).sum(1)
         return cells.view(-1, self.grid, self.grid, self.channels), masks
-
-
-def subimages(frames: Tensor, patch: int) -> Tensor:
-    """Frames [..., C, H, W] -> [..., patch^2, C, H/patch, W/patch]: i*patch + j has the pixels [i::patch, j::patch]."""
-    return F.pixel_unshuffle(frames, patch).unflatten(-3, (-1, patch**2)).transpose(-4, -3)
-
-
-def from_subimages(parts: Tensor) -> Tensor:
-    """The inverse of `subimages`."""
-    return F.pixel_shuffle(parts.transpose(-4, -3).flatten(-4, -3), math.isqrt(parts.shape[-4]))

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.model.draws import Draw
-from aime_fast.model.parts.layers import ConvBlock, wide
+from aime_fast.model.parts.layers import SILU_GAIN, wide
+from aime_fast.model.parts.subimages import subimages
 
 WIDTH = 16
 """Channels between reading and choosing."""
@@ -30,20 +31,25 @@ class Keeping(nn.Module):
         super().__init__()
         self.draws: tuple[Draw, ...] = (Draw("kept", "fraction"),)
         self.patch = patch
-        self.read = ConvBlock(width + 3 * patch**2, WIDTH)
-        self.choose = nn.Conv2d(WIDTH, 3, 1)
+        self.read = nn.Linear(width + 3 * patch**2, WIDTH)
+        nn.init.normal_(self.read.weight, std=SILU_GAIN * (width + 3 * patch**2) ** -0.5)
+        nn.init.zeros_(self.read.bias)
+        self.choose = nn.Linear(WIDTH, 3)
         nn.init.zeros_(self.choose.weight)
         self.choose.bias.data.copy_(torch.tensor([START / GAIN, 0.0, 0.0]))
 
     def forward(self, features: Tensor, kept: Tensor, mean_frame: Tensor) -> Tensor:
-        """Features [N, F, h, w], old frames [N, 3, H, W], mean frame -> what they add to the mean frame, [N, 3, H, W].
+        """What is added to the mean frame's sub-images, [N, patch^2, 3, h, w].
 
-        That is the share times the difference of the moved old frame and the mean frame.
+        Features [N, F, h, w], old frames [N, 3, H, W], mean frame [3, H, W]. It is the share times the difference of
+        the moved old frame and the mean frame.
         """
         pixels = F.pixel_unshuffle((kept - mean_frame) * CONTRAST, self.patch)
-        chosen = GAIN * wide(self.choose(self.read(torch.cat([features, pixels.to(features.dtype)], 1))))
-        share, shift = F.interpolate(chosen, scale_factor=self.patch).split([1, 2], 1)
-        return share.sigmoid() * (moved(kept, shift) - mean_frame)
+        pixels = pixels.to(features.dtype, memory_format=torch.channels_last)
+        places = torch.cat([features, pixels], 1).movedim(1, -1)
+        share, shift = (GAIN * wide(self.choose(F.silu(self.read(places))))).movedim(-1, 1).split([1, 2], 1)
+        found = moved(kept, F.interpolate(shift, scale_factor=self.patch))
+        return share.sigmoid()[:, None] * subimages(found - mean_frame, self.patch)
 
 
 def moved(frames: Tensor, shift: Tensor) -> Tensor:
@@ -56,15 +62,16 @@ def moved(frames: Tensor, shift: Tensor) -> Tensor:
     return F.grid_sample(frames.to(shift.dtype), grid, padding_mode="border", align_corners=False)
 
 
-def older(frames: Tensor, fraction: Tensor, first: Tensor) -> Tensor:
-    """For each of the frames [B, T, 3, H, W] an older one of its window, and `first` [3, H, W] for the first one.
+def older(frames: Tensor, fraction: Tensor, nothing: Tensor) -> Tensor:
+    """For each of the frames [B, T, 3, H, W] an older one of its window, or `nothing` [3, H, W].
 
-    fraction: [B, T] in [0, 1); 0 means the frame before, near 1 the first of the window. Near frames are chosen more
-    often than far ones: the distance is 1 + floor(fraction^2 t).
+    fraction: [B, T] in [0, 1). Frame t gets that at t - 1 - floor(2 fraction t), so 0 means the frame before, and
+    from a half on there is none. Half of all frames then have to be drawn from z alone: if all could keep something, z
+    would hold less of the frame, and predictions over many steps would be worse (docs/log.md).
     """
     batch, time = frames.shape[:2]
     order = torch.arange(time, device=frames.device)
-    chosen = (order - 1 - (fraction.square() * order).long()).clamp(min=0)
-    rows = (torch.arange(batch, device=frames.device)[:, None] * time + chosen)[:, 1:].flatten()
-    found = frames.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, time - 1))
-    return torch.cat([first.to(frames.dtype).expand(batch, 1, *first.shape), found], 1)
+    chosen = order - 1 - (2 * fraction * order).long()
+    rows = torch.arange(batch, device=frames.device)[:, None] * time + chosen.clamp(min=0)
+    found = frames.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, (batch, time))
+    return torch.where((chosen >= 0)[..., None, None, None], found, nothing.to(frames.dtype))

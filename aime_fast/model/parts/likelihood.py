@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import aime_kernels as kernels
-from aime_fast.model.parts.decoder import from_subimages
 from aime_fast.model.parts.layers import wide
+from aime_fast.model.parts.subimages import from_subimages
 
 GAUSSIAN_STD = 0.1
 """Fixed standard deviation of the Gaussian option, in the units of frames in [-1, 1]."""
@@ -17,7 +17,7 @@ GAUSSIAN_STD = 0.1
 
 @dataclass
 class Likelihood(ABC):
-    """A distribution over [B, T] frames in [-1, 1], each as q sub-images [3, h, w] (`decoder.subimages`).
+    """A distribution over [B, T] frames in [-1, 1], each as q sub-images [3, h, w] (`subimages`).
 
     Its parameters, the largest tensor of a step, are a linear map of features at every pixel, computed when needed.
     """
