@@ -5,11 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.model.draws import Draw
-from aime_fast.model.parts.layers import SILU_GAIN, wide
+from aime_fast.model.parts.layers import wide
 from aime_fast.model.parts.subimages import subimages
 
-WIDTH = 16
-"""Channels between reading and choosing."""
 START = -2.0
 """Where the logit of keeping starts: an eighth is kept, so the network draws from the first step."""
 GAIN = 10.0
@@ -22,7 +20,7 @@ CONTRAST = 4.0
 class Keeping(nn.Module):
     """For each place a share to keep of an older frame, and where in that frame to look.
 
-    It reads the decoder's features of the new frame and the pixels of the old one, at the resolution of a sub-image.
+    A linear map of the decoder's features of the new frame and the pixels of the old one, at each place of a sub-image.
     The share starts small and nothing moves. What is kept needs not be drawn from z, however rare it is: an object that
     lies still, or a texture.
     """
@@ -31,10 +29,7 @@ class Keeping(nn.Module):
         super().__init__()
         self.draws: tuple[Draw, ...] = (Draw("kept", "fraction"),)
         self.patch = patch
-        self.read = nn.Linear(width + 3 * patch**2, WIDTH)
-        nn.init.normal_(self.read.weight, std=SILU_GAIN * (width + 3 * patch**2) ** -0.5)
-        nn.init.zeros_(self.read.bias)
-        self.choose = nn.Linear(WIDTH, 3)
+        self.choose = nn.Linear(width + 3 * patch**2, 3)
         nn.init.zeros_(self.choose.weight)
         self.choose.bias.data.copy_(torch.tensor([START / GAIN, 0.0, 0.0]))
 
@@ -47,7 +42,7 @@ class Keeping(nn.Module):
         pixels = F.pixel_unshuffle((kept - mean_frame) * CONTRAST, self.patch)
         pixels = pixels.to(features.dtype, memory_format=torch.channels_last)
         places = torch.cat([features, pixels], 1).movedim(1, -1)
-        share, shift = (GAIN * wide(self.choose(F.silu(self.read(places))))).movedim(-1, 1).split([1, 2], 1)
+        share, shift = (GAIN * wide(self.choose(places))).movedim(-1, 1).split([1, 2], 1)
         found = moved(kept, F.interpolate(shift, scale_factor=self.patch))
         return share.sigmoid()[:, None] * subimages(found - mean_frame, self.patch)
 
