@@ -39,6 +39,8 @@ def _frozen_codebook(trainer: DMCVBTrainer) -> None:
     book = trainer.model.tokenizer.codebook
     book.codes.mul_(1e3)
     book.codes[0] = 0.0
+    book.sums.copy_(book.codes)
+    book.counts.fill_(1.0)  # else the first update places every code on an encoding
     book.decay = 1.0
 
 
