@@ -108,7 +108,7 @@ def test_grams_of_modules_sum_to_that_of_all_under_shards(world_size, stage, see
             layout = FlatLayout(parameters, SimpleNamespace(groups=[buffer]), world_size)
             layout.total = lambda grams, losses: (grams, losses)
             for task in range(TASKS):
-                (flat_gradient,) = layout._flatten(task, gradients(module, task, seed))
+                (flat_gradient,) = layout._flatten(task, gradients(module, task, seed), torch.float32)
                 layout._vectors[task] = [flat_gradient.view(world_size, -1)[rank].contiguous()]
             whole += layout.gram(False)[0][0]
             layout.divide(group_of, 4)
