@@ -14,6 +14,7 @@ from aime_fast.model.frame_range import wrong_range
 from aime_fast.model.parts.attention_schema import BottomUpAttention, TopDownAttention
 from aime_fast.model.parts.decoder import Decoder
 from aime_fast.model.parts.dynamics import Dynamics
+from aime_fast.model.parts.layers import CONTRAST
 from aime_fast.model.parts.likelihood import FAMILIES, Likelihood
 from aime_fast.model.parts.perceiver import CausalPerceiver
 from aime_fast.model.parts.posterior import Posterior, Trunk
@@ -21,9 +22,6 @@ from aime_fast.model.parts.subimages import subimages
 from aime_fast.model.parts.tokenizer import Tokenizer
 from aime_fast.model.priors import make_prior
 from aime_kernels import normalise_frames
-
-CONTRAST = 4.0
-"""Networks read (x - mean frame) * CONTRAST, which has about unit size."""
 
 
 class HeadMaker(Protocol):

@@ -57,7 +57,7 @@ def test_an_older_frame_is_one_of_before(time):
         assert 200 < (last == -1).sum() < 312, "half of all frames keep nothing"
 
 
-def test_nothing_is_kept_at_first_but_a_share_everywhere_and_a_whole_frame_where_all_is_kept():
+def test_an_eighth_is_kept_at_first_and_the_whole_frame_where_all_is():
     keeping, mean = Keeping(8, 2), torch.randn(3, 16, 16)
     features, frames = torch.randn(4, 8, 8, 8), torch.randn(4, 3, 16, 16)
     share = torch.sigmoid(torch.tensor(-2.0))

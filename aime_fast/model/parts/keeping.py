@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime_fast.model.draws import Draw
-from aime_fast.model.parts.layers import wide
+from aime_fast.model.parts.layers import CONTRAST, wide
 from aime_fast.model.parts.subimages import subimages
 
 START = -2.0
@@ -13,15 +13,13 @@ START = -2.0
 GAIN = 10.0
 """Size of a step of shares and shifts, relative to other parameters. AdamW's steps have the size of the learning rate,
 and a share has far to go: with a gain of 1 it hardly moves in 200 steps."""
-CONTRAST = 4.0
-"""Pixels are read as differences to the mean frame times this, which has about unit size."""
 
 
 class Keeping(nn.Module):
     """For each place a share to keep of an older frame, and where in that frame to look.
 
     A linear map of the decoder's features of the new frame and the pixels of the old one, at each place of a sub-image.
-    The share starts small and nothing moves. What is kept needs not be drawn from z, however rare it is: an object that
+    The share starts small and nothing moves. What is kept need not be drawn from z, however rare it is: an object that
     lies still, or a texture.
     """
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 T = TypeVar("T")
 SILU_GAIN = 1.68
 """1 / sqrt(E[silu(x)^2]) of a standard normal x: weights scaled by it keep the size of signals (He et al. 2015)."""
+CONTRAST = 4.0
+"""Networks read (x - mean frame) * CONTRAST, which has about unit size."""
 SHORTEST = 1e-12
 """Least length by which `unit` divides."""
 
