@@ -29,6 +29,12 @@ def peak_bytes(call: Call) -> int:
     return peak
 
 
+def peak_resident_bytes() -> int:
+    """The most memory that this process had in use. `ru_maxrss` would count the process that started it, too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch use so many threads inside. The figures of the documents are of two, where they say nothing else."""

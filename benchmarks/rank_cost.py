@@ -16,7 +16,6 @@ rank's:
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from statistics import median
@@ -24,6 +23,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 from gpu_check.stages.step import stepping
+from measuring import peak_resident_bytes
 
 from aime_fast.training.run.host_memory import keep_freed_memory
 from aime_fast.training.trainer import DMCVBTrainer
@@ -95,7 +95,7 @@ def _frames(loader) -> int:
 def _peak_bytes(on_card: bool) -> int:
     if on_card:
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
 
 
 if __name__ == "__main__":

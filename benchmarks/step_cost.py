@@ -16,13 +16,13 @@ is `on` or `off` (default). Reported are:
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
 from statistics import median
 
 import torch
+from measuring import peak_resident_bytes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime_fast.training.compile.compilation import uncompiled
@@ -93,7 +93,7 @@ def measure(preset: str, batch_size: int, steps: int, threads: int, compile: str
             return {e.key: (e.count, e.cpu_time_total / 1e6) for e in profile.key_averages()}, whole, alone
 
         first = [step(index)[0] for index in range(4)]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_resident_bytes()
         pairs = [(step(index), profiled_step(index + 1)) for index in range(4, 2 * steps + 4, 2)]
         walls, costs = zip(*(times for times, _ in pairs), strict=True)
         events = pairs[-1][1][0]

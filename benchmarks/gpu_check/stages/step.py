@@ -1,7 +1,6 @@
 """What a training step of one configuration costs."""
 
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -98,7 +97,9 @@ def _times(step: Callable[[], object], wait: Callable[[], None], frames: int) ->
 def _memory(device: str) -> dict[str, object]:
     """Gigabytes since the process started: allocated and reserved by torch at most, and taken on the card now."""
     if device == "cpu":
-        return {"host_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB}
+        from measuring import peak_resident_bytes  # imports torch
+
+        return {"host_gb": peak_resident_bytes() / GB}
     import torch
 
     free, total = torch.cuda.mem_get_info()
