@@ -50,7 +50,7 @@ class Decoder(nn.Module):
             ConvBlock(2 * width, width, stride=-2),
             ConvBlock(width, width, stride=-2),
         )
-        self.keeping = Keeping(width, self.patch)
+        self.keeping = Keeping(width, self.patch, config.image_size)
         self.place = nn.Parameter(torch.zeros(width, side, side))
         channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Linear(width, self.patch**2 * channels, bias=False)

@@ -23,8 +23,12 @@ class Keeping(nn.Module):
     lies still, or a texture.
     """
 
-    def __init__(self, width: int, patch: int) -> None:
+    places: Tensor
+
+    def __init__(self, width: int, patch: int, side: int) -> None:
+        """Features of `width`, sub-images of every `patch`-th pixel, frames of `side` x `side` pixels."""
         super().__init__()
+        self.register_buffer("places", centres(side), persistent=False)
         self.draws: tuple[Draw, ...] = (Draw("kept", "fraction"),)
         self.patch = patch
         self.choose = nn.Linear(width + 3 * patch**2, 3)
@@ -41,18 +45,23 @@ class Keeping(nn.Module):
         pixels = pixels.to(features.dtype, memory_format=torch.channels_last)
         places = torch.cat([features, pixels], 1).movedim(1, -1)
         share, shift = (GAIN * wide(self.choose(places))).movedim(-1, 1).split([1, 2], 1)
-        found = moved(kept, F.interpolate(shift, scale_factor=self.patch))
+        found = moved(kept, F.interpolate(shift, scale_factor=self.patch), self.places)
         return share.sigmoid()[:, None] * subimages(found - mean_frame, self.patch)
 
 
-def moved(frames: Tensor, shift: Tensor) -> Tensor:
-    """Frames [N, 3, H, W] read at each pixel plus `shift` [N, 2, H, W] (right, down) in pixels; differentiable."""
-    height, width = frames.shape[2:]
-    x, y = (
-        (2 * torch.arange(n, device=frames.device, dtype=shift.dtype) + 1) / n - 1 for n in (width, height)
-    )  # centres of pixels in [-1, 1]
-    grid = torch.stack([x + shift[:, 0] * (2 / width), y[:, None] + shift[:, 1] * (2 / height)], -1)
-    return F.grid_sample(frames.to(shift.dtype), grid, padding_mode="border", align_corners=False)
+def centres(side: int) -> Tensor:
+    """Where the pixels of a frame lie, [side, side, 2] (right, down), with its borders at -1 and 1."""
+    line = (2 * torch.arange(side) + 1) / side - 1
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
+
+
+def moved(frames: Tensor, shift: Tensor, places: Tensor) -> Tensor:
+    """Frames [N, 3, H, H] read at each pixel plus `shift` [N, 2, H, H] (right, down) in pixels; differentiable.
+
+    `places` are the pixels' `centres`.
+    """
+    grid = torch.add(places, shift.movedim(1, -1), alpha=2 / len(places))
+    return F.grid_sample(frames.to(grid.dtype), grid, padding_mode="border", align_corners=False)
 
 
 def older(frames: Tensor, fraction: Tensor, nothing: Tensor) -> Tensor:
