@@ -21,8 +21,9 @@ def with_sizes(name):
 def test_the_estimate_is_generous_and_not_absurd(name):
     """Otherwise a run that does not fit would start, or every run would wait for the count."""
     config = with_sizes(name)
-    counted, estimated = room.peak_bytes(config, 1, "cpu"), room.generous_bytes(config, 1)
-    assert counted < estimated < 20 * counted
+    parameters = room.parameter_count(config)
+    counted, estimated = room.peak_bytes(config, 1, "cpu"), room.generous_bytes(config, parameters, 1)
+    assert room.AT_LEAST * parameters < counted < estimated < 20 * counted
 
 
 def test_room_decides(monkeypatch):
@@ -42,6 +43,17 @@ def test_room_decides(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"needs 6\.0 GB"):
         room.refuse_too_large(config)
+
+
+@pytest.mark.parametrize("size", ["hidden_dim", "mlp_dim", "decoder_width"])
+def test_a_model_that_can_never_fit_is_refused_without_counting(monkeypatch, size):
+    """Of such sizes the count itself would take minutes."""
+    config = with_sizes("small")
+    monkeypatch.setattr(room, "peak_bytes", lambda *arguments: pytest.fail("counted"))
+    monkeypatch.setattr(room, "free_bytes", lambda device: 16 * 10**9)
+    huge = replace(config, model=replace(config.model, **{size: 60_000_000 if size == "mlp_dim" else 60_000}))
+    with pytest.raises(UserError, match=r"G parameters needs at least .* and 16\.0 GB are free; lower the sizes"):
+        room.refuse_too_large(huge)
 
 
 def test_the_trainer_refuses_and_writes_nothing(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from aime_fast.planning.memory import peak_bytes
 GB = 1e9
 PER_PIXEL = 6e3
 """More bytes than a step of `paper` takes for each pixel of a frame; about twice what is counted."""
-PER_PARAMETER = 50
-"""More bytes than a parameter takes with its gradients and moments."""
+PER_PARAMETER, AT_LEAST = 50, 16
+"""More bytes than a parameter takes with its gradients and moments, and fewer: itself, one gradient and two moments."""
 SUSPECT = 0.5
 """Only where the generous estimate takes more than this part of the free memory is the step counted, which takes
 seconds."""
@@ -26,9 +26,16 @@ def refuse_too_large(config: TrainConfig) -> None:
     `config` has the sizes of the data.
     """
     here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    free = free_bytes(torch.device("cpu"))
-    if here * generous_bytes(config, world) <= SUSPECT * free:
+    free, parameters = free_bytes(torch.device("cpu")), parameter_count(config)
+    if here * generous_bytes(config, parameters, world) <= SUSPECT * free:
         return
+    weights = AT_LEAST * parameters * here / world
+    if weights > free:  # counting a step of such a model would take minutes
+        raise UserError(
+            f"a model of {parameters / 1e9:.1f} G parameters needs at least {weights / GB:.0f} GB for them, their "
+            f"gradients and moments, and {free / GB:.1f} GB are free; lower the sizes of --model, or take a smaller "
+            "--preset"
+        )
     needed = here * peak_bytes(config, world, "cpu")
     if needed > free:
         loader = config.loader
@@ -39,12 +46,16 @@ def refuse_too_large(config: TrainConfig) -> None:
         )
 
 
-def generous_bytes(config: TrainConfig, world_size: int) -> float:
+def parameter_count(config: TrainConfig) -> int:
+    """Numbers that the model holds."""
+    with torch.device("meta"):
+        model = DPGMMVariationalRecurrentAutoencoder.from_config(config.model)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def generous_bytes(config: TrainConfig, parameters: int, world_size: int) -> float:
     """More than a step of one process takes, from sizes alone."""
     model, published = config.model, ModelConfig()
-    with torch.device("meta"):
-        sizes = DPGMMVariationalRecurrentAutoencoder.from_config(model).parameters()
-        parameters = sum(parameter.numel() for parameter in sizes)
     widths = ("tokenizer_width", "encoder_width", "decoder_width", "num_mixtures")
     width = max(getattr(model, name) / getattr(published, name) for name in widths)
     windows = config.loader.batch_size / config.optim.accumulation / world_size
