@@ -105,7 +105,8 @@ def judge(innovation: np.ndarray, plain: np.ndarray) -> str:
     if ends[at[1]] and gain[at[2]] < SHARP * gain[at[1]]:
         return "later"
     if ends[at[0]]:
-        return "agrees"
+        # Frames that move late answer no innovation of their row; then a later row's action predicts best.
+        return "unclear" if _best_row(plain, at) == "later" else "agrees"
     late = gain[at[0]] < EARLIER_SHARE * gain[at[-1]] and clear[at[0]] < SEEN
     if clear[at[-1]] > EARLIER_CLEAR and quiet[at[0]] and late:
         return "earlier"

@@ -74,6 +74,8 @@ def test_what_gains_tell(seed):
     assert verdict([2, 3, 4, 0, 0, 0], flat) == "agrees"
     assert verdict([1, 2, 3, 4, 0, 0], flat) == "later"
     assert verdict([4, 4, 0, 0, 0, 0], flat) == "earlier"
+    # A slow swing answers the innovation a row late: by itself the later row's action says more.
+    assert verdict([4, 3, 1, 0, 0, 0], [0, 0, 3, 6, 4, 2]) == "unclear"
     # A policy that looks at frames: they answer it in row 0, and later actions tell of the change again.
     assert verdict([0, 3, 0, 1, 0, 0], [1, 3, 1, 2, 1, 1]) != "later"
     # Gains that grow towards the earliest row have no peak there; the slow swing of a joint looks so.
