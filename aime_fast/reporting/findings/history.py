@@ -1,5 +1,6 @@
 """The rows of a run as the rules read them."""
 
+from array import array
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,8 +51,9 @@ class History:
         self.facts = facts
         self.step = 0
         """The step of the newest row."""
-        self._steps: dict[tuple[str, str], list[int]] = defaultdict(list)
-        self._values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        # A run of a million steps has some six million values: in lists they would take gigabytes.
+        self._steps: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
+        self._values: dict[tuple[str, str], array[float]] = defaultdict(lambda: array("d"))
 
     def add(self, step: int, split: str, values: Mapping[str, object]) -> None:
         """Take in one row."""
