@@ -62,17 +62,21 @@ def test_successive_gradients_of_the_elbo_do_not_swing(run):
 
 @torch.no_grad()
 def test_a_slot_that_is_removed_changes_what_it_shows(run):
-    """The change of a pixel without a slot follows the slot's share of its cell."""
+    """The change of a pixel without a slot follows the slot's share of its cell, over all slots.
+
+    Not for each: one whose large shares lie in the empty background may change as much elsewhere.
+    """
     model, store, _ = run
     _, batch = next(make_windows(store, 8, 8).parts())
+    changes, held = [], []
     with evaluating(model):
         outputs = model(batch.frames(), batch.actions)
         whole, masks = model.with_masks(outputs.posterior_mean)
-        grid = model.config.grid
         for slot in range(model.config.num_slots):
             without, _ = model.with_masks(outputs.posterior_mean, without=(slot,))
             change = (without.mean() - whole.mean()).abs().flatten(0, 1).mean(1)
-            in_cells = F.adaptive_avg_pool2d(change, grid).flatten(1)
             share = masks[:, :, slot].flatten(0, 1)
-            held = share > share.quantile(0.75, dim=1, keepdim=True)
-            assert in_cells[held].mean() > 1.1 * in_cells[~held].mean()
+            changes.append(F.adaptive_avg_pool2d(change, model.config.grid).flatten(1))
+            held.append(share > share.quantile(0.75, dim=1, keepdim=True))
+    change, of_slot = torch.stack(changes), torch.stack(held)
+    assert change[of_slot].mean() > 1.3 * change[~of_slot].mean()
