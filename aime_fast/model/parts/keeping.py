@@ -23,12 +23,12 @@ class Keeping(nn.Module):
     lies still, or a texture.
     """
 
-    places: Tensor
+    centres: Tensor
 
     def __init__(self, width: int, patch: int, side: int) -> None:
         """Features of `width`, sub-images of every `patch`-th pixel, frames of `side` x `side` pixels."""
         super().__init__()
-        self.register_buffer("places", centres(side), persistent=False)
+        self.register_buffer("centres", centres(side).float(), persistent=False)
         self.draws: tuple[Draw, ...] = (Draw("kept", "fraction"),)
         self.patch = patch
         self.choose = nn.Linear(width + 3 * patch**2, 3)
@@ -45,20 +45,21 @@ class Keeping(nn.Module):
         pixels = pixels.to(features.dtype, memory_format=torch.channels_last)
         places = torch.cat([features, pixels], 1).movedim(1, -1)
         share, shift = (GAIN * wide(self.choose(places))).movedim(-1, 1).split([1, 2], 1)
-        found = moved(kept, F.interpolate(shift, scale_factor=self.patch), self.places)
+        found = moved(kept, F.interpolate(shift, scale_factor=self.patch), self.centres)
         return share.sigmoid()[:, None] * subimages(found - mean_frame, self.patch)
 
 
 def centres(side: int) -> Tensor:
-    """Where the pixels of a frame lie, [side, side, 2] (right, down), with its borders at -1 and 1."""
-    line = (2 * torch.arange(side) + 1) / side - 1
+    """Where the pixels of a frame lie, float64 [side, side, 2] (right, down), with its borders at -1 and 1."""
+    line = (2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
 
 
 def moved(frames: Tensor, shift: Tensor, places: Tensor) -> Tensor:
-    """Frames [N, 3, H, H] read at each pixel plus `shift` [N, 2, H, H] (right, down) in pixels; differentiable.
+    """Frames [N, 3, H, H] read bilinearly at each pixel plus `shift` [N, 2, H, H] (right, down) in pixels.
 
-    `places` are the pixels' `centres`.
+    places: the pixels' `centres`, of the dtype of `shift`, which the result has too. Beyond the border its pixels are
+    repeated. Differentiable in frames and shift.
     """
     grid = torch.add(places, shift.movedim(1, -1), alpha=2 / len(places))
     return F.grid_sample(frames.to(grid.dtype), grid, padding_mode="border", align_corners=False)
