@@ -209,7 +209,8 @@ def rows_of(step):
 SAMPLER = WindowSampler([LENGTH] * EPISODES, T, B, 0)
 
 
-# Workers are forked, and inherit what other benchmarks have left to the garbage collector.
+# Workers are forked, and inherit what other benchmarks have left to the garbage collector. Python 3.12 warns of a fork
+# beside threads.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
 def test_hdf5_with_workers(reading, recording):
     """Two workers, whose start is in the time measured."""
