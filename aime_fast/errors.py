@@ -1,6 +1,7 @@
 """The exception for mistakes of the user, and the exit code that it becomes."""
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -73,9 +74,10 @@ def exit_on_user_error(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: its own (None means 0), 2 after a `UserError`, 130 after Ctrl-C.
 
     A `UserError` is printed to standard error as one line `error: ...`. Where nobody reads standard output any more
-    (`| head`), the command ends quietly with 141, as others do. Any other exception is a bug of the program and keeps
-    its traceback.
+    (`| head`), the command ends quietly with 141, as others do; where it is closed, what is printed is dropped. A full
+    disk is a line too. Any other exception is a bug of the program and keeps its traceback.
     """
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what the locale lacks, in a path or a table, is no reason to stop
             stream.reconfigure(errors="backslashreplace")
@@ -84,11 +86,23 @@ def exit_on_user_error(command: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+        _drop_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = error.filename or "a file or the standard output"
+        print(f"error: {what} could not be written ({error.strerror}); free some space", file=sys.stderr)
+        _drop_output()
+        return 2
     except UserError as mistake:
         print("error:", mistake, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _drop_output() -> None:
+    """Python flushes standard output once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

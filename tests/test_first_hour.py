@@ -114,6 +114,22 @@ def test_a_closed_pipe_ends_a_listing_quietly_and_a_training_not_at_all(tmp_path
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000002"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_drop_what_is_printed(closed):
+    words = f"{sys.executable} -m aime_fast inspect {closed}"
+    done = subprocess.run(["bash", "-c", words], env=plain(), capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.stdout == b"") == (closed != "2>&-")
+
+
+def test_a_listing_onto_a_full_device_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "inspect"], env=plain(), stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 2
+    said = b"error: a file or the standard output could not be written (No space left on device); free some space\n"
+    assert done.stderr == said
+
+
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
