@@ -46,7 +46,9 @@ class Loop:
         run, config, progress, interval = self.run, self.run.config, self.run.progress, self.interval
         stop, signal, found = self._finished() or self._paused(until), 0, False
         if stop:
-            self.reporter.note(f"the run is at step {progress.step} already: nothing to do; --steps asks for more")
+            self.reporter.note(
+                f"the run is at step {progress.step} already: nothing to do; go on with --override and a larger --steps"
+            )
         while not stop:
             self.watchdog.beat(f"step {progress.step + 1}")
             with interval:

@@ -151,6 +151,16 @@ def test_the_same_step_can_be_saved_again(checkpoints, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_a_full_disk_before_the_first_checkpoint_promises_none(checkpoints, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    checkpoints.save(run_state(step=1))
+    with pytest.raises(UserError, match=r"No space left.*there is none yet: free some space, then start again"):
+        checkpoints.finish()
+
+
 @pytest.mark.parametrize("stage", ["fsync", "rename"])
 def test_a_full_disk_is_reported_and_loses_nothing(checkpoints, tmp_path, monkeypatch, stage):
     good = save(checkpoints, run_state(step=1))

@@ -113,9 +113,10 @@ class Checkpoints:
             checksums = {file: value for part in parts for file, value in part.items()}
             self.hosts.first(lambda: self._publish(draft, name, checksums, best))
         except OSError as error:
+            goes_on = "the previous one is intact: free some space, then continue with --resume auto"
+            anew = "there is none yet: free some space, then start again"
             raise UserError(
-                f"no checkpoint could be written to {self.folder} ({error}); the previous one is intact: free some "
-                "space, then continue with --resume auto"
+                f"no checkpoint could be written to {self.folder} ({error}); {goes_on if self.newest else anew}"
             ) from error
         return self.folder / name
 
