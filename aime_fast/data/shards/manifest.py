@@ -123,6 +123,15 @@ class Manifest:
         return entry.chunk_frames(number), self.image_size, self.image_size, 3
 
 
+def holds_shards(folder: Path) -> bool:
+    """Whether `folder` has a manifest of shards, in order or not. Checkpoints have a file of the same name."""
+    try:
+        fields = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and fields.get("format") == FORMAT
+
+
 def load_manifest(folder: Path) -> Manifest:
     """Read and check `folder/manifest.json`; `UserError` says what is wrong and what to do."""
     path = folder / MANIFEST_NAME
@@ -204,6 +213,12 @@ def split_of_episodes(count: int, val_episodes: int | None = None, seed: int | N
     return splits.tolist()
 
 
+HELD_OUT = (
+    "name other data with --data, or pack recordings of several episodes (--val-episodes says how many to hold out)"
+)
+"""What to do where no episode is held out."""
+
+
 class EmptySplit(UserError):
     """No episode is in the split that was asked for."""
 
@@ -214,7 +229,7 @@ def episodes_of(split: str, splits: Sequence[str], where: Path | str) -> list[in
         raise unknown_name("split", split, SPLITS)
     numbers = [number for number, own in enumerate(splits) if split in (own, "all")]
     if not numbers:
-        raise EmptySplit(f"{where}: none of its {len(splits)} episodes is in split {split!r}; pack another split")
+        raise EmptySplit(f"{where}: none of its {len(splits)} episodes is in split {split!r}; {HELD_OUT}")
     return numbers
 
 

@@ -62,6 +62,8 @@ def open_source(
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(f"{path}: no such file or folder; check the path")
     refuse_pointer(path)
+    if (path / "checkpoints").is_dir() and (path / "config.yaml").is_file():
+        raise UserError(f"{path}: a run, not data; its config.yaml says what it was trained on")
     formats = [*OF_FOLDERS, *OF_FILES]
     if format is not None and format not in formats:
         raise unknown_name("--format", format, formats)

@@ -8,6 +8,7 @@ from typing import TypedDict
 from safetensors.torch import load_file
 from torch import Tensor
 
+from aime_fast.data.shards.manifest import holds_shards
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import WEIGHTS as EXPORTED
 from aime_fast.training.checkpoint.files import checksum
@@ -37,7 +38,7 @@ def find(where: Path, note: Callable[[str], None] = lambda line: None) -> Path |
     Skips damaged checkpoints and reports each through `note`. Returns None if there is no checkpoint. Raises
     `UserError` if every checkpoint is damaged, if `where` is a damaged one, or if another version wrote it.
     """
-    if (where / MANIFEST).is_file():
+    if (where / MANIFEST).is_file() and not holds_shards(where):
         if problem := fault(where):
             raise UserError(f"checkpoint {where} is damaged ({problem}); give its run's folder to use another")
         return where
@@ -54,6 +55,8 @@ def find(where: Path, note: Callable[[str], None] = lambda line: None) -> Path |
 
 def no_checkpoint(where: Path) -> UserError:
     """The error for a place without a checkpoint."""
+    if holds_shards(where):
+        return UserError(f"{where} holds data, not a run; give a run's folder or one of its checkpoints")
     if (where / EXPORTED).is_file():
         return UserError(f"{where} is an exported model, without what training needs; give the run that it came from")
     return UserError(f"{where}: no checkpoint there; give a run's folder or one of its checkpoints")
