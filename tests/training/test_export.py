@@ -33,6 +33,9 @@ def test_the_exported_model_is_the_runs_model(run, tmp_path, capsys):
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in theirs.state_dict().items())
     frames, actions = torch.zeros(1, 3, 3, 64, 64), torch.zeros(1, 3, ACTIONS)
     assert torch.equal(theirs.reconstruct(theirs(frames, actions)), ours.reconstruct(ours(frames, actions)))
+    (tmp_path / "other").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in ("other", "out/model.safetensors", "out/config.json")}
+    assert len(modes) == 1, "others may read what any new file lets them read"
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float32}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model"]["action_dim"] == ACTIONS

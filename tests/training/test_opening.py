@@ -190,3 +190,35 @@ def test_an_export_without_the_runs_facts_still_gives_its_model(place, tmp_path,
     assert code == 2 and lines[0].endswith("does not say what it was trained on; name data with --data")
     code, lines = evaluate(capsys, tmp_path / "model", "--data", place / "walker")
     assert code == 0 and lines[1].startswith("warning: the run does not say what its actions mean")
+
+
+def test_the_best_checkpoint_is_named_where_a_newer_one_exists(place, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    checkpoints = run / "checkpoints"
+    assert main(["evaluate", str(run), "--context", "2", "--horizon", "4"]) == 0
+    assert "weights:" not in capsys.readouterr().err
+    shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00000003")
+    (checkpoints / "latest").write_text("step-00000003")
+    assert main(["evaluate", str(run), "--context", "2", "--horizon", "4"]) == 0
+    said = f"weights: the best checkpoint by validation, {checkpoints / 'step-00000002'}; the newest is step-00000003"
+    assert said in capsys.readouterr().err.splitlines()
+
+
+def test_a_run_and_its_data_are_told_apart(place, capsys):
+    """Both have a `manifest.json` somewhere; what is named in place of the other is said to be what it is."""
+    data, run = str(place / "walker"), str(place / "run")
+    for verb in (["evaluate", data], ["export", data, "--out", "x"], ["train", "--resume", data]):
+        assert main(verb) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {data} holds data, not a run; give a run")
+    for verb in (["inspect", run], ["pack", run, "--out", "x"], ["train", "--preset", "debug", "--data", run]):
+        assert main(verb) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {run}: a run, not data; its config.yaml")
+
+
+def test_a_folder_with_a_configuration_of_ones_own_is_left_alone(place, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("mine")
+    train = ["train", "--preset", "debug", "--data", str(place / "walker"), *SIZES, "--steps", "1"]
+    assert main([*train, "--out", str(tmp_path)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from aime_fast import __version__
 from aime_fast.config import to_dict
@@ -52,7 +52,7 @@ def export(run: str | Path, out: str | Path, note: Note = silent) -> Path:
     draft = folder.with_name(f".{folder.name}.part")
     try:
         draft.mkdir(parents=True, exist_ok=True)
-        save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))  # `save_file` lets nobody else read it
         (draft / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(draft, folder)
     except OSError as error:

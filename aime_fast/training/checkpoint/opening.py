@@ -34,6 +34,8 @@ from aime_fast.training.checkpoint.finding import (
 
 Note = Callable[[str], None]
 """Receives one line for the user."""
+POINTERS = ("best", "latest")
+"""Files that name a run's best checkpoint and its newest."""
 BEYOND = 0.5
 """Actions that leave the range of training by more than this part of its width may have another unit."""
 
@@ -153,8 +155,10 @@ def open_run(run: str | Path, note: Note = silent) -> OpenedRun:
     where = Path(run)
     if (where / CONFIG).is_file():
         return _exported(where)
-    best = where / "checkpoints" / (pointed(where / "checkpoints", "best") or "none")
+    best, newest = (where / "checkpoints" / (pointed(where / "checkpoints", name) or "none") for name in POINTERS)
     path = best if best.is_dir() and fault(best) is None else find(where, note)
+    if path == best and newest.is_dir() and best != newest:
+        note(f"weights: the best checkpoint by validation, {best}; the newest is {newest.name}")
     if path is None:
         raise no_checkpoint(where)
     try:

@@ -88,5 +88,5 @@ def prepare(folder: RunFolder, config: TrainConfig, note: Callable[[str], None])
 def _refuse_existing(path: Path) -> None:
     if path.is_file():
         raise UserError(f"--out {path} is a file; give a folder")
-    if (path / "metrics.jsonl").exists() or (path / "checkpoints").exists():
+    if any((path / name).exists() for name in ("metrics.jsonl", "checkpoints", "config.yaml")):
         raise UserError(f"{path} already holds a run; continue it with --resume auto, or give another --out")
