@@ -105,7 +105,7 @@ FAULTS = (
     Fault("a learning rate of 1", "gradient-explosion", {"optim": {"lr": 1.0, "warmup_steps": 150}}),
     Fault("actions that are not a number for five steps", "gradient-explosion", {}, _not_finite),
     Fault("a codebook that is far away and does not move", "dead-codes", {}, _frozen_codebook),
-    Fault("actions of other windows, backwards", "ignored-actions", {}, _strange_actions),
+    Fault("actions of other windows, backwards", "ignored-actions", {"steps": 1000}, _strange_actions),
     Fault(
         "the sum of gradients, one weighted 10,000 times",
         "starved-task",

@@ -11,6 +11,8 @@ from aime_fast.reporting.findings.history import HELD_OUT, RECENT, History
 
 SETTLED = 100
 """Steps before collapses are judged: early values say nothing."""
+LEARNT = 1000
+"""Steps before what a model has learnt is judged: earlier, healthy models may hold no more than a broken one."""
 MEMORY = 50
 """Rows back to which a gradient's usual norm is sought."""
 Look = Callable[[History], str | None]
@@ -72,9 +74,7 @@ def _dead_codes(run: History) -> str | None:
 
 def _ignored_actions(run: History) -> str | None:
     worth = run.values("action_nats", max(HELD_OUT, key=lambda split: len(run.values("action_nats", split))))
-    # Early no effect at all is needed; later an effect that is of no use is a failure too.
-    least = 0.002 if run.step < 1000 else 0.05
-    if not run.facts.action_dim or run.step < 2 * SETTLED or len(worth) < 2 or max(worth[-2:]) > least:
+    if not run.facts.action_dim or run.step < LEARNT or len(worth) < 2 or max(worth[-2:]) > 0.05:
         return None
     return (
         f"with another window's actions the prior predicts z as well: they are worth {worth[-1]:.3f} nats a frame "
@@ -130,7 +130,7 @@ def _starved_loop(run: History) -> str | None:
 
 def _mean_frame(run: History) -> str | None:
     psnr, mean = run.held_out("psnr"), run.held_out("psnr_mean_frame")
-    if psnr is None or mean is None or run.step < 1000 or psnr > mean + 0.3:
+    if psnr is None or mean is None or run.step < LEARNT or psnr > mean + 0.3:
         return None
     return f"reconstructions have {psnr:.1f} dB and the mean training frame has {mean:.1f} dB"
 
