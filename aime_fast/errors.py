@@ -77,7 +77,10 @@ def exit_on_user_error(command: Callable[[], int | None]) -> int:
     (`| head`), the command ends quietly with 141, as others do; where it is closed, what is printed is dropped. A full
     disk is a line too. Any other exception is a bug of the program and keeps its traceback.
     """
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (
+        stream or open(os.devnull, "w")  # noqa: SIM115  open until the process ends
+        for stream in (sys.stdout, sys.stderr)
+    )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what the locale lacks, in a path or a table, is no reason to stop
             stream.reconfigure(errors="backslashreplace")

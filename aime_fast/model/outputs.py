@@ -52,6 +52,8 @@ class SequenceOutputs:
     next_token_logits: Tensor  # logits of the tokens of frames 1 .. T-1, [B, T-1, P, num_codes]
     heads: dict[str, Tensor]  # the tasks' heads of the state, [B, T, ...] by task name
     draws: Draws  # the random numbers of this pass
+    recalled_nats: Tensor | None = None  # what the latents of earlier windows cost the prior, [R, T]
+    recalled_weight: Tensor | None = None  # what their mean counts, relative to kl_z, 0-d
 
     @property
     def latents(self) -> Tensor:

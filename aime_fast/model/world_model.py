@@ -23,6 +23,7 @@ from aime_fast.model.parts.layers import previous
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
 from aime_fast.model.priors.prior import PriorDistribution
+from aime_fast.model.recalled import Recalled
 from aime_fast.model.rollout import Rollouts
 from aime_fast.model.state import LatentState
 
@@ -83,7 +84,9 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             raise UserError(f"{folder} holds the model of another version ({first}); export it again") from error
         return model.eval()
 
-    def forward(self, observations: Tensor, actions: Tensor, draws: Draws | None = None) -> SequenceOutputs:
+    def forward(
+        self, observations: Tensor, actions: Tensor, draws: Draws | None = None, recalled: Recalled | None = None
+    ) -> SequenceOutputs:
         """One training pass over all frames; returns all that losses read. `UserError` for other types, shapes, ranges.
 
         Args:
@@ -91,6 +94,7 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             actions: float [B, T, A]; a_t is taken after seeing frame t.
             draws: the random numbers of the step, from `self.draws`. None means the deterministic pass in evaluation
                 mode, and numbers keyed by torch's global generator in training mode.
+            recalled: earlier windows, of which dynamics and prior predict the latents too.
         """
         frames = self.check(observations, actions)
         if draws is None:  # not a step of training, which makes the frames itself
@@ -104,10 +108,16 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         context = self.perceiver(tokens.codes)
         features, teacher_features, attention = self._see(flat, context)
         seen = self._infer(features, attention, context, draws)
-        start = self.dynamics.start_state(batch)
-        hidden, _ = self.dynamics(seen.noisy, actions, start)
+        rows = recalled.after(seen.noisy, actions, draws) if recalled else (seen.noisy, actions, draws)
+        start = self.dynamics.start_state(len(rows[0]))
+        hidden, _ = self.dynamics(*rows[:2], start)
         kept = older(frames, draws["kept"], self.mean_frame)
-        before, prior, likelihood, masks = self._generate(seen, hidden, start[0][-1, 0], actions, kept, draws)
+        before, prior, likelihood, masks = self._generate(seen.latents, hidden, start[0][-1, 0], *rows, kept)
+        recalled_nats = None
+        if recalled:
+            hidden, before = hidden[:batch], before[:batch]
+            prior, others = prior.split(batch)
+            recalled_nats = sum(others.kl_terms().values(), -others.log_prob(recalled.latents[:, :, None])[..., 0])
         fixed = (x[:, :-1].detach() for x in (attention.maps, hidden, seen.latents))
         prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
         state = LatentState(seen.latents, attention.maps, before, kept=kept)
@@ -134,6 +144,8 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             ),
             heads={name: head(state) for name, head in self.heads.items()},
             draws=draws,
+            recalled_nats=recalled_nats,
+            recalled_weight=recalled.weight if recalled else None,
         )
 
     def _tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tokens]:
@@ -156,13 +168,16 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         return Inferred(mean, log_var, samples, latents, latents + self.config.latent_noise * draws["latent_noise"])
 
     def _generate(
-        self, seen: Inferred, hidden: Tensor, start: Tensor, actions: Tensor, kept: Tensor, draws: Draws
+        self, latents: Tensor, hidden: Tensor, start: Tensor, noisy: Tensor, actions: Tensor, draws: Draws, kept: Tensor
     ) -> tuple[Tensor, PriorDistribution, Likelihood, Tensor]:
-        """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z, kept); the masks."""
+        """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z, kept); the masks.
+
+        `hidden`, `noisy` and `actions` may have more rows than `latents` and `kept`: the prior is of all of them.
+        """
         before = previous(hidden, start)
         taken = F.pad(actions[:, :-1], (0, 0, 1, 0))
-        prior = self.prior(before, taken, previous(seen.noisy, self.prior.start_latent), draws)
-        return before, prior, *self.with_masks(seen.latents, kept=kept)
+        prior = self.prior(before, taken, previous(noisy, self.prior.start_latent), draws)
+        return before, prior, *self.with_masks(latents, kept=kept)
 
     forward_sequence = forward
 

@@ -125,7 +125,7 @@ def _rehearsed(config: TrainConfig, device_type: str) -> Rehearsal:
             beta = torch.tensor(0.5)
             step(_inputs(step, config), beta)  # makes the states that later steps find
             inputs, following = _inputs(step, config), _inputs(step, config)
-            persistent |= _numbers(counting, engine, step.balancer)
+            persistent |= _numbers(counting, engine, step)
             before = counting.forget_past()
             gradients.clear()
             step(inputs, beta)
@@ -159,18 +159,19 @@ def _inputs(step: TrainingStep, config: TrainConfig) -> Inputs:
         torch.empty(shape),
         torch.empty(shape, dtype=torch.bool),
     )
-    return Inputs(batch, make_draws(step.engine.module.declared_draws, *shape, None))
+    return Inputs(batch, make_draws(step.draws, *shape, None))
 
 
-def _numbers(counting: Counting, engine: Engine[WorldModel], balancer: Balancer) -> dict[int, Kind]:
+def _numbers(counting: Counting, engine: Engine[WorldModel], step: TrainingStep) -> dict[int, Kind]:
     """The kinds of what outlives a step, by number of the storage."""
-    module, states = engine.module, engine.optimizer.state.values()
+    module, states, balancer = engine.module, engine.optimizer.state.values(), step.balancer
     known: dict[int, Kind] = {}
     for kind, tensors in (
         ("task_gradients", [t for t in engine.layout.direction or [] if t is not None]),
         ("task_gradients", [balancer.sample.samples] if balancer.sample else []),
         ("optimiser", [t for state in states for t in state.values() if isinstance(t, Tensor)]),
         ("weights", [*module.parameters(), *module.buffers()]),
+        ("activations", [step.memory.rows] if step.memory else []),
     ):
         known |= dict.fromkeys((counting.number(t) for t in tensors), kind)  # type: ignore[arg-type]
     return known

@@ -22,10 +22,10 @@ class Elbo(Task):
 
     `recon_loss` is in nats per data dimension (3*H*W per frame). `kl_z`, `hierarchical_kl` and `cluster_entropy` are in
     nats per frame and enter the total divided by the data dimensions. `total_elbo` is what is minimised: at beta =
-    lambda_recon = 1 and all other weights 0 it is the negative ELBO in nats per dimension, with other weights it is no
-    bound. `bits_per_dim` is the negative ELBO in bits per dimension whatever the weights. `kl_z` is the KL itself; only
-    the total has it clamped at `free_bits`. `recon_loss` and `mean_error` are figures without a gradient;
-    `decoder_loss`, their weighted sum, has it.
+    lambda_recon = 1, all other weights 0 and no recalled windows it is the negative ELBO in nats per dimension.
+    `bits_per_dim` is the negative ELBO in bits per dimension whatever the weights. `kl_z` is the KL itself; only the
+    total has it clamped at `free_bits`. `recon_loss` and `mean_error` are figures without a gradient; `decoder_loss`,
+    their weighted sum, has it. `recalled_nats`, of latents of earlier windows, is for dynamics and prior alone.
     """
 
     name, total = "elbo", "total_elbo"
@@ -69,6 +69,9 @@ class Elbo(Task):
         terms["recon_loss"] = (nats * frames).mean()
         terms["cluster_entropy"] = cluster_entropy(usage, terms["responsibility_entropy"])
         kl = above(terms["kl_z"], weights.free_bits) + terms["hierarchical_kl"]
+        if outputs.recalled_nats is not None and outputs.recalled_weight is not None:
+            terms["recalled_nats"] = outputs.recalled_nats.mean()
+            kl = kl + outputs.recalled_weight * terms["recalled_nats"]
         entropy = terms["cluster_entropy"]
         divergence = beta * kl - weights.entropy_weight * entropy
         dimensions = outputs.observations[0, 0].numel()

@@ -104,7 +104,7 @@ class Components:
         self.step: TrainingStep | CapturedStep = self.capture or step
 
         self.progress = Progress()
-        self.state = RunState(config, self.data, self.engine, self.balancer, self.progress)
+        self.state = RunState(config, self.data, self.engine, self.balancer, self.progress, step.memory)
         self.folder = self.hosts.first(lambda: run_folder.choose(config, self.notes.append))
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.hosts, config.keep_checkpoints)
         self._closing.callback(self.checkpoints.close)

@@ -10,7 +10,9 @@ from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig
 from aime_fast.data.backends import Backend
 from aime_fast.data.batch import Batch
-from aime_fast.model.draws import Draws
+from aime_fast.model.draws import Draw, Draws, make_draws
+from aime_fast.model.latent_memory import LatentMemory
+from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.profiling.phases import phase
 from aime_fast.tasks.aggregator import LossAggregator
@@ -51,6 +53,8 @@ class Computed:
     """int64 [b, T, P]: codes of all this rank's windows."""
     encodings: Tensor
     """[b, T, P, d]: the vectors that were quantised."""
+    latents: Tensor
+    """[b, T, 2D]: posterior means and deviations of z."""
     result: StepResult
 
 
@@ -69,7 +73,13 @@ class TrainingStep:
         self.names = [task.name for task in aggregator.tasks]
         self.spares = [task.spares for task in aggregator.tasks]
         self.seed, self.loader = config.seed, config.loader
+        self.memory = LatentMemory(config, engine.module.prior, engine.device) if config.losses.recalled else None
         self._on_copy_stream = CopyStream(engine.device)
+
+    @property
+    def draws(self) -> list[Draw]:
+        """All that a step draws: the model's numbers, then the memory's."""
+        return [*self.engine.module.declared_draws, *(self.memory.draws if self.memory else ())]
 
     def fetch(self, step: int) -> Inputs:
         """Load this rank's rows [r*B/W, (r+1)*B/W) of the global batch and its draws; both depend on (seed, step)."""
@@ -79,7 +89,8 @@ class TrainingStep:
     def _load(self, step: int) -> Inputs:
         engine, loader = self.engine, self.loader
         batch = on_device(self.backend.batch(step, engine.rank, engine.world_size), engine.device)
-        draws = engine.module.draws(draw_key(self.seed, step), loader.batch_size, loader.sequence_length)
+        generator = torch.Generator().manual_seed(draw_key(self.seed, step))
+        draws = make_draws(self.draws, loader.batch_size, loader.sequence_length, generator)
         first = engine.rank * len(batch)
         return Inputs(batch, draws.rows(first, first + len(batch)).to(engine.device))
 
@@ -98,33 +109,42 @@ class TrainingStep:
             self._micro_batch(inputs.batch.rows(start, start + rows), inputs.draws.rows(start, start + rows), beta)
             for start in range(0, rows * self.engine.accumulation, rows)
         ]
-        losses, ids, encodings = zip(*parts, strict=True)
+        losses, ids, encodings, latents = zip(*parts, strict=True)
         report = self.engine.balance(self.balancer)
         groups = self.balancer.config.groups
         result = StepResult(average(losses) | balance_values(self.names, report, groups), report.finite)
-        return Computed(report, torch.cat(ids), torch.cat(encodings), result)
+        return Computed(report, torch.cat(ids), torch.cat(encodings), torch.cat(latents), result)
 
     def update(self, computed: Computed) -> None:
         """Step the optimiser."""
         self.engine.step(computed.report)
 
     def follow(self, inputs: Inputs, computed: Computed) -> None:
-        """Move the averages, codebook and teacher, after the parameters."""
+        """Move the averages, codebook and teacher, after the parameters, and keep the latents."""
         engine, finite = self.engine, computed.report.finite
         with phase("averages"):
             engine.module.after_step(computed.ids, computed.encodings, inputs.draws, finite, engine.stored)
+            if self.memory:
+                self.memory.keep(torch.cat([computed.latents, inputs.batch.actions], -1), finite)
 
     def _micro_batch(
         self, batch: Batch, draws: Draws, beta: float | Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Forward and backward passes of some windows; their losses, codes and encodings outlive them."""
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Forward and backward passes of some windows; their losses, codes, encodings and latents outlive them."""
         with phase("forward"):
-            outputs = self.engine(batch.frames(), batch.actions, draws)
+            recalled = self.memory.take(draws) if self.memory else None
+            outputs = self.engine(batch.frames(), batch.actions, draws, recalled)
             losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=batch)
         with phase("backward"):
             self.engine.backward(totals, self.names, self.spares)
-        tokens = outputs.token_info
-        return {name: loss.detach() for name, loss in losses.items()}, tokens.ids, tokens.encodings
+        tokens, latents = outputs.token_info, posteriors(outputs)
+        return {name: loss.detach() for name, loss in losses.items()}, tokens.ids, tokens.encodings, latents
+
+
+@torch.no_grad()
+def posteriors(outputs: SequenceOutputs) -> Tensor:
+    """Means and deviations of the posterior of z, [b, T, 2D]."""
+    return torch.cat([outputs.posterior_mean, (0.5 * outputs.posterior_log_var).exp()], -1)
 
 
 def draw_key(seed: int, step: int) -> int:

@@ -30,6 +30,7 @@ class FakeRecorder:
             yield from (slot for slot in slots.values() if isinstance(slot, torch.Tensor))
         yield from balancer.state.values()
         yield balancer.sample.samples
+        yield from self.trainer.state.memory.state_dict().values()
         yield from (tensor for tensor in balancer.layout.direction or [] if tensor is not None)
 
     def warm_up(self, function):

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 
 import numpy as np
 import pytest
+import rich.style  # noqa: F401  the progress line imports it, and its import draws from `random`
 import torch
 from recording import tiny_options, write_recording
 

@@ -24,7 +24,9 @@ class Toy(nn.Module):
         for parameter in (*self.trunk.parameters(), *self.head.parameters(), *self.side.parameters()):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
 
-    def forward(self, observations: Tensor, actions: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, observations: Tensor, actions: Tensor, noise: Tensor | None = None, recalled: object = None
+    ) -> dict[str, Tensor]:
         hidden = torch.tanh(self.trunk(observations.to(self.trunk.weight.dtype)).float())
         head, side = self.head(hidden).float(), self.side(hidden).float()
         return {"head": head, "side": side, "hidden": hidden, "actions": actions}

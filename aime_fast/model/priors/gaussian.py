@@ -39,6 +39,11 @@ class GaussianDistribution:
         """One reparameterised draw of z, [B, T, D]."""
         return self.mean + (0.5 * self.log_var).exp() * standard_normal(self.mean, generator)
 
+    def split(self, rows: int) -> "tuple[GaussianDistribution, GaussianDistribution]":
+        """Those of the first `rows` windows, and those of the others."""
+        (mean, others), (log_var, more) = (x.split([rows, len(x) - rows]) for x in (self.mean, self.log_var))
+        return GaussianDistribution(mean, log_var), GaussianDistribution(others, more)
+
     def kl_terms(self) -> dict[str, Tensor]:
         """None of its own: `kl_z` is the only divergence."""
         return {}

@@ -1,5 +1,6 @@
 """A mixture of diagonal Gaussians as the distribution of z, whatever its weights come from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +42,16 @@ class MixtureDistribution:
         chosen = drawn.view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
         mean, log_var = (x.gather(2, chosen)[:, :, 0] for x in (self.means, self.log_vars))
         return mean + (0.5 * log_var).exp() * standard_normal(mean, generator)
+
+    def split(self, rows: int) -> "tuple[MixtureDistribution, MixtureDistribution]":
+        """Those of the first `rows` windows, and those of the others."""
+        tensors = self.log_weights, self.means, self.log_vars, *self.divergences.values()
+        first, others = zip(*(x.split([rows, len(x) - rows]) for x in tensors), strict=True)
+        return self._of(first), self._of(others)
+
+    def _of(self, parts: Sequence[Tensor]) -> "MixtureDistribution":
+        log_weights, means, log_vars, *divergences = parts
+        return MixtureDistribution(log_weights, means, log_vars, dict(zip(self.divergences, divergences, strict=True)))
 
     def kl_terms(self) -> dict[str, Tensor]:
         """The divergences of sticks and concentration, each [B, T] in nats."""

@@ -30,6 +30,9 @@ class PriorDistribution(Protocol):
     def sample(self, generator: Generator | None = None) -> Tensor:
         """One draw of z, [B, T, D]; differentiable with respect to means and variances."""
 
+    def split(self, rows: int) -> "tuple[PriorDistribution, PriorDistribution]":
+        """Those of the first `rows` windows, and those of the others."""
+
     def kl_terms(self) -> dict[str, Tensor]:
         """The prior's own divergences by name, each [B, T] in nats; they enter the ELBO with the weight of `kl_z`."""
 

@@ -12,12 +12,13 @@ from aime_fast import __version__
 from aime_fast.balancing.balancer import Balancer
 from aime_fast.config import TrainConfig, to_dict
 from aime_fast.data.identity import DataIdentity
+from aime_fast.model.latent_memory import LatentMemory
 from aime_fast.training.checkpoint.portable_state import StoredState, portable_state
 from aime_fast.training.engines.engine import Engine
 
 Shared = dict[str, dict[str, object]]
 """What is equal on all ranks, as JSON values: `progress`, `config`, `data` and `versions`."""
-BALANCER, GENERATOR = "balancer/", "generator/"
+BALANCER, GENERATOR, MEMORY = "balancer/", "generator/", "memory/"
 
 
 @dataclass
@@ -52,8 +53,9 @@ class RunState:
         engine: Engine[nn.Module],
         balancer: Balancer,
         progress: Progress,
+        memory: LatentMemory | None,
     ) -> None:
-        self.config, self.data = config, data
+        self.config, self.data, self.memory = config, data, memory
         self.engine, self.balancer, self.progress = engine, balancer, progress
 
     def shared(self) -> Shared:
@@ -66,11 +68,12 @@ class RunState:
         return self.engine.weights()
 
     def of_rank(self) -> dict[str, Tensor]:
-        """This rank's part of optimiser and consensus direction, its generators and the balancer's small state."""
+        """This rank's part of optimiser and consensus direction, its generators, small state and remembered latents."""
         state = self.balancer.state_dict().items()
         small = {BALANCER + name: value for name, value in state if isinstance(value, Tensor)}
         generators = {GENERATOR + device: value for device, value in generator_states().items()}
-        return portable_state(self.engine, self.balancer.layout.direction) | small | generators
+        kept = {MEMORY + name: value for name, value in (self.memory.state_dict() if self.memory else {}).items()}
+        return portable_state(self.engine, self.balancer.layout.direction) | small | generators | kept
 
     def restore(self, weights: dict[str, Tensor], shared: Shared, stored: StoredState, rank_file: int) -> None:
         """Restore all of it from a checkpoint of the same model; `rank_file` is the index of this rank's own file."""
@@ -79,6 +82,8 @@ class RunState:
         solver = self.config.balancing.solver
         self.balancer.load_state_dict({**small, "solver": solver, "direction": direction} if small else {})
         set_generator_states(stored.own(rank_file, GENERATOR))
+        if self.memory:
+            self.memory.load_state_dict(stored.own(rank_file, MEMORY))
         for item in fields(self.progress):
             setattr(self.progress, item.name, shared["progress"][item.name])
 

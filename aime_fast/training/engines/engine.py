@@ -19,6 +19,7 @@ from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
 from aime_fast.model.outputs import SequenceOutputs
+from aime_fast.model.recalled import Recalled
 from aime_fast.profiling.phases import phase
 from aime_fast.tasks.task import belongs
 from aime_fast.training.engines.card import check_card, use_precision
@@ -73,12 +74,14 @@ class Engine(Generic[M]):
         self._share = torch.tensor(1.0 / (self.accumulation * world_size), device=device)
         self._losses: list[list[Tensor]] = []
 
-    def __call__(self, observations: Tensor, actions: Tensor, draws: Draws) -> SequenceOutputs:
+    def __call__(
+        self, observations: Tensor, actions: Tensor, draws: Draws, recalled: Recalled | None = None
+    ) -> SequenceOutputs:
         """The module's outputs for this rank's micro-batch."""
         self._fetch()
         # Parameters and their gradients stay float32: autocast gives bfloat16 copies to operators that accept those.
         with self._autocast:
-            return self.module(observations, actions, draws)
+            return self.module(observations, actions, draws, recalled)
 
     def _fetch(self) -> None:
         """Make cut parameters whole until `_release`; any number of times a step."""
