@@ -139,7 +139,7 @@ class LossConfig:
     """Steps in which beta, the weight of the KL terms, rises from 0 to 1. 0 means 1 from the first step."""
     precision_weight: Weight = 0.0
     """Weight of the attention-weighted prediction error in the reconstruction term."""
-    recalled: Count = 4
+    recalled: Count = 0
     """Earlier windows, for each window of a batch, from whose latents dynamics and prior learn again. 0 for none."""
     free_bits: Weight = 0.0
     """Nats of kl_z per frame that are not penalised. The log shows kl_z itself."""

@@ -53,8 +53,8 @@ class Computed:
     """int64 [b, T, P]: codes of all this rank's windows."""
     encodings: Tensor
     """[b, T, P, d]: the vectors that were quantised."""
-    latents: Tensor
-    """[b, T, 2D]: posterior means and deviations of z."""
+    latents: Tensor | None
+    """[b, T, 2D]: posterior means and deviations of z, for the memory; None without one."""
     result: StepResult
 
 
@@ -113,7 +113,8 @@ class TrainingStep:
         report = self.engine.balance(self.balancer)
         groups = self.balancer.config.groups
         result = StepResult(average(losses) | balance_values(self.names, report, groups), report.finite)
-        return Computed(report, torch.cat(ids), torch.cat(encodings), torch.cat(latents), result)
+        kept = torch.cat([each for each in latents if each is not None]) if self.memory else None
+        return Computed(report, torch.cat(ids), torch.cat(encodings), kept, result)
 
     def update(self, computed: Computed) -> None:
         """Step the optimiser."""
@@ -124,12 +125,12 @@ class TrainingStep:
         engine, finite = self.engine, computed.report.finite
         with phase("averages"):
             engine.module.after_step(computed.ids, computed.encodings, inputs.draws, finite, engine.stored)
-            if self.memory:
+            if self.memory and computed.latents is not None:
                 self.memory.keep(torch.cat([computed.latents, inputs.batch.actions], -1), finite)
 
     def _micro_batch(
         self, batch: Batch, draws: Draws, beta: float | Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
         """Forward and backward passes of some windows; their losses, codes, encodings and latents outlive them."""
         with phase("forward"):
             recalled = self.memory.take(draws) if self.memory else None
@@ -137,7 +138,7 @@ class TrainingStep:
             losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=batch)
         with phase("backward"):
             self.engine.backward(totals, self.names, self.spares)
-        tokens, latents = outputs.token_info, posteriors(outputs)
+        tokens, latents = outputs.token_info, posteriors(outputs) if self.memory else None
         return {name: loss.detach() for name, loss in losses.items()}, tokens.ids, tokens.encodings, latents
 
 

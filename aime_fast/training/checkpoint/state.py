@@ -53,7 +53,7 @@ class RunState:
         engine: Engine[nn.Module],
         balancer: Balancer,
         progress: Progress,
-        memory: LatentMemory | None,
+        memory: LatentMemory | None = None,
     ) -> None:
         self.config, self.data, self.memory = config, data, memory
         self.engine, self.balancer, self.progress = engine, balancer, progress
