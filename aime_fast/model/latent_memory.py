@@ -56,7 +56,7 @@ class LatentMemory:
             parts = [torch.empty_like(windows) for _ in range(distributed.get_world_size())]
             distributed.all_gather(parts, windows.contiguous())
             windows = torch.cat(parts)
-        places = (self.written + self._places) % len(self.rows)
+        places = (self.written + self._places[: len(windows)]) % len(self.rows)
         self.rows.index_copy_(0, places, torch.where(finite, windows, self.rows[places]))
         self.written += finite * len(windows)
 

@@ -114,7 +114,7 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         kept = older(frames, draws["kept"], self.mean_frame)
         before, prior, likelihood, masks = self._generate(seen.latents, hidden, start[0][-1, 0], *rows, kept)
         recalled_nats = None
-        if recalled:
+        if recalled:  # after the batch's rows come those of earlier windows
             hidden, before = hidden[:batch], before[:batch]
             prior, others = prior.split(batch)
             recalled_nats = sum(others.kl_terms().values(), -others.log_prob(recalled.latents[:, :, None])[..., 0])

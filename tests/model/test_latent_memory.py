@@ -46,6 +46,13 @@ def test_the_newest_windows_are_kept():
     assert kept == list(range(rounds * B - WINDOWS, rounds * B))
 
 
+def test_a_short_batch_is_kept_once():
+    model, memory = made()
+    memory.keep(windows(model, 1, B - 1), torch.tensor(True))
+    memory.keep(windows(model, B), torch.tensor(True))
+    assert memory.rows[: 2 * B, 0, 0].tolist() == [*range(1, 2 * B), 0]
+
+
 def test_a_step_that_was_skipped_leaves_nothing():
     model, memory = made()
     memory.keep(windows(model, 1), torch.tensor(True))
