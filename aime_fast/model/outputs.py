@@ -29,7 +29,8 @@ class Inferred:
 class SequenceOutputs:
     """What the losses and a user need of a window, as attributes or by key (`outputs["latents"]`).
 
-    Every tensor starts with [B, T], or with [B, T-1] where it is a prediction of frames 1 .. T-1 (docs/shapes.md).
+    Every tensor starts with [B, T], or with [B, T-1] where it is a prediction of frames 1 .. T-1 (docs/shapes.md). Only
+    `recalled_*` are of other windows; they are None in a pass that recalls none.
     """
 
     observations: Tensor  # [B, T, 3, H, W] in [-1, 1]
