@@ -70,7 +70,20 @@ def test_filter_frames(run):
 
 
 def test_plan_cem(run):
-    options = ("--length", 6, "--horizon", 4, "--candidates", 8, "--rounds", 1, "--random-episodes", 3)
+    options = (
+        "--length",
+        6,
+        "--horizon",
+        4,
+        "--candidates",
+        8,
+        "--rounds",
+        1,
+        "--random-episodes",
+        3,
+        "--discount",
+        0.8,
+    )
     printed = execute("plan_cem.py", run, "--episodes", 2, *options)
     assert all(value >= 0 for value in row(printed, "imagined returns"))
     assert row(printed, "CEM  ")[0] == 2 and row(printed, "random actions")[0] == 3 and row(printed, "data  ")[0] == 2

@@ -58,9 +58,10 @@ class Plan:
     """The mean value of these elites, [B]."""
 
 
-def imagined_return(model: WorldModel) -> Value:
-    """The sum of rewards that the reward head reads. A reward counts as far as the episode goes on until then.
+def imagined_return(model: WorldModel, discount: float = 1.0, after: Value | None = None) -> Value:
+    """The discounted sum of rewards that the reward head reads, and at its end what `after` says of the last frame.
 
+    Both count as far as the episode goes on until then. `after` reads states [N, 1, ...] (`returns.ReturnHead`).
     `UserError` for a model that was trained without the task `reward`.
     """
     task = Reward()
@@ -69,9 +70,11 @@ def imagined_return(model: WorldModel) -> Value:
 
     def value(state: LatentState) -> Tensor:
         read = task.predictions(model.heads[task.name](state))
-        going_on = read["continuation"].cumprod(1).roll(1, 1)
-        going_on[:, 0] = 1.0
-        return (read["reward"] * going_on).sum(1)
+        beyond = (discount * read["continuation"]).cumprod(1)  # what counts after each frame
+        counts = beyond.roll(1, 1)
+        counts[:, 0] = 1.0
+        found = (read["reward"] * counts).sum(1)
+        return found if after is None else found + beyond[:, -1] * after(state.at(-1)).flatten()
 
     return value
 
@@ -116,5 +119,5 @@ def _values(
     """The value [B, N] of each candidate [B, N, n, A], the mean of its futures."""
     actions = tried.flatten(0, 1).repeat_interleave(search.hold, 1)[:, : search.horizon]
     key = int(torch.randint(2**31, (), generator=generator))
-    futures = model.imagine(rows, actions, samples=search.futures, key=key)
+    futures = model.imagine(rows, actions, samples=search.futures, key=key, alike=True)
     return value(futures).view(*tried.shape[:2], search.futures).mean(2)

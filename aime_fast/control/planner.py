@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aime_fast.control.cem import Search, imagined_return, plan
+from aime_fast.control.cem import Search, Value, imagined_return, plan
 from aime_fast.data.collect.collector_pool import make_simulation
 from aime_fast.data.collect.policies import Policy, action_limits
 from aime_fast.data.collect.simulation import Choices
@@ -24,10 +24,13 @@ class Planner:
     the elites. A new episode begins when `time_step.first()` is true.
     """
 
-    def __init__(self, model: WorldModel, search: Search | None = None) -> None:
-        """The model is put into evaluation mode. `UserError` if it has no reward head."""
+    def __init__(self, model: WorldModel, search: Search | None = None, value: Value | None = None) -> None:
+        """The model is put into evaluation mode. A future is worth `value`, by default its imagined rewards.
+
+        `UserError` if it has no reward head and no `value` is given.
+        """
         self.model, self.search = model.eval(), search or Search()
-        self._value = imagined_return(model)
+        self._value = value or imagined_return(model)
         self._begin()
 
     def _begin(self) -> None:

@@ -60,6 +60,11 @@ class Draws:
         values = {name: x if name in self.shared else x[start:stop] for name, x in self.values.items()}
         return replace(self, values=values, first_row=self.first_row + start)
 
+    def repeat(self, times: int) -> "Draws":
+        """The numbers of all sequences, `times` times over."""
+        values = {name: x if name in self.shared else torch.cat([x] * times) for name, x in self.values.items()}
+        return replace(self, values=values)
+
     def to(self, device: torch.device) -> "Draws":
         """The same numbers on `device`."""
         return replace(self, values={name: x.to(device) for name, x in self.values.items()})

@@ -12,6 +12,7 @@ from aime_fast.model.assembly import Assembly
 from aime_fast.model.draws import make_draws
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.perceiver import PerceiverMemory
+from aime_fast.model.priors.prior import Noise
 from aime_fast.model.state import LatentState, join
 
 Policy = Callable[[LatentState], Tensor]
@@ -109,6 +110,7 @@ class Rollouts(Assembly):
         horizon: int | None = None,
         key: int = 0,
         differentiable: bool = False,
+        alike: bool = False,
     ) -> LatentState:
         """Predict the frames that follow the last frame of `state`, from actions alone.
 
@@ -123,6 +125,8 @@ class Rollouts(Assembly):
             key: seed of the random draws.
             differentiable: keep the graph, so that the result has gradients for actions, policy, `state` and model. The
                 choice of a mixture component is drawn and has no gradient; its Gaussian is reparameterised.
+            alike: future s of every sequence has the same random numbers, so that futures from different actions can be
+                compared with less chance in it.
 
         Returns:
             The state [B*samples, horizon, ...] of the imagined frames; row b*samples + s is future s of sequence b.
@@ -142,12 +146,14 @@ class Rollouts(Assembly):
         with torch.set_grad_enabled(differentiable):
             state = state.at(-1).repeat(samples)
             kept = state.newest
+            distinct = samples if alike else len(state.latent)
+            noise, repeats = Noise(generator, distinct), len(state.latent) // distinct
             for t in range(steps):
                 action = actions[:, t].repeat_interleave(samples, 0) if isinstance(actions, Tensor) else actions(state)
                 hidden, cell = self._advance(state, action)
-                draws = make_draws(self.prior.draws, len(hidden), 1, generator).to(hidden.device)
+                draws = make_draws(self.prior.draws, distinct, 1, generator).repeat(repeats).to(hidden.device)
                 taken = action[:, None].to(hidden)
-                latent = self.prior(hidden, taken, state.latent, draws).sample(generator)
+                latent = self.prior(hidden, taken, state.latent, draws).sample(noise)
                 log_maps, _ = self.attention_prior(state.maps, hidden, state.latent, taken)
                 state = LatentState(latent, log_maps.exp(), hidden, cell)
                 imagined.append(state)

@@ -16,6 +16,7 @@ import torch
 
 from aime_fast.control.cem import Search, imagined_return
 from aime_fast.control.planner import Planner, simulate
+from aime_fast.control.returns import fit_returns
 from aime_fast.data.collect.simulation import Choices
 from aime_fast.data.shards.manifest import load_manifest
 from aime_fast.data.store import open_episodes, open_store
@@ -32,6 +33,8 @@ parser.add_argument("--horizon", type=int, default=Search.horizon, help="frames 
 parser.add_argument("--candidates", type=int, default=Search.candidates, help="action sequences in a round")
 parser.add_argument("--futures", type=int, default=Search.futures, help="futures imagined for a candidate")
 parser.add_argument("--rounds", type=int, default=Search.rounds, help="rounds of a search")
+parser.add_argument("--discount", type=float, default=0.95, help="of a reward, by each frame until it")
+parser.add_argument("--rewards-only", action="store_true", help="plan without the network of returns")
 options = parser.parse_args()
 
 # %% The model, and the environment as the data were collected: action repeat, camera, size of the frames
@@ -41,7 +44,11 @@ recorded = Choices.of(load_manifest(folder).collection or {})
 choices = replace(recorded, length=options.length, seed=options.seed)
 asked = {name: getattr(options, name) for name in ("horizon", "candidates", "futures", "rounds")}
 model, search = run.model(), Search(**asked)
-planner = Planner(model, search)
+
+# %% What a future is worth: its rewards, and the return that recorded episodes went on to get from where it ends
+after = None if options.rewards_only else fit_returns(model, open_store(folder, "train"), options.discount)
+value = imagined_return(model, options.discount, after)
+planner = Planner(model, search, value)
 
 # %% Is there something to plan with? What other actions change in the returns that are imagined for held-out frames
 windows = make_windows(open_store(folder, "val"), 5 + search.horizon, 20, limit=100)
@@ -49,7 +56,7 @@ batch = windows.batch(np.arange(len(windows)))
 with torch.no_grad():
     state = model.observe(batch.frames()[:, :5], batch.actions[:, :5])
     futures = [model.imagine(state, actions[:, 4:-1]) for actions in (batch.actions, batch.actions.roll(1, 0))]
-    own, other = (imagined_return(model)(future) for future in futures)
+    own, other = (value(future) for future in futures)
 print(f"imagined returns: standard deviation {own.std():.3f}, changed by other actions by {(own - other).std():.3f}")
 
 # %% Returns. Equal seeds give equal starts, so the rows of the planner and of random actions can be paired.

@@ -28,7 +28,7 @@ class Cart:
     def __init__(self, noise=0.0):
         self.noise, self.calls = noise, []
 
-    def imagine(self, state, actions, samples=1, key=0):
+    def imagine(self, state, actions, samples=1, key=0, alike=False):
         self.calls.append((actions, samples, key))
         moves = (actions @ GAIN.T).repeat_interleave(samples, 0).cumsum(1)
         places = state.latent.repeat_interleave(samples, 0) + moves
@@ -109,7 +109,7 @@ def test_a_value_is_the_mean_of_the_futures():
     """A gamble that pays 1 in one future of two must not beat a sure 0.8."""
 
     class Gamble(Cart):
-        def imagine(self, state, actions, samples=1, key=0):
+        def imagine(self, state, actions, samples=1, key=0, alike=False):
             pays = torch.tensor([0.0, 1.0]).repeat(len(actions))
             paid = torch.where(actions[:, 0, 0].repeat_interleave(2) > 0, pays, torch.full_like(pays, 0.8))
             return replace(state, latent=paid[:, None, None])

@@ -12,6 +12,7 @@ from aime_fast.config import preset_config
 from aime_fast.errors import UserError, exit_on_user_error
 from aime_fast.model.draws import make_draws
 from aime_fast.model.priors import PRIORS, make_prior
+from aime_fast.model.priors.prior import Noise
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
 
@@ -70,7 +71,7 @@ def test_density_and_mean_are_those_of_torch(name):
 def test_samples_have_the_mean_and_variance_of_torchs_distribution(name):
     p, generator = distribution_of(name), torch.Generator().manual_seed(1)
     with torch.no_grad():
-        drawn = torch.stack([p.sample(generator) for _ in range(4000)])
+        drawn = torch.stack([p.sample(Noise(generator)) for _ in range(4000)])
         truth = TRUTH[name](p)
     error = 5 * (truth.variance / len(drawn)).sqrt()
     assert ((drawn.mean(0) - truth.mean).abs() < error).all()

@@ -9,6 +9,7 @@ from aime_fast.config import preset_config
 from aime_fast.errors import UserError
 from aime_fast.model.draws import make_draws
 from aime_fast.model.priors import PRIORS
+from aime_fast.model.priors.prior import Noise
 from aime_fast.model.state import join
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.aggregator import LossAggregator
@@ -103,6 +104,22 @@ def test_imagining_starts_alike_from_observed_and_from_filtered_frames(prior):
 
 
 @pytest.mark.parametrize("prior", PRIORS)
+def test_alike_futures_differ_by_their_actions_alone(prior):
+    """Future s has the same numbers after each of three equal states, and the futures of one state have others."""
+    model = made(prior=prior).eval()
+    observations, actions = window(1, 4)
+    state = model.observe(observations, actions).repeat(3)
+    future = torch.randn(3, 5, CONFIG.action_dim)
+    future[1] = future[0]
+    imagined = model.imagine(state, future, samples=2, key=1, alike=True)
+    first, same, other = imagined.latent.unflatten(0, (3, 2))
+    assert torch.equal(first, same) and not torch.allclose(first[0], first[1])
+    assert not torch.allclose(first, other)
+    apart = model.imagine(state, future, samples=2, key=1).latent.unflatten(0, (3, 2))
+    assert not torch.allclose(apart[0], apart[1])
+
+
+@pytest.mark.parametrize("prior", PRIORS)
 def test_imagining_is_the_training_pass_over_the_frames_imagined(prior):
     """Dynamics, prior and top-down prior over all frames at once, with the same draws, give what imagining gave."""
     model = made(prior=prior).eval()
@@ -120,7 +137,7 @@ def test_imagining_is_the_training_pass_over_the_frames_imagined(prior):
         generator = torch.Generator().manual_seed(9)
         for t in range(3, 7):
             before = (x[:, t - 1 : t] for x in (hidden, actions, z))
-            drawn = model.prior(*before, make_draws(model.prior.draws, 2, 1, generator)).sample(generator)
+            drawn = model.prior(*before, make_draws(model.prior.draws, 2, 1, generator)).sample(Noise(generator))
             torch.testing.assert_close(imagined.latent[:, t - 3], drawn[:, 0], rtol=1e-4, atol=1e-5)
 
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draws
 from aime_fast.model.parts.layers import bounded_log_variance, mlp, wide
-from aime_fast.model.priors.prior import Prior, standard_normal
+from aime_fast.model.priors.prior import Noise, Prior
 from aime_kernels import gaussian_log_density
 
 
@@ -35,9 +35,9 @@ class GaussianDistribution:
         log_prob = self.log_prob(z)
         return log_prob, torch.zeros_like(log_prob[..., None])
 
-    def sample(self, generator: Generator | None = None) -> Tensor:
+    def sample(self, noise: Noise) -> Tensor:
         """One reparameterised draw of z, [B, T, D]."""
-        return self.mean + (0.5 * self.log_var).exp() * standard_normal(self.mean, generator)
+        return self.mean + (0.5 * self.log_var).exp() * noise.normal(self.mean)
 
     def split(self, rows: int) -> "tuple[GaussianDistribution, GaussianDistribution]":
         """Those of the first `rows` windows, and those of the others."""

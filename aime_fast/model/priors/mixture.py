@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from aime_fast.model.priors.prior import device_of, standard_normal
+from aime_fast.model.priors.prior import Noise
 from aime_kernels import mixture_log_density
 
 
@@ -34,14 +33,16 @@ class MixtureDistribution:
         log_p, log_r = mixture_log_density(*frames)
         return log_p.view(z.shape[:-1]), log_r.view(*z.shape[:-1], -1)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One draw of z [B, T, D]: a component by its weight, then its Gaussian, which alone is differentiable."""
-        batch, frames, _, dim = self.means.shape
-        weights = self.log_weights.detach().exp().flatten(0, 1).to(device_of(generator))
-        drawn = torch.multinomial(weights, 1, generator=generator).to(self.means.device)
-        chosen = drawn.view(batch, frames, 1, 1).expand(-1, -1, 1, dim)
+    def sample(self, noise: Noise) -> Tensor:
+        """One draw of z [B, T, D]: a component by its weight, then its Gaussian, which alone is differentiable.
+
+        The component is where the weights' sum passes a uniform number, so like weights and equal numbers choose alike.
+        """
+        sums = self.log_weights.detach().exp().cumsum(-1)
+        passed = sums[..., :-1] <= sums[..., -1:] * noise.uniform(sums[..., :1])
+        chosen = passed.sum(-1)[..., None, None].expand(-1, -1, 1, self.means.shape[-1])
         mean, log_var = (x.gather(2, chosen)[:, :, 0] for x in (self.means, self.log_vars))
-        return mean + (0.5 * log_var).exp() * standard_normal(mean, generator)
+        return mean + (0.5 * log_var).exp() * noise.normal(mean)
 
     def split(self, rows: int) -> "tuple[MixtureDistribution, MixtureDistribution]":
         """Those of the first `rows` windows, and those of the others."""

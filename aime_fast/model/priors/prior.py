@@ -1,6 +1,8 @@
 """What a prior of the latent state must provide."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,7 +29,7 @@ class PriorDistribution(Protocol):
     def log_prob_and_responsibilities(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log_prob(z)` and, from the same evaluation, log p(component | z) [B, T, n, K]."""
 
-    def sample(self, generator: Generator | None = None) -> Tensor:
+    def sample(self, noise: "Noise") -> Tensor:
         """One draw of z, [B, T, D]; differentiable with respect to means and variances."""
 
     def split(self, rows: int) -> "tuple[PriorDistribution, PriorDistribution]":
@@ -73,11 +75,23 @@ class Prior(nn.Module, ABC):
         return None
 
 
-def standard_normal(like: Tensor, generator: Generator | None) -> Tensor:
-    """Standard normal numbers of the shape and device of `like`, drawn on the generator's device (default: the CPU)."""
-    return torch.randn(like.shape, generator=generator, device=device_of(generator)).to(like.device)
+@dataclass(frozen=True)
+class Noise:
+    """The random numbers of samples, drawn on the generator's device: they do not depend on the model's."""
 
+    generator: Generator
+    distinct: int | None = None
+    """Windows with numbers of their own, which those after them repeat. None: all."""
 
-def device_of(generator: Generator | None) -> torch.device:
-    """Where a generator draws; the CPU for the global one, so that numbers do not depend on the model's device."""
-    return generator.device if generator else torch.device("cpu")
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape and device of `like` [B, T, ...], float32."""
+        return self._repeated(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Numbers in [0, 1), likewise."""
+        return self._repeated(torch.rand, like)
+
+    def _repeated(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+        rows = self.distinct or len(like)
+        numbers = draw(rows, *like.shape[1:], generator=self.generator, device=self.generator.device)
+        return numbers.to(like.device).repeat(len(like) // rows, *[1] * (like.ndim - 1))

@@ -1,0 +1,112 @@
+"""The network of returns, on recordings whose returns are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from aime_fast.control import returns
+from aime_fast.control.returns import fit_returns, returns_to_go
+from aime_fast.data.store import Episodes, HeldFrames
+from aime_fast.errors import UserError
+from aime_fast.model.state import LatentState
+
+SIDE, DISCOUNT = 8, 0.8
+
+
+class Bright:
+    """A stand-in for a model: z is the mean brightness of a frame, h is zero."""
+
+    def observe(self, frames, actions):
+        z = frames.float().mean((2, 3, 4), keepdim=True)[..., 0, 0]
+        return LatentState(z, *(torch.zeros_like(z) for _ in range(3)))
+
+    training = False
+
+    def eval(self):
+        return self
+
+    def train(self, mode):
+        return self
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+
+def recording(episodes=20, length=80, ends=False, seed=0):
+    """The brightness goes round; each frame's reward is its own brightness in [0, 1]."""
+    random = np.random.default_rng(seed)
+    phase = random.uniform(0, 2 * np.pi, (episodes, 1)) + 0.2 * np.arange(length)
+    level = (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
+    pixels = np.repeat((255 * level).round().astype(np.uint8).reshape(-1, 1), SIDE * SIDE * 3, 1)
+    dones = np.zeros((episodes, length), bool)
+    dones[:, -1] = ends
+    frames = episodes * length
+    held = HeldFrames([pixels], np.zeros(episodes, np.int64), np.arange(frames))
+    return Episodes(
+        description="made",
+        environment=None,
+        image_size=SIDE,
+        has_rewards=True,
+        origin=None,
+        lengths=[length] * episodes,
+        actions=np.zeros((frames, 1), np.float32),
+        rewards=level.flatten(),
+        dones=dones.flatten(),
+        chunks=None,
+        held=held,
+    )
+
+
+def test_returns_to_go_are_the_sums_they_stand_for():
+    rewards = torch.rand(9, generator=torch.Generator().manual_seed(0))
+    for t, found in enumerate(returns_to_go(rewards, DISCOUNT)):
+        wanted = sum(DISCOUNT**k * float(rewards[t + k]) for k in range(9 - t))
+        assert float(found) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_it_reads_what_one_frame_shows_of_the_return():
+    """Brightness alone leaves open whether it rises, so the best reading is the mean of both: known in closed form."""
+    notes: list[str] = []
+    store = recording()
+    head = fit_returns(Bright(), store, DISCOUNT, note=notes.append)
+    level = torch.linspace(0.05, 0.95, 19)
+    state = LatentState((2 * level - 1)[None, :, None], *(torch.zeros(1, 19, 1) for _ in range(3)))
+    # sum_k g^k (1 + sin(p + 0.2 k)) / 2; rising and falling have the phases p and pi - p, so cosines cancel.
+    powers = DISCOUNT ** np.arange(200)
+    wanted = powers.sum() / 2 + (2 * level - 1) / 2 * float((powers * np.cos(0.2 * np.arange(200))).sum())
+    torch.testing.assert_close(head(state)[0], wanted.float(), atol=0.25, rtol=0)  # returns span 0.3 to 4.7
+    assert "2 episodes that the fit left out" in notes[0]
+    assert not any(p.requires_grad for p in head.parameters())
+
+
+@pytest.mark.parametrize(("ends", "known"), [(False, 64 - 14), (True, 64)])
+def test_returns_that_the_recording_cuts_off_are_left_out(ends, known):
+    """0.8^14 is below 5 %: a frame of the last 14 lacks more, unless the episode ended there and nothing follows."""
+    store = recording(3, length=64, ends=ends)
+    inputs, wanted, episodes = returns._examples(Bright(), store, DISCOUNT)
+    whole = torch.stack([returns_to_go(rewards, DISCOUNT) for rewards in torch.from_numpy(store.rewards).view(3, 64)])
+    settled = slice(returns.SETTLED, known)
+    torch.testing.assert_close(wanted, whole[:, settled].flatten().float())
+    assert torch.equal(episodes, torch.arange(3).repeat_interleave(known - returns.SETTLED))
+    levels = torch.from_numpy(store.rewards).view(3, 64)[:, settled].flatten()
+    torch.testing.assert_close(inputs[:, 0], 2 * levels - 1, atol=0.01, rtol=0)  # 256 levels
+
+
+def test_equal_seeds_give_equal_fits_and_leave_the_global_generator_alone(monkeypatch):
+    monkeypatch.setattr(returns, "STEPS", 20)
+    before = torch.get_rng_state()
+    one, two, other = (fit_returns(Bright(), recording(4), DISCOUNT, seed, lambda _: None) for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    first, second, third = (head.layers[0].weight for head in (one, two, other))
+    assert torch.equal(first, second) and not torch.equal(first, third)
+
+
+def test_what_cannot_be_fitted_is_named():
+    with pytest.raises(UserError, match="discount is 1"):
+        fit_returns(Bright(), recording(), 1.0)
+    with pytest.raises(UserError, match="no rewards"):
+        fit_returns(Bright(), replace(recording(), has_rewards=False), DISCOUNT)
+    with pytest.raises(UserError, match="too short for a return"):
+        fit_returns(Bright(), recording(4, 20), 0.99)
