@@ -1,7 +1,6 @@
 """What a prior of the latent state must provide."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -85,13 +84,15 @@ class Noise:
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and device of `like` [B, T, ...], float32."""
-        return self._repeated(torch.randn, like)
+        return _repeated(torch.randn(self._shape(like), generator=self.generator, device=self.generator.device), like)
 
     def uniform(self, like: Tensor) -> Tensor:
         """Numbers in [0, 1), likewise."""
-        return self._repeated(torch.rand, like)
+        return _repeated(torch.rand(self._shape(like), generator=self.generator, device=self.generator.device), like)
 
-    def _repeated(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-        rows = self.distinct or len(like)
-        numbers = draw(rows, *like.shape[1:], generator=self.generator, device=self.generator.device)
-        return numbers.to(like.device).repeat(len(like) // rows, *[1] * (like.ndim - 1))
+    def _shape(self, like: Tensor) -> tuple[int, ...]:
+        return (self.distinct or len(like), *like.shape[1:])
+
+
+def _repeated(numbers: Tensor, like: Tensor) -> Tensor:
+    return numbers.to(like.device).repeat(len(like) // len(numbers), *[1] * (like.ndim - 1))
