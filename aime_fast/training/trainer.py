@@ -135,6 +135,7 @@ class DMCVBTrainer(Components):
 
     def _opening(self) -> list[str]:
         total, epoch = self.schedules.total_steps, self.backend.steps_per_epoch
+        steps = "1 step" if epoch == 1 else f"{epoch} steps"
         end = f"{total} steps" if total is not None else f"{self.config.minutes:g} minutes"
         step = self.capture.description if self.capture else "step as written"
         return [
@@ -142,6 +143,6 @@ class DMCVBTrainer(Components):
             *self._spinning(),
             self.backend.description,
             f"{self.parameter_count / 1e6:.2f} M parameters on {self.engine.world_size} x {self.engine.device.type}; "
-            f"an epoch has {epoch} steps of {self.config.loader.batch_size} windows; training for {end} into "
+            f"an epoch has {steps} of {self.config.loader.batch_size} windows; training for {end} into "
             f"{self.folder.path}",
         ]

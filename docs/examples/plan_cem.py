@@ -40,7 +40,8 @@ options = parser.parse_args()
 # %% The model, and the environment as the data were collected: action repeat, camera, size of the frames
 run = open_run(options.run, print)
 folder = Path(run.data_path(None, print) or "")
-recorded = Choices.of(load_manifest(folder).collection or {})
+manifest = load_manifest(folder)
+recorded = replace(Choices.of(manifest.collection or {}), size=manifest.image_size)
 choices = replace(recorded, length=options.length, seed=options.seed)
 asked = {name: getattr(options, name) for name in ("horizon", "candidates", "futures", "rounds")}
 model, search = run.model(), Search(**asked)
