@@ -20,7 +20,8 @@ FrameSize = Annotated[int, Ge(0), MultipleOf(16), "0 or a multiple of 16"]
 Weight = Annotated[float, Interval(ge=0, lt=inf), "a number of at least 0"]
 Positive = Annotated[float, Interval(gt=0, lt=inf), "a number above 0"]
 Fraction = Annotated[float, Interval(ge=0, le=1), "a number between 0 and 1"]
-Decay = Annotated[float, Interval(ge=0, lt=1), "a number of at least 0 and below 1"]
+Share = Annotated[float, Interval(ge=0, lt=1), "a number of at least 0 and below 1"]
+Decay = Share
 
 
 def _split(names: Any) -> Any:
@@ -139,6 +140,9 @@ class LossConfig:
     """Steps in which beta, the weight of the KL terms, rises from 0 to 1. 0 means 1 from the first step."""
     precision_weight: Weight = 0.0
     """Weight of the attention-weighted prediction error in the reconstruction term."""
+    single_frames: Share = 0.0
+    """Share of single frames, of windows of the last 32 steps, in what the decoder draws in training. They take the
+    place of as many frames of the batch's windows, which resemble each other. 0: none."""
     recalled: Count = 0
     """Earlier windows, for each window of a batch, from whose latents dynamics and prior learn again. 0 for none."""
     free_bits: Weight = 0.0

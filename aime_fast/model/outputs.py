@@ -7,6 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from aime_fast.model.draws import Draws
+from aime_fast.model.frame_memory import SingleFrames
 from aime_fast.model.parts.attention_schema import Attention
 from aime_fast.model.parts.likelihood import Likelihood
 from aime_fast.model.parts.tokenizer import Tokens
@@ -23,6 +24,8 @@ class Inferred:
     samples: Tensor  # of the posterior, [B, T, n, D]
     latents: Tensor  # the first sample [B, T, D]
     noisy: Tensor  # this sample with noise, which dynamics and prior read, [B, T, D]
+    singles: Tensor | None = None  # a sample of z of each single frame, [B, n, D]
+    single_log_q: Tensor | None = None  # its log-density under its posterior, in nats, [B, n]
 
 
 @dataclass
@@ -30,7 +33,8 @@ class SequenceOutputs:
     """What the losses and a user need of a window, as attributes or by key (`outputs["latents"]`).
 
     Every tensor starts with [B, T], or with [B, T-1] where it is a prediction of frames 1 .. T-1 (docs/shapes.md). Only
-    `recalled_*` are of other windows; they are None in a pass that recalls none.
+    `recalled_*` and `single*` are of other windows; they are None in a pass without any. In a pass with single frames
+    `pixels`, `masks` and `likelihood` are of T frames a window too: first some of its own, then single ones.
     """
 
     observations: Tensor  # [B, T, 3, H, W] in [-1, 1]
@@ -55,6 +59,8 @@ class SequenceOutputs:
     draws: Draws  # the random numbers of this pass
     recalled_nats: Tensor | None = None  # what the latents of earlier windows cost the prior, [R, T]
     recalled_weight: Tensor | None = None  # what their mean counts, relative to kl_z, 0-d
+    singles: SingleFrames | None = None  # the single frames of this pass
+    single_kl: Tensor | None = None  # log q(z) - log p(z) of their samples, p as of a window's first frame, [B, n]
 
     @property
     def latents(self) -> Tensor:

@@ -1,6 +1,7 @@
 """The world model: its parts joined so that each processes all T frames at once."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.errors import UserError
 from aime_fast.model.assembly import HeadMaker
 from aime_fast.model.draws import Draws, make_draws
+from aime_fast.model.frame_memory import SingleFrames
 from aime_fast.model.outputs import Inferred, SequenceOutputs
 from aime_fast.model.parts.attention_schema import Attention
 from aime_fast.model.parts.keeping import older
@@ -85,7 +87,12 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         return model.eval()
 
     def forward(
-        self, observations: Tensor, actions: Tensor, draws: Draws | None = None, recalled: Recalled | None = None
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        draws: Draws | None = None,
+        recalled: Recalled | None = None,
+        singles: SingleFrames | None = None,
     ) -> SequenceOutputs:
         """One training pass over all frames; returns all that losses read. `UserError` for other types, shapes, ranges.
 
@@ -95,29 +102,41 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             draws: the random numbers of the step, from `self.draws`. None means the deterministic pass in evaluation
                 mode, and numbers keyed by torch's global generator in training mode.
             recalled: earlier windows, of which dynamics and prior predict the latents too.
+            singles: frames of earlier windows, which are encoded, and drawn in place of some of the windows' frames.
         """
         frames = self.check(observations, actions)
         if draws is None:  # not a step of training, which makes the frames itself
             self.check_range(observations)
-        batch, time = shape = frames.shape[:2]
+        batch, time = frames.shape[:2]
         if draws is None and self.training:
             draws = self.draws(int(torch.randint(2**62, ())), batch, time)
         draws = (draws or make_draws(self.declared_draws, batch, time, None)).to(frames.device)
 
-        flat, pixels, tokens = self._tokenize(frames)
+        every = torch.cat([frames, singles.frames], 1) if singles else frames  # what is encoded, [B, T + n, ...]
+        flat, pixels, tokens = self._tokenize(every, time)
         context = self.perceiver(tokens.codes)
-        features, teacher_features, attention = self._see(flat, context)
-        seen = self._infer(features, attention, context, draws)
+        known = F.pad(context, (0, 0, 0, every.shape[1] - time))  # single frames have no context
+        features, teacher_features, attention = self._see(flat, known)
+        seen = self._infer(features, attention, known, draws, singles.noise if singles else None)
+        attention = attention.until(time)
         rows = recalled.after(seen.noisy, actions, draws) if recalled else (seen.noisy, actions, draws)
         start = self.dynamics.start_state(len(rows[0]))
         hidden, _ = self.dynamics(*rows[:2], start)
         kept = older(frames, draws["kept"], self.mean_frame)
-        before, prior, likelihood, masks = self._generate(seen.latents, hidden, start[0][-1, 0], *rows, kept)
+        drawn, older_frames = seen.latents, kept
+        if singles and seen.singles is not None:
+            nothing = self.mean_frame.to(kept.dtype).expand_as(singles.frames)
+            drawn, older_frames = singles.with_own(drawn, seen.singles), singles.with_own(kept, nothing)
+            pixels = singles.with_own(*pixels.split([time, singles.frames.shape[1]], 1))
+        before, prior, likelihood, masks = self._generate(drawn, older_frames, hidden, start[0][-1, 0], *rows)
         recalled_nats = None
         if recalled:  # after the batch's rows come those of earlier windows
             hidden, before = hidden[:batch], before[:batch]
             prior, others = prior.split(batch)
             recalled_nats = sum(others.kl_terms().values(), -others.log_prob(recalled.latents[:, :, None])[..., 0])
+        single_kl = None
+        if seen.singles is not None and seen.single_log_q is not None:
+            single_kl = seen.single_log_q - prior.until(1).log_prob(seen.singles[:, None])[:, 0]
         fixed = (x[:, :-1].detach() for x in (attention.maps, hidden, seen.latents))
         prior_log_maps, motion = self.attention_prior(*fixed, actions[:, :-1])
         state = LatentState(seen.latents, attention.maps, before, kept=kept)
@@ -136,8 +155,8 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             motion=motion,
             hidden_states=hidden,
             likelihood=likelihood,
-            features=features.unflatten(0, shape),
-            teacher_features=teacher_features.unflatten(0, shape),
+            features=features.unflatten(0, every.shape[:2]),
+            teacher_features=teacher_features.unflatten(0, every.shape[:2]),
             token_info=tokens,
             next_token_logits=self.perceiver.next_frame_logits(
                 context[:, :-1], tokens.codes[:, :-1], tokens.ids[:, :-1], actions[:, :-1]
@@ -146,12 +165,18 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             draws=draws,
             recalled_nats=recalled_nats,
             recalled_weight=recalled.weight if recalled else None,
+            singles=singles,
+            single_kl=single_kl,
         )
 
-    def _tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor, Tokens]:
-        """What `standardise` returns, and the tokens; only the perceiver's task trains the tokenizer."""
+    def _tokenize(self, frames: Tensor, time: int) -> tuple[Tensor, Tensor, Tokens]:
+        """What `standardise` returns, and the tokens of the first `time` frames, which the perceiver's task trains."""
         flat, pixels = self.standardise(frames)
-        return flat, pixels, self.tokenizer(flat, self.mean_frame, frames.shape[:2])
+        own = flat
+        if frames.shape[1] > time:
+            own = flat.unflatten(0, frames.shape[:2])[:, :time].flatten(0, 1)
+            own = own.contiguous(memory_format=torch.channels_last)
+        return flat, pixels, self.tokenizer(own, self.mean_frame, (len(frames), time))
 
     def _see(self, flat: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Attention]:
         """Features, the teacher's features and attention of standardised frames [B*T, 3, H, W] with c [B, T, C]."""
@@ -160,15 +185,26 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
             teacher_features = self.teacher(flat)
         return features, teacher_features, self.attention(features, context)
 
-    def _infer(self, features: Tensor, attention: Attention, context: Tensor, draws: Draws) -> Inferred:
-        """The posterior of z of the frames, and its samples."""
+    def _infer(
+        self, features: Tensor, attention: Attention, context: Tensor, draws: Draws, noise: Tensor | None
+    ) -> Inferred:
+        """The posterior of z of the frames, and its samples. `noise` [B, n, D] is that of single frames, the last n."""
         mean, log_var = self.posterior(features, attention, context)
+        singles = log_q = None
+        if noise is not None:
+            time = mean.shape[1] - noise.shape[1]
+            (mean, single_mean), (log_var, single_log_var) = (
+                x.split([time, noise.shape[1]], 1) for x in (mean, log_var)
+            )
+            singles = single_mean + (0.5 * single_log_var).exp() * noise
+            log_q = -0.5 * (noise.square() + single_log_var + math.log(2 * math.pi)).sum(-1)
         samples = mean[:, :, None] + (0.5 * log_var).exp()[:, :, None] * draws["latent"]
         latents = samples[:, :, 0]
-        return Inferred(mean, log_var, samples, latents, latents + self.config.latent_noise * draws["latent_noise"])
+        noisy = latents + self.config.latent_noise * draws["latent_noise"]
+        return Inferred(mean, log_var, samples, latents, noisy, singles, log_q)
 
     def _generate(
-        self, latents: Tensor, hidden: Tensor, start: Tensor, noisy: Tensor, actions: Tensor, draws: Draws, kept: Tensor
+        self, latents: Tensor, kept: Tensor, hidden: Tensor, start: Tensor, noisy: Tensor, actions: Tensor, draws: Draws
     ) -> tuple[Tensor, PriorDistribution, Likelihood, Tensor]:
         """h_{t-1} of every frame, of which the first is `start` [H]; the prior of z; p(x | z, kept); the masks.
 

@@ -172,6 +172,7 @@ def _numbers(counting: Counting, engine: Engine[WorldModel], step: TrainingStep)
         ("optimiser", [t for state in states for t in state.values() if isinstance(t, Tensor)]),
         ("weights", [*module.parameters(), *module.buffers()]),
         ("activations", [step.memory.rows] if step.memory else []),
+        ("activations", [step.frames.kept] if step.frames else []),
     ):
         known |= dict.fromkeys((counting.number(t) for t in tensors), kind)  # type: ignore[arg-type]
     return known

@@ -68,17 +68,21 @@ class Elbo(Task):
         nats, usage = terms.pop("nats"), global_mean(terms.pop("usage"))
         terms["recon_loss"] = (nats * frames).mean()
         terms["cluster_entropy"] = cluster_entropy(usage, terms["responsibility_entropy"])
-        kl = above(terms["kl_z"], weights.free_bits) + terms["hierarchical_kl"]
+        kl_z, share = terms["kl_z"], 0.0
+        if outputs.singles is not None and outputs.single_kl is not None:  # each frame that is drawn counts alike
+            terms["single_kl"], share = outputs.single_kl.mean(), outputs.singles.share
+            kl_z = torch.lerp(kl_z, terms["single_kl"], share)
+        kl = above(kl_z, weights.free_bits) + terms["hierarchical_kl"]
         if outputs.recalled_nats is not None and outputs.recalled_weight is not None:
             terms["recalled_nats"] = outputs.recalled_nats.mean()
-            kl = kl + outputs.recalled_weight * terms["recalled_nats"]
+            kl = kl + (1 - share) * outputs.recalled_weight * terms["recalled_nats"]
         entropy = terms["cluster_entropy"]
         divergence = beta * kl - weights.entropy_weight * entropy
         dimensions = outputs.observations[0, 0].numel()
         total = terms["decoder_loss"] + divergence / dimensions + weights.lambda_gram * terms["gram_enc_loss"]
         usage_entropy = (entropy + terms["responsibility_entropy"]).detach()
         figures = {
-            "bits_per_dim": bits_per_dim(nats, terms["kl_z"] + terms["hierarchical_kl"], dimensions),
+            "bits_per_dim": bits_per_dim(nats, kl_z + terms["hierarchical_kl"], dimensions),
             "effective_components": usage_entropy.exp(),
             "top_component_mass": usage.detach().max(),
             "usage_entropy": usage_entropy,
@@ -163,6 +167,8 @@ def frame_weights(outputs: SequenceOutputs, precision_weight: float) -> Tensor:
     observed, predicted = outputs.attention.maps[:, 1:].detach(), outputs.prior_log_maps.detach().exp()
     surprise = 0.5 * (observed - predicted).abs().sum(-1).mean(-1)
     weight = 1 + precision_weight * F.pad(surprise, (1, 0))
+    if outputs.singles is not None:
+        weight = outputs.singles.with_own(weight, weight.new_ones(outputs.singles.frames.shape[:2]))
     return weight / global_mean(weight.mean())
 
 

@@ -110,6 +110,7 @@ class Components:
         self._closing.callback(self.checkpoints.close)
         if self.folder.checkpoint is not None:
             self._resume(self.folder.checkpoint)
+            step.refill(self.progress.step)
 
     def _compile(self) -> Compilation | None:
         """Mark the step for compilation if that is wanted; the first step compiles it."""

@@ -11,6 +11,7 @@ from aime_fast.config import TrainConfig
 from aime_fast.data.backends import Backend
 from aime_fast.data.batch import Batch
 from aime_fast.model.draws import Draw, Draws, make_draws
+from aime_fast.model.frame_memory import FrameMemory
 from aime_fast.model.latent_memory import LatentMemory
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
@@ -73,13 +74,16 @@ class TrainingStep:
         self.names = [task.name for task in aggregator.tasks]
         self.spares = [task.spares for task in aggregator.tasks]
         self.seed, self.loader = config.seed, config.loader
+        single = int(config.losses.single_frames * config.loader.sequence_length)
+        self.frames = FrameMemory(config, engine.device, engine.world_size) if single else None
         self.memory = LatentMemory(config, engine.module.prior, engine.device) if config.losses.recalled else None
         self._on_copy_stream = CopyStream(engine.device)
 
     @property
     def draws(self) -> list[Draw]:
-        """All that a step draws: the model's numbers, then the memory's."""
-        return [*self.engine.module.declared_draws, *(self.memory.draws if self.memory else ())]
+        """All that a step draws: the model's numbers, then the memories'."""
+        of_latents = self.memory.draws if self.memory else ()
+        return [*self.engine.module.declared_draws, *of_latents, *(self.frames.draws if self.frames else ())]
 
     def fetch(self, step: int) -> Inputs:
         """Load this rank's rows [r*B/W, (r+1)*B/W) of the global batch and its draws; both depend on (seed, step)."""
@@ -94,6 +98,11 @@ class TrainingStep:
         first = engine.rank * len(batch)
         return Inputs(batch, draws.rows(first, first + len(batch)).to(engine.device))
 
+    def refill(self, step: int) -> None:
+        """Remember the frames of the steps before `step`, as a run does that was not interrupted."""
+        if self.frames:
+            self.frames.refill(step, lambda number: self._load(number).batch)
+
     def __call__(self, inputs: Inputs, beta: float | Tensor) -> StepResult:
         """Train on `inputs` with KL weight `beta`."""
         computed = self.compute(inputs, beta)
@@ -105,9 +114,11 @@ class TrainingStep:
     def compute(self, inputs: Inputs, beta: float | Tensor) -> Computed:
         """Forward and backward passes, reductions and balancing; changes no parameter."""
         rows = len(inputs.batch) // self.engine.accumulation
+        if self.frames:
+            self.frames.keep(inputs.batch)
         parts = [
-            self._micro_batch(inputs.batch.rows(start, start + rows), inputs.draws.rows(start, start + rows), beta)
-            for start in range(0, rows * self.engine.accumulation, rows)
+            self._micro_batch(inputs.batch.rows(row, row + rows), inputs.draws.rows(row, row + rows), row, beta)
+            for row in range(0, rows * self.engine.accumulation, rows)
         ]
         losses, ids, encodings, latents = zip(*parts, strict=True)
         report = self.engine.balance(self.balancer)
@@ -129,12 +140,16 @@ class TrainingStep:
                 self.memory.keep(torch.cat([computed.latents, inputs.batch.actions], -1), finite)
 
     def _micro_batch(
-        self, batch: Batch, draws: Draws, beta: float | Tensor
+        self, batch: Batch, draws: Draws, first: int, beta: float | Tensor
     ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
-        """Forward and backward passes of some windows; their losses, codes, encodings and latents outlive them."""
+        """Forward and backward passes of some windows, from row `first` on.
+
+        Their losses, codes, encodings and latents outlive them.
+        """
         with phase("forward"):
             recalled = self.memory.take(draws) if self.memory else None
-            outputs = self.engine(batch.frames(), batch.actions, draws, recalled)
+            singles = self.frames.take(draws, first) if self.frames else None
+            outputs = self.engine(batch.frames(), batch.actions, draws, recalled, singles)
             losses, totals = self.aggregator.compute_losses(outputs, beta=beta, batch=batch)
         with phase("backward"):
             self.engine.backward(totals, self.names, self.spares)

@@ -24,6 +24,10 @@ class Attention:
     centres: Tensor  # [B, T, S, 2]: centre of mass (x, y) of each map, in [-1, 1]
     assignments: Tensor  # [B, T, S, P]: which slot owns a cell; sums to 1 over the slots
 
+    def until(self, frames: int) -> "Attention":
+        """Of the first frames alone."""
+        return Attention(*(x[:, :frames] for x in (self.slots, self.maps, self.centres, self.assignments)))
+
 
 class BottomUpAttention(nn.Module):
     """Slot attention (Locatello et al. 2020) over the trunk's features, the slots seeded from the context.

@@ -44,6 +44,10 @@ class GaussianDistribution:
         (mean, others), (log_var, more) = (x.split([rows, len(x) - rows]) for x in (self.mean, self.log_var))
         return GaussianDistribution(mean, log_var), GaussianDistribution(others, more)
 
+    def until(self, frames: int) -> "GaussianDistribution":
+        """Those of the first `frames` frames."""
+        return GaussianDistribution(self.mean[:, :frames], self.log_var[:, :frames])
+
     def kl_terms(self) -> dict[str, Tensor]:
         """None of its own: `kl_z` is the only divergence."""
         return {}

@@ -50,6 +50,11 @@ class MixtureDistribution:
         first, others = zip(*(x.split([rows, len(x) - rows]) for x in tensors), strict=True)
         return self._of(first), self._of(others)
 
+    def until(self, frames: int) -> "MixtureDistribution":
+        """Those of the first `frames` frames."""
+        tensors = self.log_weights, self.means, self.log_vars, *self.divergences.values()
+        return self._of([x[:, :frames] for x in tensors])
+
     def _of(self, parts: Sequence[Tensor]) -> "MixtureDistribution":
         log_weights, means, log_vars, *divergences = parts
         return MixtureDistribution(log_weights, means, log_vars, dict(zip(self.divergences, divergences, strict=True)))

@@ -34,6 +34,9 @@ class PriorDistribution(Protocol):
     def split(self, rows: int) -> "tuple[PriorDistribution, PriorDistribution]":
         """Those of the first `rows` windows, and those of the others."""
 
+    def until(self, frames: int) -> "PriorDistribution":
+        """Those of the first `frames` frames."""
+
     def kl_terms(self) -> dict[str, Tensor]:
         """The prior's own divergences by name, each [B, T] in nats; they enter the ELBO with the weight of `kl_z`."""
 

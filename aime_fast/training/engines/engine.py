@@ -18,6 +18,7 @@ from aime_fast.balancing.report import BalanceReport
 from aime_fast.config import OptimConfig, TrainConfig
 from aime_fast.errors import UserError
 from aime_fast.model.draws import Draws
+from aime_fast.model.frame_memory import SingleFrames
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.recalled import Recalled
 from aime_fast.profiling.phases import phase
@@ -75,13 +76,18 @@ class Engine(Generic[M]):
         self._losses: list[list[Tensor]] = []
 
     def __call__(
-        self, observations: Tensor, actions: Tensor, draws: Draws, recalled: Recalled | None = None
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        draws: Draws,
+        recalled: Recalled | None = None,
+        singles: SingleFrames | None = None,
     ) -> SequenceOutputs:
         """The module's outputs for this rank's micro-batch."""
         self._fetch()
         # Parameters and their gradients stay float32: autocast gives bfloat16 copies to operators that accept those.
         with self._autocast:
-            return self.module(observations, actions, draws, recalled)
+            return self.module(observations, actions, draws, recalled, singles)
 
     def _fetch(self) -> None:
         """Make cut parameters whole until `_release`; any number of times a step."""

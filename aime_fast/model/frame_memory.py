@@ -1,0 +1,87 @@
+"""A memory of the frames of recent steps, of which some are drawn again with each batch.
+
+The frames of a window resemble each other, so a batch of windows teaches encoder and decoder less than as many frames
+from everywhere. So a part of what the decoder draws are single frames of earlier windows (docs/model.md).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aime_fast.config import TrainConfig
+from aime_fast.data.batch import Batch
+from aime_fast.model.draws import Draw, Draws
+from aime_kernels import normalise_frames
+
+STEPS = 32
+"""Steps whose frames are kept: 50 MB for 8 windows of 16 frames of 64 x 64."""
+
+
+@dataclass(frozen=True)
+class SingleFrames:
+    """n frames of earlier windows for each of b windows. They are looked at one by one, as the first of a window."""
+
+    frames: Tensor
+    """[b, n, 3, H, W] in [-1, 1]."""
+    noise: Tensor
+    """Standard normal numbers of their samples of z, [b, n, D]."""
+    drawn: Tensor
+    """int64 [b, T - n], the frames of the window itself that the decoder draws: it draws T for a window, as ever."""
+
+    @property
+    def share(self) -> float:
+        """Their share of what the decoder draws."""
+        return self.frames.shape[1] / (self.frames.shape[1] + self.drawn.shape[1])
+
+    def own(self, x: Tensor) -> Tensor:
+        """Of x [b, T, ...] what belongs to the frames `drawn`, [b, T - n, ...]."""
+        rows = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+        return x.flatten(0, 1).index_select(0, (rows + self.drawn).flatten()).unflatten(0, self.drawn.shape)
+
+    def with_own(self, x: Tensor, of_singles: Tensor) -> Tensor:
+        """`own(x)`, and after it what belongs to the single frames: [b, T, ...]."""
+        return torch.cat([self.own(x), of_singles], 1)
+
+
+class FrameMemory:
+    """The observations of the last steps, for each row of the batch: any number of ranks draws the same frames."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, world_size: int) -> None:
+        loader, size = config.loader, config.model.image_size
+        self.frames = int(config.losses.single_frames * loader.sequence_length)
+        """n."""
+        shape = (STEPS, loader.batch_size // world_size, loader.sequence_length, size, size, 3)
+        self.kept = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.written = torch.zeros((), dtype=torch.int64, device=device)
+        """Steps that were ever kept, 0-d."""
+        self.draws: tuple[Draw, ...] = (
+            Draw("single_place", "fraction", (self.frames,)),
+            Draw("single_latent", "normal", (config.model.latent_dim,)),
+            Draw("single_drawn", "fraction"),
+        )
+
+    def keep(self, batch: Batch) -> None:
+        """Put the observations of this step in place of the oldest."""
+        place = (self.written % STEPS)[None]
+        self.kept[:, : len(batch)].index_copy_(0, place, batch.observations[None])
+        self.written += 1
+
+    def take(self, draws: Draws, first: int) -> SingleFrames:
+        """Frames for the windows that `draws` is for, of which the first is row `first`, from the steps kept so far."""
+        place = draws["single_place"][:, 0]
+        steps, rows, time = self.kept.shape[:3]
+        found = (place * (self.written.clamp(max=steps) * time)).long()
+        row = first + torch.arange(len(place), device=place.device)[:, None]
+        at = (found // time * rows + row) * time + found % time
+        frames = self.kept.flatten(0, 2).index_select(0, at.flatten()).unflatten(0, at.shape)
+        drawn = draws["single_drawn"].argsort(1)[:, self.frames :]
+        return SingleFrames(normalise_frames(frames), draws["single_latent"][:, : self.frames], drawn)
+
+    def refill(self, step: int, batches: Callable[[int], Batch]) -> None:
+        """Be as after `step` steps: read the batches of the last ones again."""
+        first = max(0, step - STEPS)
+        self.written.fill_(first)
+        for number in range(first, step):
+            self.keep(batches(number))
