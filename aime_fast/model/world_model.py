@@ -115,7 +115,7 @@ class DPGMMVariationalRecurrentAutoencoder(Rollouts):
         every = torch.cat([frames, singles.frames], 1) if singles else frames  # what is encoded, [B, T + n, ...]
         flat, pixels, tokens = self._tokenize(every, time)
         context = self.perceiver(tokens.codes)
-        known = F.pad(context, (0, 0, 0, every.shape[1] - time))  # single frames have no context
+        known = F.pad(context, (0, 0, 0, every.shape[1] - time)) if singles else context  # single ones have none
         features, teacher_features, attention = self._see(flat, known)
         seen = self._infer(features, attention, known, draws, singles.noise if singles else None)
         attention = attention.until(time)
