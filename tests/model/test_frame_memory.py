@@ -66,7 +66,7 @@ def test_any_number_of_ranks_and_micro_batches_draws_the_same():
 
 
 def test_a_run_that_goes_on_draws_what_one_without_a_pause_draws():
-    model, memory = made()
+    _, memory = made()
     for step in range(STEPS + 5):
         memory.keep(numbered(step))
     _, again = made()

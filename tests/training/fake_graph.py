@@ -31,6 +31,8 @@ class FakeRecorder:
         yield from balancer.state.values()
         yield balancer.sample.samples
         yield from self.trainer.state.memory.state_dict().values()
+        if frames := self.trainer.step._step.frames:
+            yield from (frames.kept, frames.written)
         yield from (tensor for tensor in balancer.layout.direction or [] if tensor is not None)
 
     def warm_up(self, function):

@@ -25,7 +25,7 @@ class Toy(nn.Module):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
 
     def forward(
-        self, observations: Tensor, actions: Tensor, noise: Tensor | None = None, recalled: object = None
+        self, observations: Tensor, actions: Tensor, noise: Tensor | None = None, *_: object
     ) -> dict[str, Tensor]:
         hidden = torch.tanh(self.trunk(observations.to(self.trunk.weight.dtype)).float())
         head, side = self.head(hidden).float(), self.side(hidden).float()

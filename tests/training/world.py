@@ -23,7 +23,7 @@ class World(nn.Module):
         self.model = DPGMMVariationalRecurrentAutoencoder.from_config(config)
         self.spares = [frozenset(f"model.{name}" for name in task.spares) for task in LossAggregator().tasks]
 
-    def forward(self, observations: Tensor, actions: Tensor, noise: object = None, recalled: object = None) -> object:
+    def forward(self, observations: Tensor, actions: Tensor, noise: object = None, *_: object) -> object:
         return self.model(observations, actions, draws=noise)
 
     def losses(self, outputs: object) -> list[Tensor]:
