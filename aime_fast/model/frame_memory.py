@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from aime_fast.config import TrainConfig
-from aime_fast.data.batch import Batch
 from aime_fast.model.draws import Draw, Draws
 from aime_kernels import normalise_frames
 
@@ -62,10 +61,10 @@ class FrameMemory:
             Draw("single_drawn", "fraction"),
         )
 
-    def keep(self, batch: Batch) -> None:
-        """Put the observations of this step in place of the oldest."""
+    def keep(self, observations: Tensor) -> None:
+        """Put the observations of this step, uint8 [b, T, S, S, 3], in place of the oldest."""
         place = (self.written % STEPS)[None]
-        self.kept[:, : len(batch)].index_copy_(0, place, batch.observations[None])
+        self.kept[:, : len(observations)].index_copy_(0, place, observations[None])
         self.written += 1
 
     def take(self, draws: Draws, first: int) -> SingleFrames:
@@ -79,9 +78,9 @@ class FrameMemory:
         drawn = draws["single_drawn"].argsort(1)[:, self.frames :]
         return SingleFrames(normalise_frames(frames), draws["single_latent"][:, : self.frames], drawn)
 
-    def refill(self, step: int, batches: Callable[[int], Batch]) -> None:
-        """Be as after `step` steps: read the batches of the last ones again."""
+    def refill(self, step: int, observations: Callable[[int], Tensor]) -> None:
+        """Be as after `step` steps, by the observations of the last ones."""
         first = max(0, step - STEPS)
         self.written.fill_(first)
         for number in range(first, step):
-            self.keep(batches(number))
+            self.keep(observations(number))

@@ -101,7 +101,7 @@ class TrainingStep:
     def refill(self, step: int) -> None:
         """Remember the frames of the steps before `step`, as a run does that was not interrupted."""
         if self.frames:
-            self.frames.refill(step, lambda number: self._load(number).batch)
+            self.frames.refill(step, lambda number: self._load(number).batch.observations)
 
     def __call__(self, inputs: Inputs, beta: float | Tensor) -> StepResult:
         """Train on `inputs` with KL weight `beta`."""
@@ -115,7 +115,7 @@ class TrainingStep:
         """Forward and backward passes, reductions and balancing; changes no parameter."""
         rows = len(inputs.batch) // self.engine.accumulation
         if self.frames:
-            self.frames.keep(inputs.batch)
+            self.frames.keep(inputs.batch.observations)
         parts = [
             self._micro_batch(inputs.batch.rows(row, row + rows), inputs.draws.rows(row, row + rows), row, beta)
             for row in range(0, rows * self.engine.accumulation, rows)

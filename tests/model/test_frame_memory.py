@@ -5,11 +5,11 @@ import torch
 
 from aime_fast.config.options import preset_config
 from aime_fast.config.schema import LossConfig
-from aime_fast.data.batch import Batch
 from aime_fast.model.draws import make_draws
 from aime_fast.model.frame_memory import STEPS, FrameMemory
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.tasks.aggregator import LossAggregator
+from aime_kernels import normalise_frames
 
 B, T, A, N, SIZE = 3, 6, 2, 3, 32
 
@@ -25,11 +25,11 @@ def made(prior="dpgmm"):
 
 
 def numbered(step):
-    """A batch whose frames are full of numbers of their own: row and frame in one channel, the step in another."""
+    """Frames that are full of numbers of their own: row and frame in one channel, the step in another."""
     frames = torch.zeros(B, T, SIZE, SIZE, 3, dtype=torch.uint8)
     frames[..., 0] = torch.arange(B * T).view(B, T, 1, 1)
     frames[..., 1] = step
-    return Batch(frames, torch.zeros(B, T, A), torch.zeros(B, T), torch.zeros(B, T, dtype=torch.bool))
+    return frames
 
 
 def numbers(singles):
@@ -96,11 +96,10 @@ def passes(request):
     generator = torch.Generator().manual_seed(5)
     frames = torch.randint(256, (B, T, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
     actions = torch.randn(B, T, A, generator=generator)
-    batch = Batch(frames, actions, torch.zeros(B, T), torch.zeros(B, T, dtype=torch.bool))
-    memory.keep(batch)
+    memory.keep(frames)
     draws = drawn(model, memory)
     singles = memory.take(draws, 0)
-    alone, beside = (model(batch.frames(), actions, draws, singles=given) for given in (None, singles))
+    alone, beside = (model(normalise_frames(frames), actions, draws, singles=given) for given in (None, singles))
     return model, singles, alone, beside
 
 
