@@ -61,7 +61,8 @@ def runs(data, tmp_path_factory):
     found = {}
     for choice in ("off", "on"):
         out = tmp_path_factory.mktemp(choice) / "run"
-        trainer = DMCVBTrainer(**tiny_options(data, out, optim=OPTIM, compile=choice))
+        # With seed 0 two codes are equally near to one encoding but for rounding, and the two forms choose differently.
+        trainer = DMCVBTrainer(**tiny_options(data, out, optim=OPTIM, compile=choice, seed=1))
         done = trainer.compilation
         start, values = weights(trainer), train(trainer, "fail_on_recompile")
         graphs, end = [done.graphs] if done else [], weights(trainer)
