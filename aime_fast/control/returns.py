@@ -65,7 +65,8 @@ def fit_returns(
     """Filter the frames of `store` with `model` and fit a `ReturnHead` to the returns of its episodes.
 
     The last tenth of the episodes, at least one, is kept aside: `note` gets the correlation of read and true returns
-    there. `UserError` for a discount outside of (0, 1), for data without rewards, and if no return is known.
+    there. The head is on the model's device. `UserError` for a discount outside of (0, 1), for data without rewards,
+    and if no return is known.
     """
     if not 0 < discount < 1:
         raise UserError(f"discount is {discount}; give a number between 0 and 1")
@@ -74,14 +75,14 @@ def fit_returns(
     inputs, wanted, episodes = _examples(model, store, discount)
     last = max(1, len(store.lengths) // 10)
     fitted = episodes < len(store.lengths) - last
-    if not fitted.any():
+    if fitted.all() or not fitted.any():
         raise UserError(f"{store.description}: its episodes are too short for a return with discount {discount}")
     head = _fit(inputs[fitted], wanted[fitted], seed)
     with torch.no_grad():
         pair = torch.stack([head.read(inputs[~fitted]), wanted[~fitted]])
     correlation = float(pair.corrcoef()[0, 1])
     note(f"returns: correlation {correlation:.2f} with the true ones in {last} episodes that the fit left out")
-    return head
+    return head.to(next(model.parameters()).device)
 
 
 def _inputs(state: LatentState) -> Tensor:
@@ -99,7 +100,7 @@ def _examples(model: WorldModel, store: Episodes, discount: float) -> tuple[Tens
         if not store.dones[mine][-1]:
             found[max(0, length - known) :] = torch.nan
         totals.append(found.float())
-    windows = make_windows(store, min(WINDOW, *store.lengths), WINDOW - SETTLED)
+    windows = make_windows(store, min(WINDOW, max(store.lengths)), WINDOW - SETTLED)
     inputs, wanted = [], []
     with evaluating(model) as device:
         for rows, batch in windows.parts():

@@ -18,6 +18,11 @@ STEPS = 32
 """Steps whose frames are kept: 50 MB for 8 windows of 16 frames of 64 x 64."""
 
 
+def single_frames(config: TrainConfig) -> int:
+    """n, the single frames for each window of T frames: below T, and 0 for none."""
+    return int(config.losses.single_frames * config.loader.sequence_length)
+
+
 @dataclass(frozen=True)
 class SingleFrames:
     """n frames of earlier windows for each of b windows. They are looked at one by one, as the first of a window."""
@@ -49,7 +54,7 @@ class FrameMemory:
 
     def __init__(self, config: TrainConfig, device: torch.device, world_size: int) -> None:
         loader, size = config.loader, config.model.image_size
-        self.frames = int(config.losses.single_frames * loader.sequence_length)
+        self.frames = single_frames(config)
         """n."""
         shape = (STEPS, loader.batch_size // world_size, loader.sequence_length, size, size, 3)
         self.kept = torch.zeros(shape, dtype=torch.uint8, device=device)

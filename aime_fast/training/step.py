@@ -11,7 +11,7 @@ from aime_fast.config import TrainConfig
 from aime_fast.data.backends import Backend
 from aime_fast.data.batch import Batch
 from aime_fast.model.draws import Draw, Draws, make_draws
-from aime_fast.model.frame_memory import FrameMemory
+from aime_fast.model.frame_memory import FrameMemory, single_frames
 from aime_fast.model.latent_memory import LatentMemory
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
@@ -74,8 +74,7 @@ class TrainingStep:
         self.names = [task.name for task in aggregator.tasks]
         self.spares = [task.spares for task in aggregator.tasks]
         self.seed, self.loader = config.seed, config.loader
-        single = int(config.losses.single_frames * config.loader.sequence_length)
-        self.frames = FrameMemory(config, engine.device, engine.world_size) if single else None
+        self.frames = FrameMemory(config, engine.device, engine.world_size) if single_frames(config) else None
         self.memory = LatentMemory(config, engine.module.prior, engine.device) if config.losses.recalled else None
         self._on_copy_stream = CopyStream(engine.device)
 

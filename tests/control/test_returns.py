@@ -94,6 +94,15 @@ def test_returns_that_the_recording_cuts_off_are_left_out(ends, known):
     torch.testing.assert_close(inputs[:, 0], 2 * levels - 1, atol=0.01, rtol=0)  # 256 levels
 
 
+def test_one_short_episode_does_not_shorten_the_windows_of_the_others():
+    store = recording(4)
+    cut = replace(
+        store, lengths=[80, 80, 80, 4], **{n: getattr(store, n)[:244] for n in ("actions", "rewards", "dones")}
+    )
+    inputs, _, episodes = returns._examples(Bright(), cut, DISCOUNT)
+    assert len(inputs) == 3 * (returns.WINDOW - returns.SETTLED) and set(episodes.tolist()) == {0, 1, 2}
+
+
 def test_equal_seeds_give_equal_fits_and_leave_the_global_generator_alone(monkeypatch):
     monkeypatch.setattr(returns, "STEPS", 20)
     before = torch.get_rng_state()
