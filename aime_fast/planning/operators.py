@@ -22,8 +22,9 @@ _PARTS = {
 
 _LIST, _LIST_ENTRIES = 96, 320 * 65536
 """Tensors and entries of a list that one kernel of torch takes."""
-_DEEP = 512
-"""Libraries cut a product of at least this depth along it, and add the parts up in a second kernel."""
+_DEEP, _ROOM = 128, 128
+"""Libraries cut a product of at least this depth along it where its tiles would leave multiprocessors idle (a card has
+82 to 142), and add the parts up in a second kernel."""
 
 
 class Shape(NamedTuple):
@@ -39,6 +40,15 @@ class Shape(NamedTuple):
         """Multiplications and additions."""
         return 2.0 * self.batch * self.rows * self.columns * self.depth
 
+    def tiles(self, rows: int, columns: int) -> int:
+        """Tiles of that size in its result."""
+        return self.batch * ceil(self.rows / rows) * ceil(self.columns / columns)
+
+    @property
+    def cut(self) -> bool:
+        """Whether a second kernel adds parts of it up."""
+        return self.depth >= _DEEP and self.tiles(128, 64) <= _ROOM
+
 
 def runs(function: Any, name: str) -> bool:
     """Whether a call starts a kernel: views and allocations do not."""
@@ -50,7 +60,7 @@ def kernels_of(name: str, shapes: Sequence[Shape], tensors: Sequence[Tensor]) ->
     plain = _plain(name)
     if plain.startswith(("aten._foreach_", "aten._fused_")):
         return max(1, ceil(len(tensors) / _LIST), ceil(sum(t.numel() for t in tensors) / _LIST_ENTRIES))
-    return _PARTS.get(plain, 1) + sum(shape.depth >= _DEEP for shape in shapes)
+    return _PARTS.get(plain, 1) + sum(shape.cut for shape in shapes)
 
 
 def product_shapes(function: Any, args: tuple[Any, ...]) -> tuple[Shape, ...]:

@@ -23,6 +23,20 @@ def test_a_linear_map_by_hand():
     assert kernel.shapes == (Shape(1, 7, 3, 5),)
 
 
+@pytest.mark.parametrize(
+    ("shape", "cut"),
+    [
+        (Shape(1, 128, 64, 128), True),  # one tile, and two cuts of 64
+        (Shape(1, 128, 64, 127), False),
+        (Shape(1, 128 * 64, 128, 4096), True),  # 128 tiles
+        (Shape(1, 128 * 64 + 1, 128, 4096), False),
+        (Shape(129, 4, 4, 4096), False),  # products side by side fill a card too
+    ],
+)
+def test_products_that_leave_a_card_idle_are_cut_along_their_depth(shape, cut):
+    assert shape.cut is cut
+
+
 @pytest.mark.parametrize(("stride", "padding", "size"), [(1, 1, 8), (2, 1, 8), (4, 0, 8)])
 def test_a_convolution_by_hand(stride, padding, size):
     side = (size + 2 * padding - 4) // stride + 1 if padding else (size - 4) // stride + 1
