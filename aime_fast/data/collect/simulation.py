@@ -133,6 +133,18 @@ class Simulation:
             physics.free()
         return made
 
+    def redraw(self, number: int, states: np.ndarray) -> np.ndarray:
+        """Frames of episode `number` in any states, float64 [N, n]: uint8 [N, S, S, 3]. Nothing is simulated."""
+        environment, _, _ = self._begin(number)
+        try:
+            frames = []
+            for state in states:
+                restart(environment.physics, state)
+                frames.append(render(environment, self._choices.camera, self._choices.size))
+            return np.stack(frames)
+        finally:
+            environment.physics.free()
+
     def _begin(self, number: int) -> tuple[Any, Any, np.random.SeedSequence]:
         """Episode `number` before its first action: environment, first time step, and the seed of the policy."""
         task_seed, policy_seed = np.random.SeedSequence(self._choices.seed, spawn_key=(number,)).spawn(2)

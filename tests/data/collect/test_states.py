@@ -8,7 +8,7 @@ import pytest
 
 from aime_fast.data.collect import collect as collect_module
 from aime_fast.data.collect.collect import collect
-from aime_fast.data.collect.collector_pool import FuturesPool
+from aime_fast.data.collect.collector_pool import FuturesPool, make_simulation
 from aime_fast.data.collect.simulation import Choices
 from aime_fast.data.packing.inspection import inspect
 from aime_fast.data.packing.pack import pack
@@ -58,6 +58,14 @@ def test_a_kept_state_restarts_the_simulation_to_the_same_frames(recorded, graph
     for e in range(EPISODES):
         for t, frames in zip((7, 0), made[e], strict=True):
             np.testing.assert_array_equal(frames, whole.observations[e, t + 1 :].numpy())
+
+
+def test_kept_states_are_drawn_again_as_they_were_recorded(recorded, graphics):
+    kept, store = of(recorded), open_store(recorded, "all")
+    simulation = make_simulation(Choices.of(kept.collection), graphics)
+    for number in (2, 0):
+        frames = simulation.redraw(number, kept.of(number)[3:9])
+        np.testing.assert_array_equal(frames, store.gather(np.array([[number, 3]]), 6).observations[0].numpy())
 
 
 def test_other_actions_lead_elsewhere_and_the_own_ones_back(recorded):
