@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from io import TextIOWrapper
+from types import TracebackType
 from typing import Any, NoReturn
 
 
@@ -68,6 +69,18 @@ def check_at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise UserError(f"{name} is {value}; it must be at least {least}")
+
+
+def plain_errors() -> None:
+    """From now on a `UserError` that nobody catches is one line and exit code 2: for a script without a function."""
+
+    def shown(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not isinstance(error, UserError):
+            return sys.__excepthook__(kind, error, traceback)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+    sys.excepthook = shown
 
 
 def exit_on_user_error(command: Callable[[], int | None]) -> int:

@@ -85,11 +85,20 @@ def test_plan_cem(run):
         0.8,
     )
     printed = execute("plan_cem.py", run, "--episodes", 2, *options)
-    assert all(value >= 0 for value in row(printed, "imagined returns"))
+    deviation, changed = row(printed, "imagined returns")
+    assert deviation > 0 and changed >= 0
     assert row(printed, "CEM  ")[0] == 2 and row(printed, "random actions")[0] == 3 and row(printed, "data  ")[0] == 2
     for name in ("CEM  ", "random actions", "data  "):
         _, mean, median, deviation, least, most = row(printed, name)
         assert 0 <= least <= median <= most <= 12 and least <= mean <= most and deviation >= 0
+
+
+@pytest.mark.parametrize("name", ["plan_cem.py", "probe_state.py", "filter_frames.py"])
+def test_a_mistake_is_one_line_and_exit_code_2(name, tmp_path):
+    command = [sys.executable, str(EXAMPLES / name), str(tmp_path / "nowhere")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ") and len(ended.stderr.splitlines()) == 1
 
 
 def test_every_example_is_short_named_in_the_list_and_executed_here():

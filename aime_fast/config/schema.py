@@ -142,7 +142,7 @@ class LossConfig:
     """Weight of the attention-weighted prediction error in the reconstruction term."""
     single_frames: Share = 0.0
     """Share of single frames, of windows of the last 32 steps, in what the decoder draws in training. They take the
-    place of as many frames of the batch's windows, which resemble each other. 0: none."""
+    place of as many frames of the batch's windows, which resemble each other. Rounded to whole frames. 0: none."""
     recalled: Count = 0
     """Earlier windows, for each window of a batch, from whose latents dynamics and prior learn again. 0 for none."""
     free_bits: Weight = 0.0

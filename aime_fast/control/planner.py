@@ -12,6 +12,7 @@ from aime_fast.data.collect.collector_pool import make_simulation
 from aime_fast.data.collect.policies import Policy, action_limits
 from aime_fast.data.collect.simulation import Choices
 from aime_fast.data.episode import Episode
+from aime_fast.data.sources.frames import as_frames
 from aime_fast.doctor import choose_graphics
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
@@ -39,11 +40,14 @@ class Planner:
         self._rest: Tensor | None = None  # what follows it in the plan, [1, n, A]
 
     def __call__(self, observation: np.ndarray, time_step: Any, spec: Any, random: np.random.Generator) -> np.ndarray:
-        """The action float32 [A] after the frame uint8 [S, S, 3]."""
+        """The action float32 [A] after the frame uint8 [S, S, 3].
+
+        A frame of another size than the model's is resized as packing does.
+        """
         if time_step.first():
             self._begin()
-        frame = torch.from_numpy(observation).movedim(-1, 0)[None].to(self.model.mean_frame.device)
-        self._state = self.model.filter(self._state, frame, self._action)
+        frames = torch.from_numpy(as_frames(observation[None], self.model.config.image_size)).movedim(-1, 1)
+        self._state = self.model.filter(self._state, frames.to(self.model.mean_frame.device), self._action)
         if self._action is None or self._seen % self.search.hold == 0:
             low, high = (torch.from_numpy(limit.astype(np.float32)) for limit in action_limits(spec))
             draws = torch.Generator().manual_seed(int(random.integers(2**31)))

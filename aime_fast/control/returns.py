@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from aime_fast.data.store import Episodes
 from aime_fast.errors import UserError
 from aime_fast.evaluation.metrics import evaluating
-from aime_fast.evaluation.windows import make_windows
+from aime_fast.evaluation.windows import Windows
 from aime_fast.model.parts.layers import mlp
 from aime_fast.model.state import LatentState
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
@@ -66,22 +66,26 @@ def fit_returns(
 
     The last tenth of the episodes, at least one, is kept aside: `note` gets the correlation of read and true returns
     there. The head is on the model's device. `UserError` for a discount outside of (0, 1), for data without rewards,
-    and if no return is known.
+    and for less than two episodes with a known return.
     """
     if not 0 < discount < 1:
         raise UserError(f"discount is {discount}; give a number between 0 and 1")
     if not store.has_rewards:
         raise UserError(f"{store.description}: no rewards; returns need them")
     inputs, wanted, episodes = _examples(model, store, discount)
-    last = max(1, len(store.lengths) // 10)
-    fitted = episodes < len(store.lengths) - last
-    if fitted.all() or not fitted.any():
-        raise UserError(f"{store.description}: its episodes are too short for a return with discount {discount}")
+    distinct = episodes.unique()
+    if len(distinct) < 2:
+        raise UserError(
+            f"{store.description}: {len(distinct)} of {len(store.lengths)} episodes show a return with discount "
+            f"{discount}, and two are needed; record more or longer ones, or lower the discount"
+        )
+    last = max(1, len(distinct) // 10)
+    fitted = episodes < distinct[-last]
     head = _fit(inputs[fitted], wanted[fitted], seed)
     with torch.no_grad():
         pair = torch.stack([head.read(inputs[~fitted]), wanted[~fitted]])
-    correlation = float(pair.corrcoef()[0, 1])
-    note(f"returns: correlation {correlation:.2f} with the true ones in {last} episodes that the fit left out")
+    found = f"correlation {float(pair.corrcoef()[0, 1]):.2f} with the true ones" if pair[1].std() > 0 else "all equal"
+    note(f"returns: {found} in {last} episodes that the fit left out")
     return head.to(next(model.parameters()).device)
 
 
@@ -92,26 +96,48 @@ def _inputs(state: LatentState) -> Tensor:
 @torch.no_grad()
 def _examples(model: WorldModel, store: Episodes, discount: float) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs [N, D + H] of all settled frames whose return is known, these returns [N], and their episodes [N]."""
-    known = int(np.ceil(np.log(UNKNOWN) / np.log(discount)))  # frames after which little is missing
+    totals = _known_returns(store, discount)
+    inputs, wanted, episodes = [], [], []
+    with evaluating(model) as device:
+        for length, places in _windows(store.lengths).items():
+            windows = Windows(store, length, np.array([place[:2] for place in places]))
+            for rows, batch in windows.parts():
+                read = _inputs(model.observe(batch.frames().to(device), batch.actions.to(device))).cpu()
+                for row, number in enumerate(rows):
+                    episode, start, first = places[number]
+                    inputs.append(read[row, first - start :])
+                    wanted.append(totals[episode][first : start + length])
+                    episodes.append(torch.full((len(wanted[-1]),), episode))
+    if not wanted:
+        return torch.empty(0, 0), torch.empty(0), torch.empty(0, dtype=torch.int64)
+    returns = torch.cat(wanted)
+    known = ~returns.isnan()
+    return torch.cat(inputs)[known], returns[known], torch.cat(episodes)[known]
+
+
+def _known_returns(store: Episodes, discount: float) -> list[Tensor]:
+    """The returns of each episode's frames, [T]; nan where the recording stops before enough of one is seen."""
+    needed = int(np.ceil(np.log(UNKNOWN) / np.log(discount)))
     totals = []
     for first, length in zip(store.first.tolist(), store.lengths, strict=True):
         mine = slice(first, first + length)
         found = returns_to_go(torch.from_numpy(store.rewards[mine]), discount)
-        if not store.dones[mine][-1]:
-            found[max(0, length - known) :] = torch.nan
+        if not store.terminated[mine][-1]:  # rewards would have followed
+            found[max(0, length - needed) :] = torch.nan
         totals.append(found.float())
-    windows = make_windows(store, min(WINDOW, max(store.lengths)), WINDOW - SETTLED)
-    inputs, wanted = [], []
-    with evaluating(model) as device:
-        for rows, batch in windows.parts():
-            state = model.observe(batch.frames().to(device), batch.actions.to(device))
-            inputs.append(_inputs(state)[:, SETTLED:].cpu())
-            places = windows.places[rows].tolist()
-            wanted += [totals[e][t + SETTLED : t + windows.length] for e, t in places]
-    returns = torch.stack(wanted)
-    episodes = torch.from_numpy(windows.episodes)[:, None].expand_as(returns)
-    found = ~returns.isnan()
-    return torch.cat(inputs)[found], returns[found], episodes[found]
+    return totals
+
+
+def _windows(lengths: list[int]) -> dict[int, list[tuple[int, int, int]]]:
+    """By the length of a window: (episode, its first frame, the first that counts). Each settled frame counts once."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for episode, frames in enumerate(lengths):
+        length, counted = min(WINDOW, frames), SETTLED
+        for start in (*range(0, frames - length + 1, WINDOW - SETTLED), frames - length):
+            if start + length > counted:
+                found.setdefault(length, []).append((episode, start, counted))
+                counted = start + length
+    return found
 
 
 def _fit(inputs: Tensor, wanted: Tensor, seed: int) -> ReturnHead:

@@ -1,6 +1,7 @@
 """A batch of windows: the input of a training step."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class Batch:
     """float32 [B,T]."""
     dones: Tensor
     """bool [B,T], terminated or truncated at this frame."""
+    terminated: Tensor
+    """bool [B,T], the task itself ended at this frame, and no reward follows; where the recording stopped, some may."""
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -31,9 +34,12 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """Windows `start` to `stop` (exclusive), as views: one micro-batch."""
         window = slice(start, stop)
-        return Batch(self.observations[window], self.actions[window], self.rewards[window], self.dones[window])
+        return self.each(lambda field: field[window])
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`, without a copy if it is there already. Copies from pinned memory are asynchronous."""
-        fields = (self.observations, self.actions, self.rewards, self.dones)
-        return Batch(*(field.to(device, non_blocking=True) for field in fields))
+        return self.each(lambda field: field.to(device, non_blocking=True))
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch of what `function` makes of each field."""
+        return Batch(*(function(getattr(self, field.name)) for field in fields(self)))

@@ -16,8 +16,8 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
     """Every window of T frames inside one episode, for any `torch.utils.data.DataLoader`.
 
     Item: `observations` float32 [T,3,S,S] in [-1,1], `actions` float32 [T,A] (`actions[t]` is taken after observing
-    `observations[t]`), `rewards` float32 [T], `dones` bool [T]. It can be pickled; a worker process opens the data
-    itself.
+    `observations[t]`), `rewards` float32 [T], `dones` and `terminated` bool [T]. It can be pickled; a worker process
+    opens the data itself.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class DMCVBDataset(Dataset[dict[str, Tensor]]):
             "actions": batch.actions[0],
             "rewards": batch.rewards[0],
             "dones": batch.dones[0],
+            "terminated": batch.terminated[0],
         }
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ DEFAULT_SIZE = 64
 """Side of a frame in pixels where nothing else is asked for."""
 SIZE_STEP, LARGEST_SIZE = 16, 512
 
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Actions float32 [N,A], rewards float32 [N] and dones bool [N] of N frames."""
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Actions float32 [N,A], rewards float32 [N], dones and terminated bool [N] of N frames."""
 
 
 def check_image_size(size: int) -> int:
@@ -89,7 +89,7 @@ class Episode:
     @property
     def columns(self) -> Columns:
         """Everything but the frames."""
-        return self.actions, self.rewards, self.dones
+        return self.actions, self.rewards, self.dones, self.terminated
 
 
 def _check_array(name: str, key: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int | None, ...]) -> None:

@@ -68,11 +68,12 @@ class Episodes:
     lengths: list[int]
     """Number of frames of each episode."""
     actions: np.ndarray
-    """float32 [frames,A], of all episodes end to end; likewise `rewards` and `dones`."""
+    """float32 [frames,A], of all episodes end to end; likewise the other columns."""
     rewards: np.ndarray
     """float32 [frames]."""
     dones: np.ndarray
-    """bool [frames]."""
+    """bool [frames]; likewise `terminated`, of those at which the task itself ended."""
+    terminated: np.ndarray
     chunks: ChunkTable | None
     """None for a recording."""
     held: HeldFrames | None = None
@@ -100,8 +101,9 @@ class Episodes:
         return (self.first[windows[:, 0]] + windows[:, 1])[:, None] + np.arange(sequence_length)
 
     def columns(self, places: np.ndarray) -> list[torch.Tensor]:
-        """Actions, rewards and dones of these frames, copied."""
-        return [torch.from_numpy(column[places]) for column in (self.actions, self.rewards, self.dones)]
+        """Actions, rewards, dones and terminated of these frames, copied."""
+        columns = (self.actions, self.rewards, self.dones, self.terminated)
+        return [torch.from_numpy(column[places]) for column in columns]
 
     def gather(self, windows: np.ndarray, sequence_length: int) -> Batch:
         """Windows int64 [B,2] of (episode, first frame), all `sound`, as a batch. The frames must be `held`."""
@@ -252,12 +254,12 @@ def _episodes(
     chunks: ChunkTable | None,
     held: HeldFrames | None = None,
 ) -> Episodes:
-    actions, rewards, dones = map(np.concatenate, zip(*parts, strict=True))
+    actions, rewards, dones, terminated = map(np.concatenate, zip(*parts, strict=True))
     facts = (data.environment, data.image_size, data.has_rewards, data.origin)
     told = data.notes if isinstance(data, Source) else ()
     warned = [data.alignment.warning] if isinstance(data, Manifest) and data.alignment else []
     notes = (*([data.origin.line] if data.origin else []), *filter(None, warned), *told)
-    return Episodes(how, *facts, lengths, actions, rewards, dones, chunks, held, notes)
+    return Episodes(how, *facts, lengths, actions, rewards, dones, terminated, chunks, held, notes)
 
 
 def _hold(pixels: Iterable[np.ndarray], lengths: list[int], size: int, how: str) -> tuple[HeldFrames, str]:

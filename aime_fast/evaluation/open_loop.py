@@ -1,7 +1,7 @@
 """Open-loop prediction by horizon, next to predictions that need no model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def open_loop_psnr(
             truth = batch.frames()
             whole, part = _scores(frames, truth[:, context:], windows.moving(rows, batch)[:, context:])
             if other_truth is not None:
-                there = Batch(other_truth[rows].to(device), batch.actions, batch.rewards, batch.dones)
+                there = replace(batch, observations=other_truth[rows].to(device))
                 more = _scores({OTHER_TRUTH: frames[OTHER]}, there.frames(), windows.moving(rows, there))
                 whole, part = whole | more[0], part | more[1]
             for name, values in (("psnr", whole), ("moving", part), ("heads", read)):

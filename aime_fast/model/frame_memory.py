@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.config import TrainConfig
+from aime_fast.config.schema import DEFAULT_IMAGE_SIZE
 from aime_fast.model.draws import Draw, Draws
 from aime_kernels import normalise_frames
 
@@ -20,12 +21,22 @@ STEPS = 32
 
 def single_frames(config: TrainConfig) -> int:
     """n, the single frames for each window of T frames: below T, and 0 for none."""
-    return int(config.losses.single_frames * config.loader.sequence_length)
+    time = config.loader.sequence_length
+    return min(round(config.losses.single_frames * time), time - 1)
+
+
+def kept_bytes(config: TrainConfig, windows: int) -> int:
+    """Bytes that a process keeps for its `windows` of a step."""
+    size = config.model.image_size or DEFAULT_IMAGE_SIZE
+    return STEPS * windows * config.loader.sequence_length * size**2 * 3 if single_frames(config) else 0
 
 
 @dataclass(frozen=True)
 class SingleFrames:
-    """n frames of earlier windows for each of b windows. They are looked at one by one, as the first of a window."""
+    """n frames for each of b windows, from the last steps' windows, this one's among them.
+
+    Each is looked at alone: its context is zero (that of a window's first frame is not), and its prior a first frame's.
+    """
 
     frames: Tensor
     """[b, n, 3, H, W] in [-1, 1]."""

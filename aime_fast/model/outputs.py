@@ -32,9 +32,11 @@ class Inferred:
 class SequenceOutputs:
     """What the losses and a user need of a window, as attributes or by key (`outputs["latents"]`).
 
-    Every tensor starts with [B, T], or with [B, T-1] where it is a prediction of frames 1 .. T-1 (docs/shapes.md). Only
-    `recalled_*` and `single*` are of other windows; they are None in a pass without any. In a pass with single frames
-    `pixels`, `masks` and `likelihood` are of T frames a window too: first some of its own, then single ones.
+    Every tensor starts with [B, T], or with [B, T-1] where it is a prediction of frames 1 .. T-1 (docs/shapes.md).
+    `recalled_*` and `single*` are of other windows; they are None in a pass without any. A pass with n single frames a
+    window has these after the window's own in `features` and `teacher_features`, [B, T + n, ...]. What is drawn there,
+    `pixels`, `masks`, `likelihood` and `reconstructions`, is of T frames too, but not of the window's in their order:
+    T - n of its own come first, in any order, then the single ones.
     """
 
     observations: Tensor  # [B, T, 3, H, W] in [-1, 1]
@@ -51,16 +53,16 @@ class SequenceOutputs:
     motion: Tensor  # predicted motion field into frames 1 .. T-1, [B, T-1, 2, P]; a cell is 2 / (G - 1)
     hidden_states: Tensor  # h [B, T, H]; h_t is the LSTM's output after frame t and a_t
     likelihood: Likelihood  # p(x_t | z_t)
-    features: Tensor  # trunk features [B, T, F, G, G]
-    teacher_features: Tensor  # the EMA teacher's features [B, T, F, G, G], without gradient
+    features: Tensor  # trunk features [B, T (+ n), F, G, G]
+    teacher_features: Tensor  # the EMA teacher's features [B, T (+ n), F, G, G], without gradient
     token_info: Tokens  # tokens, codes and the tokenizer's reconstruction
     next_token_logits: Tensor  # logits of the tokens of frames 1 .. T-1, [B, T-1, P, num_codes]
     heads: dict[str, Tensor]  # the tasks' heads of the state, [B, T, ...] by task name
     draws: Draws  # the random numbers of this pass
-    recalled_nats: Tensor | None = None  # what the latents of earlier windows cost the prior, [R, T]
+    recalled_nats: Tensor | None = None  # what the latents of earlier windows cost the prior, in nats, [R, T]
     recalled_weight: Tensor | None = None  # what their mean counts, relative to kl_z, 0-d
     singles: SingleFrames | None = None  # the single frames of this pass
-    single_kl: Tensor | None = None  # log q(z) - log p(z) of their samples, p as of a window's first frame, [B, n]
+    single_kl: Tensor | None = None  # log q(z) - log p(z) of their samples in nats, p of a first frame, [B, n]
 
     @property
     def latents(self) -> Tensor:
@@ -91,7 +93,7 @@ class SequenceOutputs:
 
     @cached_property
     def reconstructions(self) -> Tensor:
-        """Mean of p(x | z), [B, T, 3, H, W] in [-1, 1]."""
+        """Mean of p(x | z), [B, T, 3, H, W] in [-1, 1]; with single frames not frame by frame (see above)."""
         return self.likelihood.mean()
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aime_fast.config import TrainConfig
+from aime_fast.model.frame_memory import kept_bytes
 from aime_fast.planning.cards import Card
 from aime_fast.planning.rehearsal import KINDS, Rehearsal, rehearse
 from aime_fast.training.engines.ds_config import engine_settings
@@ -83,11 +84,12 @@ def fitting_windows(config: TrainConfig, windows: int, world_size: int, room: fl
     stage, overhead = stage_of(config, world_size), 1 + FRAGMENTS[config.cuda_graph != "off"]
     for number in range(windows // 2, 0, -1):
         if windows % number == 0:
-            # Two rounds hold what any number of rounds holds: one's activations, and sums of gradients.
+            # Two rounds hold what any number of rounds holds, but for the frames of all windows that are remembered.
             rounds = replace(config, optim=replace(config.optim, accumulation=2), ds_config=None)
             seen = rehearse(rounds, 2 * number, "cuda")
             need = torch.stack(list(_kinds(seen.live, seen, world_size, stage).values())).sum(0).max()
-            if overhead * float(need) <= room:
+            more = kept_bytes(config, windows * config.optim.accumulation) - kept_bytes(config, 2 * number)
+            if overhead * float(need) + more <= room:
                 return number
     return 0
 

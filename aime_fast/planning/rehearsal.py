@@ -158,6 +158,7 @@ def _inputs(step: TrainingStep, config: TrainConfig) -> Inputs:
         torch.empty(*shape, config.model.action_dim),
         torch.empty(shape),
         torch.empty(shape, dtype=torch.bool),
+        torch.empty(shape, dtype=torch.bool),
     )
     return Inputs(batch, make_draws(step.draws, *shape, None))
 

@@ -41,7 +41,7 @@ class LossAggregator:
             entropy_weight, lambda_recon, lambda_att_dyn, lambda_gram: replace the configuration's weights of the
                 cluster entropy, the reconstruction, the attention dynamics and the Gram loss.
             batch: the windows behind `outputs`, or a dict with the fields of `Batch` as `DMCVBDataset` gives it;
-                required by tasks that learn from rewards or dones.
+                required by tasks that learn from rewards or ends.
         """
         if isinstance(batch, Mapping):
             batch = Batch(**batch)

@@ -22,7 +22,8 @@ class Elbo(Task):
 
     `recon_loss` is in nats per data dimension (3*H*W per frame). `kl_z`, `hierarchical_kl` and `cluster_entropy` are in
     nats per frame and enter the total divided by the data dimensions. `total_elbo` is what is minimised: at beta =
-    lambda_recon = 1, all other weights 0 and no recalled windows it is the negative ELBO in nats per dimension.
+    lambda_recon = 1, all other weights 0, no recalled windows and no single frames it is the negative ELBO in nats per
+    dimension.
     `bits_per_dim` is the negative ELBO in bits per dimension whatever the weights. `kl_z` is the KL itself; only the
     total has it clamped at `free_bits`. `recon_loss` and `mean_error` are figures without a gradient; `decoder_loss`,
     their weighted sum, has it. `recalled_nats`, of latents of earlier windows, is for dynamics and prior alone.

@@ -28,10 +28,11 @@ class RewardHead(nn.Module):
 
 
 class Reward(Task):
-    """Trains reward and continuation heads on the recording's rewards and dones.
+    """Trains reward and continuation heads on the recording's rewards and ends.
 
     The state of frame t knows a_{t-1} and its result, so it predicts rewards[t-1], which that action earned. The
-    first frame of a window has no target. The continuation is 1 unless frame t ends the episode.
+    first frame of a window has no target. The continuation is 1 unless the task itself ended at frame t: where only the
+    recording stopped, by a time limit for example, rewards would follow.
     """
 
     name, total, needs_rewards = "reward", "total_reward", True
@@ -43,7 +44,7 @@ class Reward(Task):
     def targets(self, batch: Batch) -> Values:
         """The reward earned on the way to each frame, and whether the episode goes on after it."""
         earned = F.pad(batch.rewards[:, :-1], (1, 0), value=torch.nan)
-        return {"reward": earned, "continuation": (~batch.dones).float()}
+        return {"reward": earned, "continuation": (~batch.terminated).float()}
 
     def predictions(self, read: Tensor) -> Values:
         """Expected reward, and probability in [0, 1] that the episode goes on."""

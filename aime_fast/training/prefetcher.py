@@ -73,6 +73,5 @@ class CopyStream:
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; copies to a GPU go through pinned memory, so that they overlap with computation."""
     if device.type == "cuda" and batch.observations.device.type == "cpu":
-        fields = (batch.observations, batch.actions, batch.rewards, batch.dones)
-        batch = Batch(*(field.pin_memory() for field in fields))
+        batch = batch.each(torch.Tensor.pin_memory)
     return batch.to(device)

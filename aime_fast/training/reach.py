@@ -23,12 +23,8 @@ def tasks_reaching(model: WorldModel, aggregator: LossAggregator) -> Reach:
     """
     config, device = model.config, next(model.parameters()).device
     frames = torch.zeros(1, _FRAMES, config.image_size, config.image_size, 3, dtype=torch.uint8, device=device)
-    batch = Batch(
-        frames,
-        torch.zeros(1, _FRAMES, config.action_dim, device=device),
-        torch.zeros(1, _FRAMES, device=device),
-        torch.zeros(1, _FRAMES, dtype=torch.bool, device=device),
-    )
+    actions, rewards = (torch.zeros(1, _FRAMES, *size, device=device) for size in ((config.action_dim,), ()))
+    batch = Batch(frames, actions, rewards, dones=rewards > 0, terminated=rewards > 0)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
     outputs = model(batch.frames(), batch.actions, model.draws(0, 1, _FRAMES))

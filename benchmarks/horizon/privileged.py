@@ -9,6 +9,7 @@ predict. So nothing is lost by seeing or drawing: what is missing is what the ep
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,14 +154,19 @@ def main() -> None:
         raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
     torch.manual_seed(0)
     folder, context = asked.shards, Questions.context
-    kept = read_states(folder, load_manifest(folder))
+    manifest = load_manifest(folder)
+    kept = read_states(folder, manifest)
+    # The policy that recorded has acted already, and its module may not be here.
+    choices = replace(Choices.of(kept.collection), policy="random")
+    if choices.size != manifest.image_size:
+        raise UserError(f"{folder} has frames of {manifest.image_size} pixels, made of {choices.size}: judge those")
+    simulation = make_simulation(choices, graphics)
     learner = taught(folder, kept, asked)
 
     numbers = _numbers(folder, "val")
     windows = make_windows(open_store(folder, "val"), context + Questions.horizon, asked.stride)
     every = windows.batch(np.arange(len(windows)))
     start = torch.stack([values(kept, numbers[e])[first + context - 1] for e, first in windows.places])
-    simulation = make_simulation(Choices.of(kept.collection), graphics)
     truth, found = every.observations[:, context:], dict[str, Tensor]()
     for name, taken in (("own", every.actions), ("another's", every.actions[windows.partners])):
         future = learner.follow(start, taken[:, context - 1 : -1])

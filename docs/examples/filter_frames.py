@@ -16,6 +16,7 @@ import torch
 from aime_fast.data.collect.simulation import Choices, prepare_rendering, render
 from aime_fast.data.shards.manifest import load_manifest
 from aime_fast.doctor import choose_graphics
+from aime_fast.errors import plain_errors
 from aime_fast.evaluation.metrics import CEILING, psnr
 from aime_fast.training.checkpoint.opening import open_run
 
@@ -23,6 +24,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("run", help="folder of a run on data of `aime-fast collect`")
 parser.add_argument("--frames", type=int, default=100)
 options = parser.parse_args()
+plain_errors()
 
 # %% The model, and the environment that it knows
 run = open_run(options.run, print)

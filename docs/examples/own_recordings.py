@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from aime_fast import DMCVBDataset, DMCVBTrainer
 from aime_fast.data.packing.pack import pack
+from aime_fast.errors import plain_errors
 from aime_fast.evaluation.metrics import CEILING, psnr
 
 parser = argparse.ArgumentParser()
@@ -24,6 +25,7 @@ parser.add_argument("--minutes", type=float, default=5.0, help="longest training
 parser.add_argument("--steps", type=int, default=None, help="most steps of training")
 parser.add_argument("--preset", default="small")
 options = parser.parse_args()
+plain_errors()
 out = Path(options.out)
 out.mkdir(parents=True, exist_ok=True)
 

@@ -1,9 +1,9 @@
 """Planning in imagination, closed loop in dm_control, next to random actions and to the data.
 
-    aime-fast collect --env reacher_easy --episodes 60 --out data/reacher
-    aime-fast train --data data/reacher --preset small --tasks elbo,perceiver,predictive,reward \
-        --minutes 20 --out runs/reacher
-    python docs/examples/plan_cem.py runs/reacher
+    python docs/examples/plan_cem.py RUN
+
+RUN is a run with the task `reward`, on data of `aime-fast collect`. docs/examples/README.md has the commands that made
+one, and what it earned.
 """
 
 # %% Options
@@ -20,6 +20,7 @@ from aime_fast.control.returns import fit_returns
 from aime_fast.data.collect.simulation import Choices
 from aime_fast.data.shards.manifest import load_manifest
 from aime_fast.data.store import open_episodes, open_store
+from aime_fast.errors import plain_errors
 from aime_fast.evaluation.windows import make_windows
 from aime_fast.training.checkpoint.opening import open_run
 
@@ -36,13 +37,13 @@ parser.add_argument("--rounds", type=int, default=Search.rounds, help="rounds of
 parser.add_argument("--discount", type=float, default=0.95, help="of a reward, by each frame until it")
 parser.add_argument("--rewards-only", action="store_true", help="plan without the network of returns")
 options = parser.parse_args()
+plain_errors()
 
-# %% The model, and the environment as the data were collected: action repeat, camera, size of the frames
+# %% The model, and the environment as the data were collected: action repeat and camera
 run = open_run(options.run, print)
 folder = Path(run.data_path(None, print) or "")
 manifest = load_manifest(folder)
-recorded = replace(Choices.of(manifest.collection or {}), size=manifest.image_size)
-choices = replace(recorded, length=options.length, seed=options.seed)
+choices = replace(Choices.of(manifest.collection or {}), length=options.length, seed=options.seed)
 asked = {name: getattr(options, name) for name in ("horizon", "candidates", "futures", "rounds")}
 model, search = run.model(), Search(**asked)
 

@@ -14,6 +14,7 @@ import torch
 from aime_fast.data.shards.manifest import load_manifest
 from aime_fast.data.shards.states import read_states
 from aime_fast.data.store import open_store
+from aime_fast.errors import plain_errors
 from aime_fast.evaluation.linear import fit_pca
 from aime_fast.evaluation.probe import probe
 from aime_fast.evaluation.windows import make_windows
@@ -25,6 +26,7 @@ parser.add_argument("run", help="folder of a run on data of `aime-fast collect`"
 parser.add_argument("--windows", type=int, default=600, help="most windows of 16 frames in each split")
 parser.add_argument("--components", type=int, default=36, help="principal components of the pixels")
 options = parser.parse_args()
+plain_errors()
 
 # %% The run, its data, and the simulator's states, which `collect` kept beside the frames
 run = open_run(options.run, print)

@@ -29,7 +29,7 @@ class Cart:
         self.noise, self.calls = noise, []
 
     def imagine(self, state, actions, samples=1, key=0, alike=False):
-        self.calls.append((actions, samples, key))
+        self.calls.append((actions, samples, key, alike))
         moves = (actions @ GAIN.T).repeat_interleave(samples, 0).cumsum(1)
         places = state.latent.repeat_interleave(samples, 0) + moves
         return LatentState(
@@ -77,10 +77,10 @@ def test_one_call_a_round_imagines_all_candidates():
     generator = torch.Generator().manual_seed(1)
     found = plan(cart, near(torch.zeros(2, 3)), state_at(torch.zeros(2, 3)), LIMITS, search, generator)
     assert found.actions.shape == (2, 3, 2) and len(cart.calls) == 4
-    for actions, samples, _ in cart.calls:
+    for actions, samples, *_ in cart.calls:
         assert actions.shape == (14, 5, 2) and samples == 3
         assert (actions[:, 0] == actions[:, 1]).all() and (actions[:, 2] == actions[:, 3]).all()
-    assert len({key for *_, key in cart.calls}) == 4, "each round has its own draws"
+    assert len({key for *_, key, _ in cart.calls}) == 4, "each round has its own draws"
 
 
 def test_actions_stay_within_uneven_bounds():
@@ -133,6 +133,31 @@ def test_the_return_counts_rewards_while_the_episode_goes_on():
         wanted.append(total)
     value = imagined_return(SimpleNamespace(heads={"reward": lambda state: logits}))
     torch.testing.assert_close(value(state_at(torch.zeros(3, 3))), torch.tensor(wanted))
+
+
+def test_later_rewards_count_less_and_what_follows_counts_at_the_end():
+    task, draw, discount = Reward(), torch.Generator().manual_seed(0), 0.9
+    logits = torch.randn(3, 4, 256, generator=draw)
+    read = task.predictions(logits)
+    state = LatentState(torch.randn(3, 4, 2, generator=draw), *(torch.zeros(3, 4, 1) for _ in range(3)))
+    wanted = []
+    for row in range(3):
+        total, counts = 0.0, 1.0
+        for t in range(4):
+            total += counts * float(read["reward"][row, t])
+            counts *= discount * float(read["continuation"][row, t])
+        wanted.append(total + counts * 7 * float(state.latent[row, 3, 0]))
+    model = SimpleNamespace(heads={"reward": lambda state: logits})
+    value = imagined_return(model, discount, lambda last: 7 * last.latent[..., 0])
+    torch.testing.assert_close(value(state), torch.tensor(wanted))
+
+
+def test_candidates_are_compared_under_the_same_random_numbers():
+    cart = Cart(0.1)
+    search = Search(horizon=2, hold=1, candidates=6, elites=2, rounds=2)
+    goal = near(torch.ones(1, 3))
+    plan(cart, goal, state_at(torch.zeros(1, 3)), LIMITS, search, torch.Generator().manual_seed(0))
+    assert [alike for *_, alike in cart.calls] == [True, True]
 
 
 def test_what_does_not_fit_is_named():

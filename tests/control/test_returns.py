@@ -40,8 +40,8 @@ def recording(episodes=20, length=80, ends=False, seed=0):
     phase = random.uniform(0, 2 * np.pi, (episodes, 1)) + 0.2 * np.arange(length)
     level = (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
     pixels = np.repeat((255 * level).round().astype(np.uint8).reshape(-1, 1), SIDE * SIDE * 3, 1)
-    dones = np.zeros((episodes, length), bool)
-    dones[:, -1] = ends
+    dones, terminated = np.zeros((2, episodes, length), bool)
+    dones[:, -1], terminated[:, -1] = True, ends
     frames = episodes * length
     held = HeldFrames([pixels], np.zeros(episodes, np.int64), np.arange(frames))
     return Episodes(
@@ -54,6 +54,7 @@ def recording(episodes=20, length=80, ends=False, seed=0):
         actions=np.zeros((frames, 1), np.float32),
         rewards=level.flatten(),
         dones=dones.flatten(),
+        terminated=terminated.flatten(),
         chunks=None,
         held=held,
     )
@@ -81,26 +82,45 @@ def test_it_reads_what_one_frame_shows_of_the_return():
     assert not any(p.requires_grad for p in head.parameters())
 
 
-@pytest.mark.parametrize(("ends", "known"), [(False, 64 - 14), (True, 64)])
-def test_returns_that_the_recording_cuts_off_are_left_out(ends, known):
-    """0.8^14 is below 5 %: a frame of the last 14 lacks more, unless the episode ended there and nothing follows."""
-    store = recording(3, length=64, ends=ends)
+@pytest.mark.parametrize("length", [4, 30, 64, 100, 123, 150])
+@pytest.mark.parametrize("ends", [False, True])
+def test_every_settled_frame_whose_return_is_known_counts_once(length, ends):
+    """0.8^14 is below 5 %: a frame of the last 14 lacks more, unless the task ended there and nothing follows."""
+    store = recording(3, length, ends)
     inputs, wanted, episodes = returns._examples(Bright(), store, DISCOUNT)
-    whole = torch.stack([returns_to_go(rewards, DISCOUNT) for rewards in torch.from_numpy(store.rewards).view(3, 64)])
-    settled = slice(returns.SETTLED, known)
+    rewards = torch.from_numpy(store.rewards).view(3, length)
+    whole = torch.stack([returns_to_go(each, DISCOUNT) for each in rewards])
+    settled = slice(returns.SETTLED, length if ends else max(0, length - 14))
+    number = whole[:, settled].shape[1]
+    assert torch.equal(episodes, torch.arange(3).repeat_interleave(number))
     torch.testing.assert_close(wanted, whole[:, settled].flatten().float())
-    assert torch.equal(episodes, torch.arange(3).repeat_interleave(known - returns.SETTLED))
-    levels = torch.from_numpy(store.rewards).view(3, 64)[:, settled].flatten()
-    torch.testing.assert_close(inputs[:, 0], 2 * levels - 1, atol=0.01, rtol=0)  # 256 levels
+    if number:
+        torch.testing.assert_close(inputs[:, 0], 2 * rewards[:, settled].flatten() - 1, atol=0.01, rtol=0)  # 256 levels
 
 
-def test_one_short_episode_does_not_shorten_the_windows_of_the_others():
+def test_short_episodes_count_too_and_do_not_shorten_the_windows_of_the_others():
+    store = recording(4, ends=True)
+    names = ("actions", "rewards", "dones", "terminated")
+    cut = replace(store, lengths=[80, 80, 80, 20], **{n: getattr(store, n)[:260] for n in names})
+    _, _, episodes = returns._examples(Bright(), replace(cut, terminated=cut.dones.copy()), DISCOUNT)
+    assert episodes.bincount().tolist() == [75, 75, 75, 20 - 14 - 5]  # the last was cut: it stopped without an end
+
+
+def test_the_last_episodes_with_a_known_return_are_kept_aside():
     store = recording(4)
-    cut = replace(
-        store, lengths=[80, 80, 80, 4], **{n: getattr(store, n)[:244] for n in ("actions", "rewards", "dones")}
-    )
-    inputs, _, episodes = returns._examples(Bright(), cut, DISCOUNT)
-    assert len(inputs) == 3 * (returns.WINDOW - returns.SETTLED) and set(episodes.tolist()) == {0, 1, 2}
+    names = ("actions", "rewards", "dones", "terminated")
+    cut = replace(store, lengths=[80, 80, 80, 4], **{n: getattr(store, n)[:244] for n in names})
+    notes: list[str] = []
+    fit_returns(Bright(), cut, DISCOUNT, note=notes.append)
+    assert "in 1 episodes that the fit left out" in notes[0] and "correlation" in notes[0]
+
+
+def test_returns_that_do_not_vary_are_told_as_such(monkeypatch):
+    monkeypatch.setattr(returns, "STEPS", 2)
+    notes: list[str] = []
+    store = recording(3)
+    fit_returns(Bright(), replace(store, rewards=np.zeros_like(store.rewards)), DISCOUNT, note=notes.append)
+    assert notes == ["returns: all equal in 1 episodes that the fit left out"]
 
 
 def test_equal_seeds_give_equal_fits_and_leave_the_global_generator_alone(monkeypatch):
@@ -117,5 +137,7 @@ def test_what_cannot_be_fitted_is_named():
         fit_returns(Bright(), recording(), 1.0)
     with pytest.raises(UserError, match="no rewards"):
         fit_returns(Bright(), replace(recording(), has_rewards=False), DISCOUNT)
-    with pytest.raises(UserError, match="too short for a return"):
+    with pytest.raises(UserError, match="0 of 4 episodes show a return"):
         fit_returns(Bright(), recording(4, 20), 0.99)
+    with pytest.raises(UserError, match="1 of 1 episodes show a return"):
+        fit_returns(Bright(), recording(1, 80), DISCOUNT)

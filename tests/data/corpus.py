@@ -81,7 +81,7 @@ class Truth:
             rows = slice(first, first + len(frames))
             assert self.episode[first] == self.episode[rows][-1], "a window crosses an episode's end"
             assert np.array_equal(frames, self.frames[rows]), f"wrong frames in window {row}"
-            for name, found in (("actions", batch.actions), ("rewards", batch.rewards), ("dones", batch.dones)):
+            for name, found in ((n, getattr(batch, n)) for n in ("actions", "rewards", "dones", "terminated")):
                 assert np.array_equal(found[row].numpy(), self.data[name][rows]), f"wrong {name} in window {row}"
             firsts.append(first)
         return firsts
@@ -114,7 +114,9 @@ def read_dataset(folder: Path, truth: Truth) -> Iterator[bytes]:
         for number in range(len(dataset)):
             item = dataset[number]
             pixels = ((item["observations"] + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
-            truth.windows(Batch(pixels[None], *(item[name][None] for name in ("actions", "rewards", "dones"))))
+            truth.windows(
+                Batch(pixels[None], *(item[name][None] for name in ("actions", "rewards", "dones", "terminated")))
+            )
             yield item["observations"].numpy().tobytes()
 
 

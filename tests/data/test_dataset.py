@@ -29,7 +29,7 @@ def test_items_are_the_windows_of_the_source_in_order(path, data):
         assert item["observations"].shape == (16, 3, 64, 64)
         expected = data["observations"][part].transpose(0, 3, 1, 2) * (2 / 255) - 1
         np.testing.assert_allclose(item["observations"].numpy(), expected, atol=2e-7)
-        for name in ("actions", "rewards", "dones"):
+        for name in ("actions", "rewards", "dones", "terminated"):
             np.testing.assert_array_equal(item[name].numpy(), data[name][part])
     with pytest.raises(IndexError):
         dataset[len(starts)]
@@ -40,7 +40,7 @@ def test_worker_processes_give_the_same_items(path, request):
     # `fork` inherits the open data; a worker of the others starts from the pickle.
     method = {"raw": "forkserver", "png": "fork", "hdf5": "spawn"}[request.node.callspec.params["path"]]
     batches = list(DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method))
-    for name in ("observations", "actions", "rewards", "dones"):
+    for name in ("observations", "actions", "rewards", "dones", "terminated"):
         found = torch.cat([batch[name] for batch in batches])
         assert torch.equal(found, torch.stack([dataset[i][name] for i in range(len(dataset))]))
 

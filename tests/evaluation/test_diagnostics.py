@@ -26,7 +26,7 @@ def made_batch(windows=3, frames=8):
     generator = torch.Generator().manual_seed(0)
     observations = torch.randint(0, 256, (windows, frames, 64, 64, 3), dtype=torch.uint8, generator=generator)
     zeros = torch.zeros(windows, frames)
-    return Batch(observations, torch.randn(windows, frames, 2, generator=generator), zeros, zeros.bool())
+    return Batch(observations, torch.randn(windows, frames, 2, generator=generator), zeros, zeros.bool(), zeros.bool())
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ def test_figures_are_drawn_for_every_preset_with_other_sizes(tmp_path, preset, c
     config = replace(config, **sizes)
     model = DPGMMVariationalRecurrentAutoencoder.from_config(config).eval()
     frames = torch.randint(0, 256, (1, 5, model.config.image_size, model.config.image_size, 3), dtype=torch.uint8)
-    window = Batch(frames, torch.randn(1, 5, actions), torch.zeros(1, 5), torch.zeros(1, 5, dtype=torch.bool))
+    window = Batch(frames, torch.randn(1, 5, actions), torch.zeros(1, 5), *torch.zeros(2, 1, 5, dtype=torch.bool))
     seen = take_prediction(model, window, context=2, samples=2, key=0)
     with torch.no_grad():
         outputs = model(window.frames(), window.actions)

@@ -91,6 +91,7 @@ def test_tasks_by_name_and_a_batch_as_a_dict():
         "actions": torch.zeros(1, 3, 2),
         "rewards": torch.ones(1, 3),
         "dones": torch.zeros(1, 3, dtype=torch.bool),
+        "terminated": torch.zeros(1, 3, dtype=torch.bool),
     }
     outputs = model(Batch(**batch).frames(), batch["actions"])
     as_dict, as_batch = (aggregator.compute_losses(outputs, batch=b)[0] for b in (batch, Batch(**batch)))

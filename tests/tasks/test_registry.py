@@ -29,6 +29,7 @@ def made():
         torch.randn(2, 4, 2),
         torch.rand(2, 4),
         torch.zeros(2, 4, dtype=torch.bool),
+        torch.zeros(2, 4, dtype=torch.bool),
     )
     outputs = model(batch.frames(), batch.actions)
     return {task.name: task.losses(outputs, 0.5, LossConfig(), batch) for task in tasks}, tasks, model

@@ -34,7 +34,7 @@ def gradients(world, aggregator, frames, key):
     observations = torch.randint(0, 256, (2, frames, 64, 64, 3), generator=generator, dtype=torch.uint8)
     actions = torch.randn(2, frames, 3, generator=generator)
     rewards, dones = torch.randn(2, frames, generator=generator), torch.rand(2, frames, generator=generator) < 0.2
-    batch = Batch(observations, actions, rewards, dones)
+    batch = Batch(observations, actions, rewards, dones, dones)
     outputs = world(batch.frames(), actions, world.draws(key, 2, frames))
     parameters = [p for p in world.parameters() if p.requires_grad]
     losses = aggregator.compute_losses(outputs, beta=0.3, batch=batch)[1]

@@ -144,7 +144,7 @@ def test_ranks_take_consecutive_rows_of_one_global_batch(data, tmp_path):
     parts = []
     for trainer.engine.rank in (0, 1):
         parts.append(trainer.step.fetch(5))
-    for name in ("observations", "actions", "rewards", "dones"):
+    for name in ("observations", "actions", "rewards", "dones", "terminated"):
         joined = torch.cat([getattr(part.batch, name) for part in parts])
         assert torch.equal(joined, getattr(whole.batch, name))
     assert torch.equal(torch.cat([part.draws["latent"] for part in parts]), whole.draws["latent"])

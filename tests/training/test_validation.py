@@ -17,7 +17,7 @@ def batches(number=2):
     zeros = torch.zeros(2, 4)
     for _ in range(number):
         frames = torch.randint(0, 256, (2, 4, 64, 64, 3), dtype=torch.uint8, generator=generator)
-        yield Batch(frames, torch.randn(2, 4, 2, generator=generator), zeros, zeros.bool())
+        yield Batch(frames, torch.randn(2, 4, 2, generator=generator), zeros, zeros.bool(), zeros.bool())
 
 
 def validated(latent_noise, seed=0):

@@ -36,7 +36,7 @@ class ResidentBackend(ExactBackend):
             place = int(episodes.first[episode]) + start
             frames = np.array(episodes.chunk_frames(episode, start))
             self._frames[place : place + len(frames)].copy_(torch.from_numpy(frames))
-        columns = (episodes.actions, episodes.rewards, episodes.dones)
+        columns = (episodes.actions, episodes.rewards, episodes.dones, episodes.terminated)
         self._columns = [torch.from_numpy(column).to(device) for column in columns]
         self._survey = episodes.survey()
         # Free the frames in host memory.

@@ -99,7 +99,7 @@ class StreamBackend(Backend):
 
     def assemble(self, frames: Tensor, rows: list[Row]) -> Batch:
         """The batch of these frames with the windows' other columns."""
-        columns = [np.stack([block.columns[column][row] for block, row in rows]) for column in range(3)]
+        columns = map(np.stack, zip(*([column[row] for column in block.columns] for block, row in rows), strict=True))
         return Batch(frames, *map(torch.from_numpy, columns))
 
     def turn_to(self, rank: tuple[int, int]) -> bool:

@@ -39,7 +39,9 @@ class Choices:
 
     @classmethod
     def of(cls, collection: Mapping[str, Any]) -> "Choices":
-        """The choices in a manifest's `collection`."""
+        """The choices in a manifest's `collection`; `UserError` if another program recorded the data."""
+        if "environment" not in collection:
+            raise UserError("these data were not recorded by `aime-fast collect`: nothing says how to simulate them")
         return cls(**{field.name: collection[field.name] for field in fields(cls)})
 
 

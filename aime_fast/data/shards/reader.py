@@ -35,8 +35,8 @@ class Chunk:
 
     @property
     def columns(self) -> Columns:
-        """Actions, rewards and dones."""
-        return self.actions, self.rewards, self.flags > 0
+        """Actions, rewards, dones and terminated."""
+        return self.actions, self.rewards, self.flags > 0, self.flags & 1 > 0
 
 
 class ShardReader:

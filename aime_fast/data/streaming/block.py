@@ -28,8 +28,9 @@ class Block:
             np.empty((size, length, action_dim), np.float32),
             np.empty((size, length), np.float32),
             np.empty((size, length), bool),
+            np.empty((size, length), bool),
         )
-        """Actions, rewards and dones."""
+        """Actions, rewards, dones and terminated."""
         self._damaged = np.zeros(size, bool)
 
     def put(self, pieces: list[Piece], shards: Shards) -> None:

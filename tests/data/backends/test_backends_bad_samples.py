@@ -16,7 +16,7 @@ from aime_fast.data.packing.pack import pack
 from aime_fast.errors import UserError
 
 EXACT, STREAMS = ("memory", "resident", "dali"), ("dali-stream", "webdataset")
-FIELDS = ("observations", "actions", "rewards", "dones")
+FIELDS = ("observations", "actions", "rewards", "dones", "terminated")
 CODECS = ("raw", "png", "jpg")
 BAD = {(0, frame) for frame in range(16, 32)}
 """The second chunk of the first episode."""

@@ -18,7 +18,7 @@ from aime_fast.errors import UserError
 
 EXACT = ("resident", "memory", "dali")
 TRAIN = LENGTHS[:4]
-FIELDS = ("observations", "actions", "rewards", "dones")
+FIELDS = ("observations", "actions", "rewards", "dones", "terminated")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from aime_fast.errors import UserError
 
 LENGTHS = [40, 16, 33, 5, 17, 50, 20]
 TRAIN = LENGTHS[:6]
-FIELDS = ("observations", "actions", "rewards", "dones")
+FIELDS = ("observations", "actions", "rewards", "dones", "terminated")
 KINDS = ("dali-stream", "webdataset", "pipe")
 
 

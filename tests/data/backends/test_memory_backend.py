@@ -26,11 +26,11 @@ def window(data, episode, start, length):
     """The columns of one window, cut out by hand."""
     part = slice(FIRST[episode] + start, FIRST[episode] + start + length)
     assert part.stop <= FIRST[episode + 1], "the window crosses the end of the episode"
-    return [data[name][part] for name in ("observations", "actions", "rewards", "dones")]
+    return [data[name][part] for name in ("observations", "actions", "rewards", "dones", "terminated")]
 
 
 def assert_same(batch, windows):
-    columns_found = (batch.observations, batch.actions, batch.rewards, batch.dones)
+    columns_found = (batch.observations, batch.actions, batch.rewards, batch.dones, batch.terminated)
     for number, expected in enumerate(windows):
         for found, wanted in zip(columns_found, expected, strict=True):
             np.testing.assert_array_equal(found[number].numpy(), wanted)

@@ -58,7 +58,7 @@ def test_shards_hold_the_source_bit_for_bit(recording, data, tmp_path, codec, ch
     assert lengths == LENGTHS
     for name in ("observations", "actions", "rewards"):
         np.testing.assert_array_equal(found[name], data[name])
-    np.testing.assert_array_equal(found["flags"], 2 * data["dones"])
+    np.testing.assert_array_equal(found["flags"], np.where(data["terminated"], 1, 2 * data["dones"]))
     assert manifest["environment"] == "reacher_easy"
     assert [entry["split"] for entry in manifest["episodes"]] == ["train"] * 4 + ["val"]
     for shard in manifest["shards"]:
