@@ -58,6 +58,13 @@ def test_it_plans_from_the_filtered_state_and_holds_each_action(model, monkeypat
         torch.testing.assert_close(state.hidden, observed.at(place).hidden, atol=1e-4, rtol=1e-4)
 
 
+def test_frames_of_another_size_are_resized_as_packing_does(model):
+    large = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    means = np.rint(large.reshape(64, 2, 64, 2, 3).mean((1, 3))).astype(np.uint8)
+    policy = Planner(model, SEARCH)
+    assert np.array_equal(act(policy, large, first=True), act(policy, means, first=True))
+
+
 def test_a_new_episode_forgets_the_one_before(model):
     policy, (one, two, three) = Planner(model, SEARCH), frames(3)
     fresh = act(policy, one, first=True)

@@ -47,15 +47,16 @@ def test_episodes_are_the_slices_of_the_columns(tmp_path, data, ending):
 @pytest.mark.parametrize("ending", [".h5", ".pt"])
 def test_other_names_of_the_columns(tmp_path, data, ending):
     names = {"observations": "pixels", "actions": "action", "rewards": "reward", "dones": "terminals"}
-    renamed = {names.get(name, name): values for name, values in data.items()}
+    marked = without(data, "terminated")
+    renamed = {names.get(name, name): values for name, values in marked.items()}
     episodes = assert_holds(open_source(write(tmp_path / f"r{ending}", renamed)), data)
     assert all(episode.terminated[-1] and not episode.truncated[-1] for episode in episodes)
-    episodes = assert_holds(open_source(write(tmp_path / f"s{ending}", without(data, "episode_ends"))), data)
+    episodes = assert_holds(open_source(write(tmp_path / f"s{ending}", without(marked, "episode_ends"))), data)
     assert all(episode.truncated[-1] and not episode.terminated[-1] for episode in episodes)
 
 
 def test_without_ends_or_dones_a_file_is_one_cut_episode(tmp_path, data):
-    source = open_source(write_hdf5(tmp_path / "one.h5", without(data, "episode_ends", "dones"), None))
+    source = open_source(write_hdf5(tmp_path / "one.h5", without(data, "episode_ends", "dones", "terminated"), None))
     (episode,) = source.read()
     assert source.environment is None
     assert len(episode) == sum(LENGTHS)
