@@ -13,9 +13,10 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Parallel workers (tests/conftest.py says how many); a file is one worker's. ARGS="-n 0 tests/test_x.py" has none.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help train test test-kernels bench horizon gpu-check nsys ncu check clean
+.PHONY: help setup train test test-kernels bench horizon gpu-check nsys ncu check clean
 
 help:
+	@echo 'make setup  make .venv and nothing else; the others do so too'
 	@echo 'make train  train on the recorded sample: 20 minutes, preset small; ARGS="--preset debug --steps 50" replaces the flags'
 	@echo 'make test   the tests, then those that need a card if there is one; ARGS="-m slow" runs the slow ones'
 	@echo 'make test-kernels  every kernel in the interpreter, and compiled for three GPU types; needs no GPU'
@@ -34,6 +35,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt '$(TORCH)'
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
+
+setup: $(READY)
 
 train: ARGS ?= --preset small --minutes 20
 train: $(READY)

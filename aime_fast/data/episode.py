@@ -95,10 +95,13 @@ class Episode:
 def _check_array(name: str, key: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int | None, ...]) -> None:
     """Raise `UserError` unless `array` has this dtype and shape (None: any size)."""
     if array.dtype != dtype:
-        raise UserError(f"{name}: {key} are {array.dtype}, expected {dtype}; convert them before packing")
+        discrete = key == "actions" and array.dtype.kind in "iub"
+        remedy = "save discrete ones one-hot, [N, number of actions]" if discrete else "convert them before packing"
+        raise UserError(f"{name}: {key} are {array.dtype}, expected {dtype}; {remedy}")
     if array.ndim == len(shape) and len(array) != shape[0]:
         raise UserError(f"{name}: {len(array)} {key} for {shape[0]} frames; every field needs one row a frame")
     fits = array.ndim == len(shape) and all(want in (have, None) for have, want in zip(array.shape, shape, strict=True))
     if not fits:
         wanted = ", ".join("A" if size is None else str(size) for size in shape)
-        raise UserError(f"{name}: {key} have shape {list(array.shape)}, expected [{wanted}]")
+        remedy = "; reshape one number a frame to [N,1]" if key == "actions" and array.ndim == 1 else ""
+        raise UserError(f"{name}: {key} have shape {list(array.shape)}, expected [{wanted}]{remedy}")

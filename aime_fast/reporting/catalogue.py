@@ -50,9 +50,9 @@ continuation_loss | nats | falls | of the continuation head
 kl_z | nats a frame | 5 to 150; not far higher on held-out frames | KL of the posterior of z from its prior
 stick_kl | nats a frame | small | KL of the sticks, shared out over the data set's frames
 alpha_kl | nats a frame | small | KL of the concentration, shared out likewise
+hierarchical_kl | nats a frame | small | stick_kl and alpha_kl together
 single_kl | nats a frame | falls | KL of z of single frames, from the prior of a window's first frame
 recalled_nats | nats a frame | falls; may be negative | -log p(z) of latents of earlier windows, a density
-hierarchical_kl | nats a frame | small | the two together
 attention_kl | nats a slot | falls | KL of the slots' maps from the top-down prior
 beta | 0 to 1 | 1 after the warm-up | weight of the KL terms
 [latent]

@@ -27,7 +27,7 @@ from aime_fast.data.sources.source import Pictures, Source
 from aime_fast.errors import UserError
 
 KEYS = {
-    "observations": ("observations", "observation_pixels", "pixels", "image", "images", "observation"),
+    "observations": ("observations", "observation_pixels", "pixels", "image", "images", "observation", "frames"),
     "actions": ("actions", "action"),
     "rewards": ("rewards", "reward"),
 }
@@ -284,7 +284,10 @@ def episode_ends(columns: Mapping[str, Any], ends: Any | None, where: str) -> np
         ends = np.unique(np.concatenate([*marked, starts[starts > 0], [frames]]))
     ends = np.asarray(ends[:])
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
-        raise UserError(f"{where}: episode_ends is {ends.dtype} {list(ends.shape)}; expected a row of integers")
+        raise UserError(
+            f"{where}: episode_ends is {ends.dtype} {list(ends.shape)}; expected a row of integers, the frame after "
+            "each episode's last"
+        )
     ends = ends.astype(np.int64)
     if ends[-1] != frames or (np.diff(ends, prepend=0) <= 0).any():
         raise UserError(f"{where}: episode_ends must rise from above 0 to {frames}, the number of frames")

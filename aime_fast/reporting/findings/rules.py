@@ -66,10 +66,10 @@ def _gradient_explosion(run: History) -> str | None:
 
 def _dead_codes(run: History) -> str | None:
     perplexity = run.recent("perplexity")
-    least = max(2.0, 0.005 * run.facts.codes)
+    least, healthy = max(2.0, 0.005 * run.facts.codes), max(4.0, 0.02 * run.facts.codes)
     if run.facts.codes < 4 or run.step < SETTLED or perplexity is None or perplexity >= least:
         return None
-    return f"a batch uses {perplexity:.1f} of {run.facts.codes} codes (perplexity; healthy: above {least:.1f})"
+    return f"a batch uses {perplexity:.1f} of {run.facts.codes} codes (perplexity; healthy: above {healthy:.1f})"
 
 
 def _ignored_actions(run: History) -> str | None:

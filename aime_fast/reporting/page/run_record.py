@@ -79,6 +79,8 @@ def read_run(folder: str | Path) -> RunRecord:
     try:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         facts = Facts.of(config)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no run: it has no config.yaml; give the folder that `train` wrote") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no run ({error}); give the folder that `aime-fast train` wrote") from error
     rows = _rows(path, remarks)
