@@ -58,6 +58,10 @@ def other_futures(windows: Windows, numbers: list[int], kept: KeptStates, contex
         raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
     # The policy has acted already, and its module may not be here.
     choices = replace(Choices.of(kept.collection), policy="random")
+    if choices.size != windows.store.image_size:
+        raise UserError(
+            f"frames of {windows.store.image_size} pixels were made of {choices.size}: judge a run on those"
+        )
     tasks, checks = [], []
     present = np.unique(windows.episodes)
     for episode in present:

@@ -83,6 +83,13 @@ def test_other_actions_lead_elsewhere_and_the_own_ones_back(recorded):
     np.testing.assert_array_equal(frames, alone.batch(np.arange(1)).observations[:, 3:].numpy())
 
 
+def test_frames_that_were_resized_cannot_be_simulated_again_and_say_so(recorded, tmp_path):
+    small = pack(recorded, tmp_path / "small", size=32, val_episodes=2)
+    windows = make_windows(open_store(small, "val"), 10, 4)
+    with pytest.raises(UserError, match="frames of 32 pixels were made of 64"):
+        other_futures(windows, [1, 2], of(small), 5)
+
+
 def test_states_are_kept_when_shards_are_packed_again(recorded, tmp_path):
     packed = pack(recorded, tmp_path / "packed", codec="png", workers=2)
     np.testing.assert_array_equal(of(packed).states, of(recorded).states)
