@@ -13,7 +13,7 @@ def store_of(frames, actions):
     held = HeldFrames([np.concatenate(frames).reshape(total, -1)], np.zeros(len(lengths), np.int64), np.arange(total))
     acted = np.concatenate(actions).astype(np.float32)
     zeros = np.zeros(total, np.float32)
-    return Episodes("made", "made_up", size, True, None, lengths, acted, zeros, zeros > 0, None, held)
+    return Episodes("made", "made_up", size, True, None, lengths, acted, zeros, zeros > 0, zeros > 0, None, held)
 
 
 def windows_of(frames, actions, length=None, stride=1, limit=None) -> Windows:
