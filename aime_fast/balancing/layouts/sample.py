@@ -38,21 +38,18 @@ class Sample:
     def __init__(self, cuts: Sequence[Cut], sizes: Mapping[int, int], tasks: int, device: torch.device) -> None:
         most = max(ENTRIES // len(sizes), 1)
         strides = {index: stride(size, most) for index, size in sizes.items()}
-        self._slices: list[list[slice[int, int, int]]] = []
-        """Sampled entries of each tensor of a vector."""
-        self._counts: list[int] = []
-        scales = []
+        self._entries: list[Tensor] = []
+        """Sampled entries of each tensor of a vector, int64."""
+        scales = [torch.empty(0, dtype=torch.float64)]
         for cut in cuts:
-            slices = []
+            entries = [torch.empty(0, dtype=torch.int64)]
             for piece in cut.pieces:
                 step = strides[piece.index]
                 first = -piece.start % step
-                if first < piece.numel:
-                    slices.append(slice(piece.at + first, piece.at + piece.numel, step))
-                    scales.append(torch.full((-(-(piece.numel - first) // step),), step, dtype=torch.float64))
-            self._slices.append(slices)
-            self._counts.append(sum(-(-(part.stop - part.start) // part.step) for part in slices))
-        self._scales = torch.cat([torch.empty(0, dtype=torch.float64), *scales]).sqrt().to(device)
+                entries.append(torch.arange(piece.at + min(first, piece.numel), piece.at + piece.numel, step))
+                scales.append(torch.full(entries[-1].shape, step, dtype=torch.float64))
+            self._entries.append(torch.cat(entries).to(device))
+        self._scales = torch.cat(scales).sqrt().to(device)
         self._zero = torch.zeros(1, device=device)
         self.samples = torch.zeros(2, tasks, len(self._scales), dtype=torch.float64, device=device)
         """[2, n, m]: of this step and of the step before, each entry times the root of its weight; zeros at first."""
@@ -60,11 +57,11 @@ class Sample:
 
     def products(self, vectors: Sequence[Vector]) -> Tensor:
         """Take the sample of n vectors; the part of this rank in the products of both steps, float64 [2, 2, n]."""
-        views = [self._zero[:0]]
+        taken = [self._zero[:0]]
         for vector in vectors:
-            for tensor, slices, count in zip(vector, self._slices, self._counts, strict=True):
-                views += [self._zero.expand(count)] if tensor is None else [tensor[part] for part in slices]
-        torch.mul(torch.cat(views).view(len(vectors), -1), self._scales, out=self.samples[0])
+            for tensor, entries in zip(vector, self._entries, strict=True):
+                taken.append(self._zero.expand(len(entries)) if tensor is None else tensor[entries])
+        torch.mul(torch.cat(taken).view(len(vectors), -1), self._scales, out=self.samples[0])
         return (self.samples[:, None] * self.samples).sum(-1)
 
     def keep(self, finite: Tensor) -> None:
