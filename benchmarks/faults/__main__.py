@@ -30,7 +30,8 @@ def trained(options: dict[str, Any], fault: Fault | None) -> tuple[list[Finding]
         if fault:
             fault.spoil(trainer)
         with closing(trainer), suppress(UserError):  # a run may end by itself, which is no finding
-            trainer.fit()
+            if signal := trainer.fit().signal:  # that ended this training, and is meant for all
+                raise SystemExit(128 + signal)
         with open(f"{out}/config.yaml", encoding="utf-8") as file:
             config = yaml.safe_load(file)
         return findings_of(config, read_metrics(out)), time.perf_counter() - began
