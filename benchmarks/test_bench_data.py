@@ -8,6 +8,7 @@ calls, so each way has its rounds by itself. `-k wait` measures how long trainin
 import importlib.util
 import io
 import json
+import os
 import tarfile
 from itertools import islice
 
@@ -212,6 +213,7 @@ SAMPLER = WindowSampler([LENGTH] * EPISODES, T, B, 0)
 # Workers are forked, and inherit what other benchmarks have left to the garbage collector. Python 3.12 warns of a fork
 # beside threads.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
 def test_hdf5_with_workers(reading, recording):
     """Two workers, whose start is in the time measured."""
     dataset, count = PlainHDF5(recording), 8 * WINDOWS

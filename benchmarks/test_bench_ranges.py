@@ -44,7 +44,7 @@ FORMS = {"no ranges": lambda: opened_by(lambda name: nullcontext()), "not record
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("rounds", [pytest.param(8, id="quick", marks=pytest.mark.quick), 60])
+@pytest.mark.parametrize("rounds", [pytest.param(8, id="quick", marks=pytest.mark.quick), 40])
 def test_ranges_of_a_step(record_forms, record, tmp_path, rounds):
     trainer = DMCVBTrainer(preset="debug", steps=8, out=str(tmp_path / "run"), compile="off")
     inputs = trainer.step.fetch(0)
