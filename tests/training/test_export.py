@@ -72,3 +72,40 @@ def test_what_is_no_exported_model_is_refused(run, tmp_path, damage):
     with pytest.raises(UserError, match=r"export|wings|num_slots must be at least 1") as caught:
         Model.from_pretrained(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_what_reads_h_learns_anew_on_the_way_out(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--out", str(out), "--refit", "--refit-steps", "2"]) == 0
+    assert capsys.readouterr().out.startswith(f"exported to {out} after step ")
+    ours, theirs = load_model(run).state_dict(), load_model(out).state_dict()
+    changed = {name.split(".")[0] for name, x in ours.items() if not torch.equal(x, theirs[name])}
+    assert changed == {"dynamics", "prior", "attention_prior"}
+    assert main(["evaluate", str(out), "--context", "2", "--horizon", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--refit-steps", "2"], "--refit-steps belongs to --refit, which is not given"),
+        (["--data", "x"], "--data belongs to --refit"),
+        (["--refit", "--data", "nowhere.h5"], "nowhere.h5"),
+        (["--refit", "--refit-steps", "0"], "must be an integer of at least 1"),
+    ],
+)
+def test_a_refit_that_cannot_be_is_refused_in_one_line(run, tmp_path, capsys, flags, said):
+    assert main(["export", str(run), "--out", str(tmp_path / "out"), *flags]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in last and not (tmp_path / "out").exists()
+
+
+def test_a_refit_asks_for_the_rewards_of_its_tasks(tmp_path, capsys):
+    data = write_recording(tmp_path / "recording.pt")
+    tasks = ["elbo", "perceiver", "predictive", "reward"]
+    DMCVBTrainer(**tiny_options(data, tmp_path / "run", steps=1, tasks=tasks)).fit()
+    content = torch.load(data)
+    del content["rewards"]
+    torch.save(content, tmp_path / "bare.pt")
+    flags = ["--refit", "--data", str(tmp_path / "bare.pt")]
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out"), *flags]) == 2
+    assert "no rewards, which the run's task 'reward' learns from" in capsys.readouterr().err

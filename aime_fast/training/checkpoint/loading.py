@@ -12,7 +12,7 @@ from aime_fast import __version__
 from aime_fast.config import to_dict
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import CONFIG, WEIGHTS, DPGMMVariationalRecurrentAutoencoder
-from aime_fast.training.checkpoint.opening import Note, open_run, silent
+from aime_fast.training.checkpoint.opening import Note, OpenedRun, open_run, silent
 
 
 def load_model(run: str | Path, note: Note = silent) -> DPGMMVariationalRecurrentAutoencoder:
@@ -30,11 +30,19 @@ def export(run: str | Path, out: str | Path, note: Note = silent) -> Path:
     stage. `config.json` also has the run's settings and says what it was trained on. Raises `UserError` if there is no
     intact checkpoint or `out` exists.
     """
-    folder = Path(out)
-    if folder.exists():
-        raise UserError(f"--out {out} exists; give a new folder")
+    check_new(out)
     opened = open_run(run, note)
-    model = opened.model()
+    return write_model(opened.model(), opened, Path(out))
+
+
+def check_new(out: str | Path) -> None:
+    """`UserError` if the folder `out` exists."""
+    if Path(out).exists():
+        raise UserError(f"--out {out} exists; give a new folder")
+
+
+def write_model(model: DPGMMVariationalRecurrentAutoencoder, opened: OpenedRun, folder: Path) -> Path:
+    """Write `model`, with what the run it comes from says of itself, to the new folder; as `export` does."""
     weights = {
         name: (tensor.float() if tensor.is_floating_point() else tensor).clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
@@ -56,5 +64,5 @@ def export(run: str | Path, out: str | Path, note: Note = silent) -> Path:
         (draft / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(draft, folder)
     except OSError as error:
-        raise UserError(f"cannot write to {out} ({error.strerror}); give another --out") from error
+        raise UserError(f"cannot write to {folder} ({error.strerror}); give another --out") from error
     return folder

@@ -1,0 +1,1 @@
+"""Dynamics, prior and heads of a finished model, learnt anew from its latents."""

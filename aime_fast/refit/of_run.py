@@ -1,0 +1,34 @@
+"""The parts that read h of a run's model, fitted and exported."""
+
+from pathlib import Path
+
+from aime_fast.data.backends.backend import training_device
+from aime_fast.data.store import open_store
+from aime_fast.errors import UserError
+from aime_fast.refit.fit import Refit, refit
+from aime_fast.tasks.registry import make_tasks
+from aime_fast.training.checkpoint.loading import check_new, write_model
+from aime_fast.training.checkpoint.opening import Note, open_run, silent
+
+
+def export_refit(
+    run: str | Path, out: str | Path, data: str | None, actions: str | None, steps: int, note: Note = silent
+) -> Refit:
+    """Fit what reads h of a run's model anew (`fit.refit`), and write the model to the new folder `out`.
+
+    On the training episodes of `data`, by default the run's own, with its window length, learning rate and weights of
+    losses. `UserError` as `export` and `refit` raise it, and for data without the rewards that a task of the run needs.
+    """
+    check_new(out)
+    opened = open_run(run, note)
+    path = opened.data_path(data, note)
+    episodes = open_store(path, "train", actions=opened.reading_of_actions(path, actions))
+    opened.check_data(episodes, note)
+    config, tasks = opened.config, make_tasks(opened.config.tasks)
+    if not episodes.has_rewards and (lacking := [task.name for task in tasks if task.needs_rewards]):
+        raise UserError(f"{episodes.description}: no rewards, which the run's task {lacking[0]!r} learns from")
+    length = min(config.loader.sequence_length, max(episodes.lengths))
+    model, rate = opened.model().to(training_device()), config.optim.lr
+    found = refit(model, episodes, tasks, config.losses, length, steps, rate, config.seed, note)
+    write_model(found.model.cpu(), opened, Path(out))
+    return found

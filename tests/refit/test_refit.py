@@ -1,0 +1,171 @@
+"""What reads h learns anew: from the latents alone, nothing else changes, and few frames are not learnt by heart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from aime_fast.config import LossConfig, ModelConfig
+from aime_fast.data.store import Episodes, HeldFrames
+from aime_fast.errors import UserError
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as Model
+from aime_fast.refit import fit, perceived
+from aime_fast.refit.fit import PARTS, refit
+from aime_fast.refit.perceived import perceive
+from aime_fast.tasks.registry import make_tasks
+from aime_fast.tasks.task import belongs
+
+SIDE, LENGTH = 16, 6
+SMALL = dict(
+    image_size=SIDE, action_dim=1, latent_dim=8, hidden_dim=24, mlp_dim=32, grid=4, encoder_width=8, decoder_width=8,
+    max_components=3, context_dim=8, num_slots=2, slot_dim=8, num_codes=8, code_dim=8, tokenizer_width=8,
+    perceiver_latents=2, perceiver_dim=16, perceiver_layers=1, perceiver_heads=2, num_mixtures=2, kl_samples=2,
+)  # fmt: skip
+TASKS = ("elbo", "perceiver", "predictive", "reward")
+
+
+def pushed(episodes=12, length=20, seed=0, shuffled=False):
+    """A bright column that each action moves by up to three pixels, round the frame; its place is the reward.
+
+    `shuffled` gives every frame the action of another one.
+    """
+    random = np.random.default_rng(seed)
+    actions = random.uniform(-1, 1, (episodes, length)).astype(np.float32)
+    place = random.uniform(0, SIDE, (episodes, 1)) + np.cumsum(3 * actions, 1) - 3 * actions
+    distance = np.abs((np.arange(SIDE) - place[..., None] + SIDE / 2) % SIDE - SIDE / 2)
+    columns = (255 * np.clip(1.5 - distance / 2, 0, 1)).astype(np.uint8)
+    pixels = np.broadcast_to(columns[:, :, None, :, None], (episodes, length, SIDE, SIDE, 3))
+    frames, dones = episodes * length, np.zeros((episodes, length), bool)
+    dones[:, -1] = True
+    told = actions.flatten()
+    return Episodes(
+        description="made",
+        environment=None,
+        image_size=SIDE,
+        has_rewards=True,
+        origin=None,
+        lengths=[length] * episodes,
+        actions=(random.permutation(told) if shuffled else told)[:, None],
+        rewards=np.cos(2 * np.pi * (place + 3 * actions) / SIDE).astype(np.float32).flatten(),
+        dones=dones.flatten(),
+        terminated=np.zeros(frames, bool),
+        chunks=None,
+        held=HeldFrames([pixels.reshape(frames, -1).copy()], np.zeros(episodes, np.int64), np.arange(frames)),
+    )
+
+
+def model(tasks=TASKS):
+    torch.manual_seed(0)
+    made = Model.from_config(ModelConfig(**SMALL))
+    made.add_heads(make_tasks(tasks))
+    made.prepare(torch.full((3, SIDE, SIDE), -0.7), 100)
+    return made.eval()
+
+
+def fitted(store, steps, tasks=TASKS, **options):
+    notes: list[str] = []
+    found = refit(model(tasks), store, make_tasks(tasks), LossConfig(), LENGTH, steps, note=notes.append, **options)
+    return found, notes
+
+
+def test_only_what_reads_h_changes():
+    before = model().state_dict()
+    found, _ = fitted(pushed(4), 3)
+    after = found.model.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
+    assert changed and all(belongs(name, PARTS) for name in changed)
+    assert {name.split(".")[0] for name in changed} == set(PARTS)
+    assert not found.model.training and found.model.prior.frames_in_data == 100
+
+
+def test_actions_are_learnt_where_they_say_what_follows():
+    """The latents of both recordings are the same; only in one of them the actions lead from frame to frame."""
+    true, wrong = (fitted(pushed(24, shuffled=shuffled), 200, rate=0.01)[0] for shuffled in (False, True))
+    assert true.nats < wrong.nats - 1.0
+
+
+def test_the_reward_head_learns_with_it():
+    found, _ = fitted(pushed(24), 200, rate=0.01)
+    new = pushed(8, LENGTH, seed=1)
+    outputs = perceive(found.model, new, LENGTH).example  # of the eight windows in one pass
+    read = make_tasks(TASKS)[-1].predictions(outputs.heads["reward"])["reward"][:, 1:]
+    rewards = torch.from_numpy(new.rewards).view(8, LENGTH)[:, :-1]  # a reward is read a frame later
+    assert torch.stack([read.flatten(), rewards.flatten()]).corrcoef()[0, 1] > 0.8
+
+
+def test_few_frames_are_not_learnt_by_heart():
+    """Two short episodes whose actions mean nothing: the fit ends by itself, at its best, and learns from both then."""
+    store = pushed(2, 12, shuffled=True)
+    found, notes = fitted(store, 2000)
+    last = next(
+        int(line.split("/")[0].split()[1]) for line in reversed(notes) if line.startswith("step") and "/" in line
+    )
+    assert last < 2000 and last > 1.5 * found.step
+    costs = [float(line.split("costs ")[1].split()[0]) for line in notes if "costs" in line]
+    assert found.nats == pytest.approx(min(costs), abs=0.05) and costs[-1] > min(costs)
+    assert notes[-1] == f"step {found.step} was best; now as many steps on all 2 episodes"
+
+
+def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    store = pushed(3)
+    first, second, third = (fitted(store, 5, seed=seed)[0].model.state_dict() for seed in (0, 0, 1))
+    model()  # draws from the global generator itself, from a seed of its own
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+    assert not torch.equal(first["dynamics.start"], third["dynamics.start"])
+    torch.manual_seed(0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "dpgmm-frame"])
+def test_other_priors_are_fitted_too(prior):
+    torch.manual_seed(0)
+    made = Model.from_config(ModelConfig(**SMALL, prior=prior)).eval()
+    found = refit(made, pushed(3), make_tasks(TASKS[:3]), LossConfig(), LENGTH, 3, note=lambda _: None)
+    assert np.isfinite(found.nats)
+
+
+@pytest.mark.parametrize("length", [LENGTH, LENGTH + 1, 2 * LENGTH, 20])
+def test_every_frame_is_perceived_as_in_a_pass_over_its_window(length):
+    store, made = pushed(3, length), model()
+    found = perceive(made, store, LENGTH)
+    assert found.lengths == [length] * 3 and found.frames.mean.shape == (3 * length, 8)
+    batch = store.gather(np.array([[1, length - LENGTH]]), LENGTH)
+    with torch.no_grad():
+        outputs = made(batch.frames(), batch.actions)
+    last = slice(2 * length - LENGTH, 2 * length)
+    torch.testing.assert_close(found.frames.mean[last], outputs.posterior_mean[0])
+    torch.testing.assert_close(found.frames.maps[last], outputs.attention.maps[0])
+    assert torch.equal(found.frames.actions, torch.from_numpy(store.actions))
+    assert torch.equal(found.frames.rewards, torch.from_numpy(store.rewards))
+    assert found.frames.dones.nonzero().flatten().tolist() == [length - 1, 2 * length - 1, 3 * length - 1]
+
+
+def test_windows_lie_inside_episodes():
+    store = pushed(3, 10)
+    found = perceive(model(), store, LENGTH)
+    assert found.firsts(LENGTH, range(1, 3)).tolist() == [*range(10, 15), *range(20, 25)]
+    window = found.frames.windows(torch.tensor([3, 14]), LENGTH)
+    assert torch.equal(window.mean[1], found.frames.mean[14:20]) and window.batch().rewards.shape == (2, LENGTH)
+
+
+def test_long_recordings_are_thinned_and_short_episodes_left_out(monkeypatch):
+    monkeypatch.setattr(perceived, "MOST", 90)
+    found = perceive(model(), pushed(12, 20), LENGTH)
+    assert len(found.lengths) == 4 and len(found.frames.mean) == 80
+    store = pushed(4, 20)
+    names = ("actions", "rewards", "dones", "terminated")
+    cut = replace(store, lengths=[20, 20, 20, 3], **{n: getattr(store, n)[:63] for n in names})
+    assert perceive(model(), cut, LENGTH).lengths == [20, 20, 20]
+    with pytest.raises(UserError, match="1 training episodes have 6 frames or more, and two are needed"):
+        perceive(model(), replace(cut, lengths=[20, 3, 3, 3]), LENGTH)
+
+
+def test_the_average_forgets_the_first_weights_soon(monkeypatch):
+    """After one look at 25 steps the averaged model is better than the one it began with."""
+    monkeypatch.setattr(fit, "EVERY", 5)
+    _, notes = fitted(pushed(24), 40)
+    costs = [float(line.split("costs ")[1].split()[0]) for line in notes if "costs" in line]
+    assert costs == sorted(costs, reverse=True)
