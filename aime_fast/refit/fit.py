@@ -65,8 +65,22 @@ def refit(
 
     They start anew. A tenth of the episodes, the last ones and at least one, is kept aside: the fit ends well beyond
     the step that is best there, or after `steps`. Where that leaves few episodes, they then learn from all for as many
-    steps as were best. `length` is that of a window, T. `note` gets lines of progress. `UserError` if fewer than two
-    episodes are so long.
+    steps as were best. Nothing is seen or drawn: of the record of a pass, the terms of a task with a head may read what
+    belongs to z, h, prior and maps.
+
+    Args:
+        model: a trained model, which stays as it is.
+        store: training episodes.
+        tasks: those of the training; the ones with a head are fitted.
+        weights: of their losses.
+        length: frames of a window, T.
+        steps: most steps.
+        rate: learning rate.
+        seed: of first weights, windows and draws.
+        note: gets lines of progress.
+
+    Raises:
+        UserError: fewer than two episodes have a window.
     """
     note(f"perceiving the frames of {len(store.lengths)} episodes")
     recording = perceive(model.eval(), store, length)
@@ -97,6 +111,8 @@ def refit(
     if episodes < FEW:
         note(f"step {step} was best; now as many steps on all {episodes} episodes")
         chosen = next(islice(learn(episodes), step - 1, None))[1]
+    for parameter, own in zip(chosen.parameters(), model.parameters(), strict=True):
+        parameter.requires_grad_(own.requires_grad)
     return Refit(chosen, step, nats)
 
 

@@ -77,6 +77,9 @@ def test_only_what_reads_h_changes():
     changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
     assert changed and all(belongs(name, PARTS) for name in changed)
     assert {name.split(".")[0] for name in changed} == set(PARTS)
+    assert all(
+        p.requires_grad == q.requires_grad for p, q in zip(found.model.parameters(), model().parameters(), strict=True)
+    )
     assert not found.model.training and found.model.prior.frames_in_data == 100
 
 
