@@ -35,8 +35,8 @@ def killed(emit):
 
 
 def hangs(emit):
-    emit({"value": 1})
     print("waiting", flush=True)
+    emit({"value": 1})
     time.sleep(600)
 
 

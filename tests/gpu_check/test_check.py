@@ -40,7 +40,7 @@ def test_how_a_job_ends_is_recorded_and_the_next_one_runs(tmp_path, name, status
 
 def test_what_a_job_measured_and_printed_before_it_failed_is_kept(tmp_path):
     made = check(tmp_path)
-    made.run([job("exits"), job("hangs", limit=6.0), job("raises")], far())
+    made.run([job("exits"), job("hangs", limit=12.0), job("raises")], far())
     values = {row["job"]: row["value"] for row in made.records.rows() if "status" not in row}
     assert values == {"hangs": 1, "raises": 1}
     lines = {row["job"]: row["last_lines"] for row in made.records.rows() if "status" in row}
