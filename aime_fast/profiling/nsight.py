@@ -12,6 +12,8 @@ GET = {
     "nsys": "install Nsight Systems: Debian's package nsight-systems (non-free), or NVIDIA's",
     "ncu": "install Nsight Compute: Debian's package nsight-compute (non-free), or NVIDIA's",
 }
+IMPORTER, DEBIAN = Path("host-linux-x64/QdstrmImporter"), Path("/usr/lib/nsight-systems")
+"""What makes a report of a recording, and where Debian keeps it, apart from nsys."""
 KERNELS = 300
 """Kernels that Nsight Compute measures: it repeats each of them several times."""
 
@@ -34,6 +36,7 @@ def under_nsys(program: Sequence[str], folder: Path, on_card: bool) -> str:
             *(f"--output={report.with_suffix('')}", *program),
         ],
     )
+    _converted(report, nsys)
     if not report.is_file():
         raise UserError(f"nsys wrote no report to {report}; its version may lack --capture-range=nvtx, update it")
     # Lists the names with exit code 1. They have changed: nvtxsum is nvtx_sum since 2023.
@@ -46,6 +49,15 @@ def under_nsys(program: Sequence[str], folder: Path, on_card: bool) -> str:
         raise UserError(f"nsys recorded no phase ({version}); one before 2023 needs nvtx 0.2.11 or older")
     # Before its tables nsys draws a bar of its progress.
     return said[said.index(" ** ") :]
+
+
+def _converted(report: Path, nsys: str) -> None:
+    """Make the report of what was recorded, where nsys did not find its importer and left the raw stream."""
+    stream = report.with_suffix(".qdstrm")
+    folders = [Path(nsys).resolve().parents[1] / IMPORTER.parent, DEBIAN / IMPORTER.parent]
+    importer = next((path for path in (folder / IMPORTER.name for folder in folders) if path.is_file()), None)
+    if stream.is_file() and not report.is_file() and importer:
+        _run("QdstrmImporter", [str(importer), f"--input-file={stream}", f"--output-file={report}"])
 
 
 def under_ncu(program: Sequence[str], folder: Path) -> str:
