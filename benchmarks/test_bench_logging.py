@@ -44,8 +44,8 @@ def _timed(method, seconds):
         ("debug", 200, "none"),
         ("debug", 200, "tensorboard"),
         ("debug", 200, ALL),
-        ("small", 40, "none"),
-        ("small", 40, ALL),
+        ("small", 50, "none"),
+        ("small", 50, ALL),
     ],
 )
 def test_cost_of_logging(record, monkeypatch, tmp_path, preset, steps, tracker):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from aime_fast.config import LossConfig
 from aime_fast.data.store import Episodes
+from aime_fast.evaluation.metrics import evaluating
 from aime_fast.model.outputs import SequenceOutputs
 from aime_fast.model.parts.attention_schema import Attention
 from aime_fast.model.parts.layers import previous
@@ -83,7 +84,8 @@ def refit(
         UserError: fewer than two episodes have a window.
     """
     note(f"perceiving the frames of {len(store.lengths)} episodes")
-    recording = perceive(model.eval(), store, length)
+    with evaluating(model):
+        recording = perceive(model, store, length)
     episodes, aside = len(recording.lengths), max(1, len(recording.lengths) // 10)
     held = recording.firsts(length, range(episodes - aside, episodes))
     held = held[torch.linspace(0, len(held) - 1, min(KEPT_ASIDE, len(held))).round().long()]
