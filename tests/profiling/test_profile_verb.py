@@ -98,7 +98,7 @@ def test_the_settings_of_a_run(tmp_path, monkeypatch):
         ([], "error: give the folder of a run or --preset debug, small or paper"),
         (["--preset", "smal"], "did you mean small?"),
         (["nowhere"], "error: nowhere has no config.yaml; give the folder of a run, or --preset"),
-        (["--preset", "debug", "--device", "cuda"], "error: --device cuda, but there is none here (no NVIDIA driver"),
+        (["--preset", "debug", "--device", "cuda"], "error: --device cuda, but there is none here ("),
         (["--preset", "debug", "--under", "ncu"], "error: --under ncu measures kernels of a GPU, but there is none"),
         (["--preset", "debug", "--under", "nsys"], "error: nsys is not installed; install Nsight Systems"),
         (["--preset", "debug", "--steps", "0"], "must be an integer of at least 1, not '0'"),
