@@ -89,7 +89,8 @@ def _result(name: str, opened: "OpenedRun", evaluation: "Evaluation") -> dict[st
     from pathlib import Path
 
     from aime_fast.data.backends.backend import training_device
-    from aime_fast.evaluation.kept import FILE, hash_of_weights, read_result
+    from aime_fast.evaluation.kept import FILE, read_result
+    from aime_fast.training.checkpoint.finding import hash_of_weights
 
     kept, weights = read_result(Path(name) / FILE), hash_of_weights(opened.folder)
     wanted = evaluation.facts(str(opened.folder), opened.step, weights)

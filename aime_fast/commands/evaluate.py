@@ -40,8 +40,9 @@ def run(
 
     from aime_fast.data.backends.backend import training_device
     from aime_fast.evaluation.evaluation import Evaluation, Questions
-    from aime_fast.evaluation.kept import as_csv, hash_of_weights, write_named
+    from aime_fast.evaluation.kept import as_csv, write_named
     from aime_fast.evaluation.windows import OPEN_LOOP_STRIDE, PROTOCOL_STRIDE
+    from aime_fast.training.checkpoint.finding import hash_of_weights
     from aime_fast.training.checkpoint.opening import open_run
 
     opened = open_run(run_folder, note)

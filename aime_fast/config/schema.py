@@ -248,6 +248,9 @@ class TrainConfig:
     """Steps between two checkpoints. One is always written at the end."""
     keep_checkpoints: Size = 2
     """Newest checkpoints to keep. The best one is always kept."""
+    refit_steps: Count = 0
+    """Most steps, after the last step of the run, in which dynamics, prior and heads learn anew from the finished
+    model's latents: predictions gain most by it. Never more than the run had. 0: they stay as they were trained."""
     resume: str | None = None
     """`auto` for the newest checkpoint in `out`, or a run folder or a checkpoint."""
     override: bool = False

@@ -1,7 +1,6 @@
 """The result of an evaluation as files, and its figures read back from them."""
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -88,10 +87,3 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return result if isinstance(result, dict) and "reconstruction" in result else None
-
-
-def hash_of_weights(checkpoint: Path) -> str:
-    """Sixteen hex digits that change with the weights of a checkpoint, whose manifest has hashes, or exported model."""
-    manifest = checkpoint / "manifest.json"
-    file = manifest if manifest.is_file() else checkpoint / "model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]

@@ -34,8 +34,9 @@ ROWS, SHOWN, WARMUP, LARGEST_NORM = 64, 16, 50, 100.0
 """Windows of a step, those of them whose maps are predicted too, steps until the full rate, largest gradient norm."""
 AVERAGED = 0.98
 """Share of the averaged weights that a step keeps, once there are many."""
-EVERY, KEPT_ASIDE, PATIENCE = 25, 256, 1.5
-"""Steps between two looks at the windows kept aside, their number, and how far beyond the best step to go on."""
+EVERY, KEPT_ASIDE, PATIENCE, TOLD = 25, 256, 1.5, 100
+"""Steps between two looks at the windows kept aside, their number, how far beyond the best step to go on, and steps
+between two lines of progress."""
 FEW = 20
 """With fewer episodes the ones kept aside are worth learning from."""
 
@@ -104,14 +105,16 @@ def refit(
         nats = objective.nats(averaged, windows, seed)
         if best is None or nats < best[0]:
             best = nats, step, deepcopy(averaged)
-        left = (time.perf_counter() - began) / step * (steps - step)
-        note(f"step {step}/{steps} | z costs {nats:.1f} nats a frame kept aside | at most {left:.0f} s left")
+        if step % TOLD == 0:
+            left = (time.perf_counter() - began) / step * (steps - step)
+            note(f"step {step}/{steps} | z costs {nats:.1f} nats a frame kept aside | at most {left:.0f} s left")
         if step > PATIENCE * best[1] + 4 * EVERY:
             break
     assert best is not None  # there is at least one step
     nats, step, chosen = best
+    note(f"step {step} was best: z costs {nats:.1f} nats a frame kept aside")
     if episodes < FEW:
-        note(f"step {step} was best; now as many steps on all {episodes} episodes")
+        note(f"as many steps on all {episodes} episodes")
         chosen = next(islice(learn(episodes), step - 1, None))[1]
     for parameter, own in zip(chosen.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(own.requires_grad)

@@ -1,5 +1,6 @@
-"""The parts that read h of a run's model, fitted and exported."""
+"""The parts that read h of a run's model, fitted and written as an exported folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from aime_fast.data.backends.backend import training_device
@@ -7,8 +8,10 @@ from aime_fast.data.store import open_store
 from aime_fast.errors import UserError
 from aime_fast.refit.fit import Refit, refit
 from aime_fast.tasks.registry import make_tasks
+from aime_fast.training.checkpoint.files import delete_folder
+from aime_fast.training.checkpoint.finding import hash_of_weights
 from aime_fast.training.checkpoint.loading import check_new, write_model
-from aime_fast.training.checkpoint.opening import Note, open_run, silent
+from aime_fast.training.checkpoint.opening import REFITTED, Note, OpenedRun, open_run, silent
 
 
 def export_refit(
@@ -20,7 +23,26 @@ def export_refit(
     losses. `UserError` as `export` and `refit` raise it, and for data without the rewards that a task of the run needs.
     """
     check_new(out)
-    opened = open_run(run, note)
+    return _write(open_run(run, note, refitted=False), Path(out), data, actions, steps, note)
+
+
+def refit_run(run: Path, steps: int, note: Note = silent) -> Refit | None:
+    """Fit what reads h of the checkpoint that verbs take of a run, and keep the model in the run's folder (`REFITTED`).
+
+    From then on verbs take it. Does nothing, and returns None, if that has been done. `steps` at most; `UserError` as
+    `export_refit` raises it.
+    """
+    opened, folder = open_run(run, refitted=False), run / REFITTED
+    if folder.is_dir():
+        if open_run(run).refit_of == hash_of_weights(opened.folder):
+            return None
+        delete_folder(folder)
+    return _write(opened, folder, None, None, steps, note)
+
+
+def _write(
+    opened: OpenedRun, folder: Path, data: str | None, actions: str | None, steps: int, note: Note
+) -> Refit:
     path = opened.data_path(data, note)
     episodes = open_store(path, "train", actions=opened.reading_of_actions(path, actions))
     opened.check_data(episodes, note)
@@ -30,5 +52,5 @@ def export_refit(
     length = min(config.loader.sequence_length, max(episodes.lengths))
     model, rate = opened.model().to(training_device()), config.optim.lr
     found = refit(model, episodes, tasks, config.losses, length, steps, rate, config.seed, note)
-    write_model(found.model.cpu(), opened, Path(out))
+    write_model(found.model.cpu(), replace(opened, refit_of=hash_of_weights(opened.folder)), folder)
     return found

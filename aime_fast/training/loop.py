@@ -44,7 +44,7 @@ class Loop:
     def train(self, until: int | None) -> int:
         """Train, and pause after step `until` if it is given; return the signal that ended the run early, or 0."""
         run, config, progress, interval = self.run, self.run.config, self.run.progress, self.interval
-        stop, signal, found = self._finished() or self._paused(until), 0, False
+        stop, signal, found = self.finished() or self._paused(until), 0, False
         if stop:
             self.reporter.note(
                 f"the run is at step {progress.step} already: nothing to do; go on with --override and a larger --steps"
@@ -59,7 +59,7 @@ class Loop:
                 interval.add(result.values, result.finite)
                 progress.step += 1
                 progress.seconds, signal, found = decide()
-            finished = self._finished()
+            finished = self.finished()
             stop = finished or found or bool(signal) or self._paused(until)
             validating = finished or self._every(run.backend.steps_per_epoch)
             saving = stop or self._every(config.checkpoint_every)
@@ -79,7 +79,7 @@ class Loop:
                 self.reporter.note(f"{failure}; training continues and will try the next checkpoint")
             if not validating and self._every(config.logging.figures_every):
                 self._look(beta)
-        return 0 if self._finished() else signal
+        return 0 if self.finished() else signal
 
     def _every(self, steps: int) -> bool:
         """Whether the step just done is a multiple of `steps`; never if `steps` is 0."""
@@ -90,7 +90,7 @@ class Loop:
         seconds = self._earlier + time.monotonic() - self._started
         return seconds, self.interruptions.received, self.reporter.stopped_by is not None
 
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
         """Whether the steps, the epochs or the time are up."""
         total = self.run.schedules.total_steps
         # A resumed run may be beyond a limit that was lowered.

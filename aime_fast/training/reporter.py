@@ -1,5 +1,6 @@
 """What a run reports: rows of metrics, findings, the progress, pictures, trackers. Only rank 0 reports."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FINDINGS = "findings.jsonl"
 ALL = "all"
+AHEAD = re.compile(r"psnr_ahead_\d+")
 
 
 def check_logging(config: LoggingConfig) -> None:
@@ -101,17 +103,26 @@ class Reporter:
                 + ", ".join(f"{label} {values[metric]:.4g}" for label, metric in self._shown.items())
             )
 
+    def refitted(self, step: int, values: Mapping[str, float], seen: Snapshot | None) -> None:
+        """Write a row of validation metrics after dynamics learnt anew, print its predictions, and draw what it shows."""
+        if self._log:
+            self._row(step, "refit", values)
+            ahead = {name.rpartition("_")[2]: value for name, value in values.items() if AHEAD.fullmatch(name)}
+            told = ", ".join(f"{value:.2f} dB at {frames}" for frames, value in ahead.items())
+            self.note(f"validation after learning anew: PSNR by frames ahead {told or 'not measured'}")
+            self.pictures(step, seen, "-refitted")
+
     def look(self, step: int, values: Mapping[str, float]) -> None:
         """Write a row of values of the first held-out batch."""
         if self._log:
             self._row(step, "look", values)
 
-    def pictures(self, step: int, seen: Snapshot | None) -> None:
+    def pictures(self, step: int, seen: Snapshot | None, suffix: str = "") -> None:
         """Keep what a validation showed, and draw it as a grid: a file, and what trackers show."""
         if self._log and seen:
             from aime_fast.reporting.figures import save_reconstruction_grid
 
-            path = self._folder.figures / f"step-{step:08d}.png"
+            path = self._folder.figures / f"step-{step:08d}{suffix}.png"
             try:
                 seen.save(self._folder.path)
                 save_reconstruction_grid(path, seen, title=f"step {step}")

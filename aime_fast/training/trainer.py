@@ -13,6 +13,7 @@ from aime_fast.errors import UserError
 from aime_fast.reporting.findings.watch import Finding
 from aime_fast.training.components import Components
 from aime_fast.training.engines.host_group import time_limit
+from aime_fast.training.learning_anew import learn_anew
 from aime_fast.training.loop import Loop
 from aime_fast.training.prefetcher import Prefetcher
 from aime_fast.training.reporter import Reporter
@@ -87,8 +88,9 @@ class DMCVBTrainer(Components):
                 Interruptions(hosts.rank == 0) as interruptions,
                 Watchdog(hosts.rank, hosts.world_size, limit) as watchdog,
             ):
+                loop = Loop(self, reporter, prefetcher, interruptions, watchdog)
                 try:
-                    signal = Loop(self, reporter, prefetcher, interruptions, watchdog).train(until)
+                    signal = loop.train(until)
                 except RuntimeError as error:
                     if not memory_ended(error):
                         raise
@@ -97,6 +99,8 @@ class DMCVBTrainer(Components):
                 hosts.first(lambda: self._stop(reporter.stopped_by, go_on))
             if signal:
                 reporter.note(f"stopped by signal {signal} after step {progress.step}; saved. Go on with: {go_on}")
+            elif loop.finished() and self.config.refit_steps and hosts.rank == 0:
+                learn_anew(self, reporter)  # the other ranks do not wait
         return Summary(
             steps=progress.step,
             epochs=progress.step / self.backend.steps_per_epoch,

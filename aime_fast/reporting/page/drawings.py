@@ -59,7 +59,7 @@ def _prediction(run: RunRecord) -> dict[str, Points]:
         return {name: known for name, values in run.evaluation["psnr"].items() if (known := _kept_curve(values))}
     found = {}
     for ending, name in ENDINGS.items():
-        points = {h: run.history.held_out(f"psnr_ahead_{h}{ending}") for h in HORIZONS}
+        points = {h: run.held_out(f"psnr_ahead_{h}{ending}") for h in HORIZONS}
         known = {h: (value, value, value) for h, value in points.items() if value is not None}
         if known:
             found[name] = known

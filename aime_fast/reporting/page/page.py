@@ -73,7 +73,8 @@ def _comparison(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """Rows of the table: a label and the newest value of each run, `-` where a run has none."""
     rows = []
     for name, label, split in ROWS_OF_SUMMARY:
-        values = [run.history.values(name, split) for run in runs]
+        splits = ["refit" if split == "val" and run.learnt_anew else split for run in runs]
+        values = [run.history.values(name, split) for run, split in zip(runs, splits, strict=True)]
         if any(values):
             rows.append((label, [f"{series[-1]:,.4g}" if series else "-" for series in values]))
     return rows

@@ -49,6 +49,16 @@ class RunRecord:
         return max(zip(values, steps, strict=True)) if values else None
 
     @property
+    def learnt_anew(self) -> bool:
+        """Whether dynamics and prior learnt anew after the last step."""
+        return self.history.steps("psnr", "refit")[-1:] == self.history.steps("psnr", "val")[-1:] != ()
+
+    def held_out(self, name: str) -> float | None:
+        """The newest value on held-out frames: by the model with new dynamics, if these have learnt anew."""
+        anew = self.history.values(name, "refit") if self.learnt_anew else ()
+        return anew[-1] if anew else self.history.held_out(name)
+
+    @property
     def summary(self) -> str:
         """The run in two or three sentences."""
         config, history = self.config, self.history
@@ -56,10 +66,12 @@ class RunRecord:
         words = [
             f"Preset {config['preset']} on {data}: {history.step:,} steps in {_clock(self.seconds)}, {self.status}."
         ]
+        if self.learnt_anew:
+            words.append("Its dynamics learnt anew after the last step.")
         if best := self.best("psnr"):
             words.append(f"The best validation PSNR is {best[0]:.2f} dB, at step {best[1]:,}.")
         ahead = [f"psnr_ahead_5{ending}" for ending in ("", "_copy", "_other_actions")]
-        own, copy, other = (history.held_out(name) for name in ahead)
+        own, copy, other = (self.held_out(name) for name in ahead)
         if own is not None and copy is not None:
             words.append(f"Five frames ahead it predicts at {own:.2f} dB; copying gives {copy:.2f}")
             words[-1] += f", another window's actions {other:.2f}." if other is not None else "."

@@ -78,6 +78,12 @@ def fault(path: Path) -> str | None:
     )
 
 
+def hash_of_weights(checkpoint: Path) -> str:
+    """Sixteen hex digits that change with the weights of a checkpoint, whose manifest has hashes, or exported model."""
+    manifest = checkpoint / MANIFEST
+    return checksum(manifest if manifest.is_file() else checkpoint / EXPORTED)[:16]
+
+
 def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints in `folder` that have a manifest, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / MANIFEST).is_file())

@@ -55,6 +55,7 @@ def write_model(model: DPGMMVariationalRecurrentAutoencoder, opened: OpenedRun, 
             "config": to_dict(opened.config),
             "data": asdict(opened.data) if opened.data else None,
             "progress": {"step": opened.step},
+            "refit_of": opened.refit_of,
         },
     }
     draft = folder.with_name(f".{folder.name}.part")

@@ -27,6 +27,7 @@ from aime_fast.training.checkpoint.finding import (
     fault,
     find,
     fitting_weights,
+    hash_of_weights,
     no_checkpoint,
     pointed,
     read_manifest,
@@ -36,6 +37,8 @@ Note = Callable[[str], None]
 """Receives one line for the user."""
 POINTERS = ("best", "latest")
 """Files that name a run's best checkpoint and its newest."""
+REFITTED = "refitted"
+"""Exported folder in a run's folder: the model of a checkpoint, whose dynamics learnt anew."""
 BEYOND = 0.5
 """Actions that leave the range of training by more than this part of its width may have another unit."""
 
@@ -58,6 +61,8 @@ class OpenedRun:
     """What it was trained on; None if an older version wrote it without."""
     step: int
     """Optimiser steps behind the weights."""
+    refit_of: str | None = None
+    """`hash_of_weights` of the checkpoint whose dynamics learnt anew; None if they are those of training."""
 
     def model(self) -> DPGMMVariationalRecurrentAutoencoder:
         """The model with its heads, on the CPU and in evaluation mode. `UserError` if the weights do not fit it."""
@@ -146,11 +151,12 @@ class OpenedRun:
                 return
 
 
-def open_run(run: str | Path, note: Note = silent) -> OpenedRun:
+def open_run(run: str | Path, note: Note = silent, refitted: bool = True) -> OpenedRun:
     """Open a run's folder (its best checkpoint, or its newest), one checkpoint, or an exported folder.
 
-    Verifies the checkpoint's files; skips damaged checkpoints and reports them through `note`. Raises `UserError` if
-    there is nothing of the kind, and if another version wrote it.
+    Where the dynamics of that checkpoint of a run's folder have learnt anew, the model with them is opened, unless
+    `refitted` is False. Verifies the checkpoint's files; skips damaged checkpoints and reports them through `note`.
+    Raises `UserError` if there is nothing of the kind, and if another version wrote it.
     """
     where = Path(run)
     if (where / CONFIG).is_file():
@@ -161,6 +167,12 @@ def open_run(run: str | Path, note: Note = silent) -> OpenedRun:
         note(f"weights: the best checkpoint by validation, {best}; the newest is {newest.name}")
     if path is None:
         raise no_checkpoint(where)
+    if refitted and path != where and (where / REFITTED / CONFIG).is_file():
+        renewed = _exported(where / REFITTED)
+        if renewed.refit_of == hash_of_weights(path):
+            note(f"dynamics: learnt anew from its latents, {renewed.folder}")
+            return renewed
+        note(f"dynamics: those of training; {renewed.folder} belongs to other weights")
     try:
         return _opened(path, False, _RECORD.validate_json((path / STATE).read_bytes()), read_manifest(path)["version"])
     except ValidationError as error:
@@ -187,7 +199,7 @@ def _opened(path: Path, exported: bool, record: "_Record", version: str) -> Open
     if unknown := sorted(sizes.keys() - {item.name for item in fields(ModelConfig)}):
         raise UserError(f"{path}: this program's model has no {unknown[0]}; use the version that wrote it ({version})")
     config = updated(TrainConfig(), known_options(record.config), str(path))
-    return OpenedRun(path, exported, config, record.data, record.progress.step)
+    return OpenedRun(path, exported, config, record.data, record.progress.step, record.refit_of)
 
 
 @dataclass
@@ -202,6 +214,7 @@ class _Record:
     config: dict[str, object]
     progress: _Progress
     data: DataIdentity | None = None
+    refit_of: str | None = None
 
 
 @dataclass

@@ -6,8 +6,9 @@ from aime_fast.errors import UserError
 from aime_fast.training.checkpoint.state import Shared
 
 FREE = ("out", "resume", "override", "threads", "ds_config", "backend", "preset", "compile", "cuda_graph")
-FREE_GROUPS = ("logging.", "checkpoint_every", "keep_checkpoints")
-"""Free to change: they decide where a run writes and how fast it is; results change by rounding at most."""
+FREE_GROUPS = ("logging.", "checkpoint_every", "keep_checkpoints", "refit_steps")
+"""Free to change: they decide where a run writes, how fast it is and what follows it; checkpoints change by rounding at
+most."""
 FIXED = ("seed", "optim.name", "tasks", "balancing.solver", "balancing.groups")
 FIXED_GROUPS = ("model.", "loader.")
 """Never to change: the stored weights, moments or position in the data would lose their meaning."""
