@@ -32,7 +32,7 @@ def refit_run(run: Path, steps: int, note: Note = silent) -> Refit | None:
     From then on verbs take it. Does nothing, and returns None, if that has been done. `steps` at most; `UserError` as
     `export_refit` raises it.
     """
-    opened, folder = open_run(run, refitted=False), run / REFITTED
+    opened, folder = open_run(run, note, refitted=False), run / REFITTED
     if folder.is_dir():
         if open_run(run).refit_of == hash_of_weights(opened.folder):
             return None
