@@ -80,6 +80,11 @@ class Seed:
         return self.folder / "run"
 
     @property
+    def trained(self) -> Path:
+        """Is there once the run is complete, its dynamics' learning anew included."""
+        return self.folder / "trained"
+
+    @property
     def result(self) -> Path:
         return self.folder / "result.json"
 
@@ -87,10 +92,6 @@ class Seed:
     def commit(self) -> Path:
         """Names the commit that trained it last."""
         return self.folder / "commit"
-
-    def checkpoint(self, steps: int) -> Path:
-        """The one at the end: the best one would be chosen by its reconstruction."""
-        return self.run / "checkpoints" / f"step-{steps:08d}"
 
 
 def data_sets(out: Path, names: list[str], own: list[str], episodes: int, length: int) -> list[DataSet]:

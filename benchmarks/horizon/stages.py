@@ -51,8 +51,8 @@ def collect(data: DataSet) -> None:
 
 
 def train(seed: Seed, budget: Budget, variant: Variant) -> None:
-    """Train to the end of the budget, from the newest checkpoint if there is one."""
-    if (seed.checkpoint(budget.steps) / "manifest.json").is_file():
+    """Train to the end of the budget, from the newest checkpoint if there is one, and let the dynamics learn anew."""
+    if seed.trained.exists():
         return
     seed.folder.mkdir(parents=True, exist_ok=True)
     seed.commit.write_text(commit() + "\n")
@@ -68,13 +68,14 @@ def train(seed: Seed, budget: Budget, variant: Variant) -> None:
         **({"data": seed.data.path} if seed.data.path else {}),
     }
     run("train", *(part for name, value in (fixed | variant.changes).items() for part in (f"--{name}", str(value))))
+    seed.trained.touch()
 
 
 def evaluate(seed: Seed, budget: Budget) -> None:
-    """Judge the checkpoint at the end of the budget, with all that the data allow."""
+    """Judge the run as a user gets it, with all that the data allow."""
     if seed.result.exists():
         return
-    flags = [str(seed.checkpoint(budget.steps)), "--json", str(seed.result)]
+    flags = [str(seed.run), "--json", str(seed.result)]
     if seed.data.path:
         flags += ["--data", str(seed.data.path)]
     flags += ["--stride", str(STRIDE)] if seed.data.collected else []
