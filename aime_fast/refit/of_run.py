@@ -40,9 +40,7 @@ def refit_run(run: Path, steps: int, note: Note = silent) -> Refit | None:
     return _write(opened, folder, None, None, steps, note)
 
 
-def _write(
-    opened: OpenedRun, folder: Path, data: str | None, actions: str | None, steps: int, note: Note
-) -> Refit:
+def _write(opened: OpenedRun, folder: Path, data: str | None, actions: str | None, steps: int, note: Note) -> Refit:
     path = opened.data_path(data, note)
     episodes = open_store(path, "train", actions=opened.reading_of_actions(path, actions))
     opened.check_data(episodes, note)

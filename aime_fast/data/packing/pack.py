@@ -77,6 +77,8 @@ def pack(
     alignment = look_at_alignment(recording)
     if report and alignment.line:
         report(alignment.line)
+    if report and "val" not in splits:
+        report("no episode is held out, so a run has no validation and `evaluate` needs other data; record two or more")
     progress = report is not None
     write_folder(recording, out, splits, seed, codec, chunks_per_shard, workers, progress, alignment)
     return out

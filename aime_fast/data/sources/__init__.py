@@ -38,6 +38,7 @@ OF_FOLDERS: dict[str, Callable[[Path, Pictures], Source]] = {
 SIGNS = {"shards": (MANIFEST_NAME,), "lerobot": ("meta/info.json",), "minari": ("metadata.json", "data/metadata.json")}
 """Files by which a folder of a format is recognised."""
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".pt": "torch", ".pth": "torch", ".npz": "npz"}
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 
 
 def open_source(
@@ -78,6 +79,11 @@ def open_source(
         files = _files(path, kind) if path.is_dir() else [path]
         if files:
             return without_fragments(OF_FILES[kind](path, files, pictures))
+    if path.suffix.lower() in VIDEOS:
+        raise UserError(
+            f"{path}: a video holds no actions; write its frames and the action after each as columns `frames` and "
+            "`actions` of an HDF5 file (docs/data.md)"
+        )
     looked_for = f"holds no recording of format {format}" if format else "not a recording that can be read"
     has = f"no {MANIFEST_NAME} here, nor any other known layout" if path.is_dir() else "no known kind of file"
     raise UserError(f"{path}: {looked_for} ({has}); known are {', '.join(formats)}")

@@ -125,3 +125,17 @@ def test_an_egl_device_that_does_not_exist_is_named(device):
     result = run_check(replace(egl, environment={**egl.environment, "MUJOCO_EGL_DEVICE_ID": device}))
     assert result.status == "warning" and f"MUJOCO_EGL_DEVICE_ID={device} names no device" in result.found
     assert result.fix == "unset MUJOCO_EGL_DEVICE_ID"
+
+
+def test_packing_a_lone_episode_says_that_nothing_is_held_out(tmp_path):
+    came = run("pack", str(one_episode(tmp_path)), "--out", str(tmp_path / "shards"))
+    assert came.code == 0 and "no episode is held out, so a run has no validation" in came.said
+
+
+def test_a_plain_video_is_told_what_it_lacks(tmp_path):
+    path = tmp_path / "walk.MP4"
+    path.write_bytes(bytes(100))
+    came = run("pack", str(path), "--out", str(tmp_path / "shards"))
+    assert (
+        came.code == 2 and f"{path}: a video holds no actions; write its frames and the action after each" in came.said
+    )
