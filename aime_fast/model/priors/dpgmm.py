@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw, Draws
 from aime_fast.model.parts.layers import bounded_log_variance, joined, mlp, wide
-from aime_fast.model.priors.mixture import MixtureDistribution
+from aime_fast.model.priors.mixture import APART, MixtureDistribution
 from aime_fast.model.priors.prior import Prior, StickMeasure
 from aime_fast.model.priors.sticks import (
     expected_weights,
@@ -42,9 +42,8 @@ class DPGMMPrior(Prior):
         self.mean, self.log_var = nn.Linear(width, dim), nn.Linear(width, dim)
         self.gate, self.regime = nn.Linear(width, components), nn.Linear(width, rank)
         self.log_var_offsets = nn.Parameter(torch.zeros(components, dim))
-        # Close together: when components start apart, the one nearest to the first posteriors takes every z.
-        self.offsets = nn.Parameter(0.15 * torch.randn(components, dim))
-        self.directions = nn.Parameter(0.15 * torch.randn(rank, components * dim))
+        self.offsets = nn.Parameter(APART / dim**0.5 * torch.randn(components, dim))
+        self.directions = nn.Parameter(APART / dim**0.5 * torch.randn(rank, components * dim))
         start = torch.tensor([1.0, config.concentration_shape / config.concentration_rate])
         self.sticks = nn.Parameter(inverse_softplus(start)[:, None].repeat(1, components - 1))
         self.concentration = nn.Parameter(inverse_softplus(torch.tensor(alpha_prior)))

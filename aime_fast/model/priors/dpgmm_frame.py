@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from aime_fast.config import ModelConfig
 from aime_fast.model.draws import Draw, Draws
 from aime_fast.model.parts.layers import bounded_log_variance, joined, mlp, wide
-from aime_fast.model.priors.mixture import MixtureDistribution
+from aime_fast.model.priors.mixture import APART, MixtureDistribution
 from aime_fast.model.priors.prior import Prior
 from aime_fast.model.priors.sticks import inverse_softplus, log_softplus, stick_divergences
 from aime_kernels import kumaraswamy_log_weights
@@ -36,8 +36,7 @@ class DPGMMFramePrior(Prior):
         self.concentration = nn.Linear(width, 2)
         self.mean = nn.Linear(width, dim)
         self.log_vars = nn.Linear(width, components * dim)
-        # Close together: when components start apart, the one nearest to the first posteriors takes every z.
-        self.offsets = nn.Parameter(0.15 * torch.randn(components, dim))
+        self.offsets = nn.Parameter(APART / dim**0.5 * torch.randn(components, dim))
         self._start_at_prior(*alpha_prior)
 
     @torch.no_grad()

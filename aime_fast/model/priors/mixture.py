@@ -8,6 +8,10 @@ from torch import Tensor
 from aime_fast.model.priors.prior import Noise
 from aime_kernels import mixture_log_density
 
+APART = 0.15
+"""Length of the components' first offsets, whatever the size of z. Of components that start further apart, the one
+nearest to the first posteriors explains every z after thirty steps, and the others never learn (docs/log.md)."""
+
 
 @dataclass
 class MixtureDistribution:
