@@ -148,3 +148,33 @@ def test_the_density_is_nearly_the_true_one(found):
     """Where h tells the mode, weights that do not read it would lose more than 0.5 nats."""
     truth = found.data.log_prob(found.z - found.before, found.hidden)
     assert (truth - found.log_prob).mean() < 0.3
+
+
+def effective_components(dim: int) -> float:
+    """Components in use after 60 steps on made z of `dim` numbers, of which the step from frame to frame is known."""
+    torch.manual_seed(0)
+    prior = make_prior(replace(CONFIG, latent_dim=dim, hidden_dim=32, max_components=15))
+    optimiser, generator = torch.optim.AdamW(prior.parameters(), lr=2e-3), Generator().manual_seed(0)
+    seen = torch.randn(32, dim, generator=generator) / 32**0.5
+    for _ in range(60):
+        hidden, before, noise = (torch.randn(BATCH, FRAMES, n, generator=generator) for n in (32, dim, dim))
+        latent = 0.9 * before + 0.5 + 0.3 * (hidden @ seen + noise)
+        draws = make_draws(prior.draws, BATCH, FRAMES, generator)
+        distribution = prior(hidden, torch.zeros(BATCH, FRAMES, CONFIG.action_dim), before, draws)
+        log_prob, log_shares = distribution.log_prob_and_responsibilities(latent[:, :, None])
+        optimiser.zero_grad()
+        (-log_prob.mean()).backward()
+        optimiser.step()
+    usage = log_shares.detach().exp().mean((0, 1, 2))
+    return float(torch.special.entr(usage).sum().exp())
+
+
+@pytest.mark.parametrize("dim", [16, 36, 96])
+def test_no_component_takes_every_frame_whatever_the_size_of_z(dim):
+    assert effective_components(dim) > 3
+
+
+def test_components_that_start_apart_leave_all_to_one(monkeypatch):
+    """What the first offsets were: equally long in each coordinate, so longer in larger z."""
+    monkeypatch.setattr("aime_fast.model.priors.dpgmm.APART", 0.15 * 96**0.5)
+    assert effective_components(96) < 2
