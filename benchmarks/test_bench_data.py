@@ -242,6 +242,7 @@ def test_data_wait(record, recording, tmp_path, kind, codec):
     if not shards.exists():
         pack(recording, shards, codec=codec, chunks_per_shard=80, val_episodes=1)
     flags = ["--preset", "small", "--steps", WAIT_STEPS, "--threads", 2, "--logging.log_every", 1, "--backend", kind]
+    flags += ["--refit-steps", 0]
     run("aime_fast/train.py", *flags, "--data", shards, "--out", tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     seconds, waited = np.array(

@@ -56,7 +56,8 @@ def test_cost_of_logging(record, monkeypatch, tmp_path, preset, steps, tracker):
     seconds = timed(monkeypatch)
     logging = {"tracker": tracker, "figures_every": steps // 2}
     loader = {"windows_per_epoch": 10**5}  # the only validation is at the end
-    trainer = DMCVBTrainer(preset=preset, steps=steps, out=tmp_path / "run", logging=logging, loader=loader)
+    options = {"preset": preset, "steps": steps, "logging": logging, "loader": loader, "refit_steps": 0}
+    trainer = DMCVBTrainer(out=tmp_path / "run", **options)
     trainer.fit()
     trainer.close()
     loader = trainer.config.loader

@@ -104,7 +104,7 @@ class Reporter:
             )
 
     def refitted(self, step: int, values: Mapping[str, float], seen: Snapshot | None) -> None:
-        """Write a row of validation metrics after dynamics learnt anew, print its predictions, and draw what it shows."""
+        """Write, print and draw the validation of a model whose dynamics learnt anew."""
         if self._log:
             self._row(step, "refit", values)
             ahead = {name.rpartition("_")[2]: value for name, value in values.items() if AHEAD.fullmatch(name)}

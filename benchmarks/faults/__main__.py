@@ -52,6 +52,7 @@ def main() -> int:
         "preset": asked.preset,
         "steps": asked.steps,
         "logging": {"figures_every": 50, "tracker": "none"},
+        "refit_steps": 0,
     }
     named = alarms = 0
     for fault in FAULTS:

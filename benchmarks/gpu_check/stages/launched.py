@@ -34,6 +34,8 @@ def zero2(emit: Emit, device: str, steps: int) -> None:
         "1",
         "--compile",
         "off",
+        "--refit-steps",
+        "0",
     ]
     for row in _training(flags, rank):
         shown = {"step": row["step"], "total_elbo": row["total_elbo"]}
