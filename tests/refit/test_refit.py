@@ -86,7 +86,7 @@ def test_only_what_reads_h_changes():
 def test_actions_are_learnt_where_they_say_what_follows():
     """The latents of both recordings are the same; only in one of them the actions lead from frame to frame."""
     true, wrong = (fitted(pushed(24, shuffled=shuffled), 200, rate=0.01)[0] for shuffled in (False, True))
-    assert true.nats < wrong.nats - 1.0
+    assert true.nats < wrong.nats - 0.5
 
 
 def test_the_reward_head_learns_with_it():
