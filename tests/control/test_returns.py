@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from held_episodes import held_episodes
 
 from aime_fast.control import returns
 from aime_fast.control.returns import fit_returns, returns_to_go
-from aime_fast.data.store import Episodes, HeldFrames
 from aime_fast.errors import UserError
 from aime_fast.model.state import LatentState
 
@@ -39,25 +39,10 @@ def recording(episodes=20, length=80, ends=False, seed=0):
     random = np.random.default_rng(seed)
     phase = random.uniform(0, 2 * np.pi, (episodes, 1)) + 0.2 * np.arange(length)
     level = (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
-    pixels = np.repeat((255 * level).round().astype(np.uint8).reshape(-1, 1), SIDE * SIDE * 3, 1)
-    dones, terminated = np.zeros((2, episodes, length), bool)
-    dones[:, -1], terminated[:, -1] = True, ends
-    frames = episodes * length
-    held = HeldFrames([pixels], np.zeros(episodes, np.int64), np.arange(frames))
-    return Episodes(
-        description="made",
-        environment=None,
-        image_size=SIDE,
-        has_rewards=True,
-        origin=None,
-        lengths=[length] * episodes,
-        actions=np.zeros((frames, 1), np.float32),
-        rewards=level.flatten(),
-        dones=dones.flatten(),
-        terminated=terminated.flatten(),
-        chunks=None,
-        held=held,
+    pixels = np.broadcast_to(
+        (255 * level).round().astype(np.uint8)[..., None, None, None], (*level.shape, SIDE, SIDE, 3)
     )
+    return held_episodes(pixels, np.zeros((*level.shape, 1)), level, terminated=ends)
 
 
 def test_returns_to_go_are_the_sums_they_stand_for():

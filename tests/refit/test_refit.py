@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from held_episodes import held_episodes
 
 from aime_fast.config import LossConfig, ModelConfig
-from aime_fast.data.store import Episodes, HeldFrames
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as Model
 from aime_fast.refit import fit, perceived
@@ -36,23 +36,8 @@ def pushed(episodes=12, length=20, seed=0, shuffled=False):
     distance = np.abs((np.arange(SIDE) - place[..., None] + SIDE / 2) % SIDE - SIDE / 2)
     columns = (255 * np.clip(1.5 - distance / 2, 0, 1)).astype(np.uint8)
     pixels = np.broadcast_to(columns[:, :, None, :, None], (episodes, length, SIDE, SIDE, 3))
-    frames, dones = episodes * length, np.zeros((episodes, length), bool)
-    dones[:, -1] = True
-    told = actions.flatten()
-    return Episodes(
-        description="made",
-        environment=None,
-        image_size=SIDE,
-        has_rewards=True,
-        origin=None,
-        lengths=[length] * episodes,
-        actions=(random.permutation(told) if shuffled else told)[:, None],
-        rewards=np.cos(2 * np.pi * (place + 3 * actions) / SIDE).astype(np.float32).flatten(),
-        dones=dones.flatten(),
-        terminated=np.zeros(frames, bool),
-        chunks=None,
-        held=HeldFrames([pixels.reshape(frames, -1).copy()], np.zeros(episodes, np.int64), np.arange(frames)),
-    )
+    told = random.permutation(actions.flatten()).reshape(actions.shape) if shuffled else actions
+    return held_episodes(pixels, told[..., None], np.cos(2 * np.pi * (place + 3 * actions) / SIDE))
 
 
 def model(tasks=TASKS):
