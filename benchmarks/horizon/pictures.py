@@ -56,6 +56,7 @@ def imagined(runs: dict[str, OpenedRun]) -> Figure:
                     axis.set_xlabel(str(ahead))
             axes[number * len(SHOWN)].set_ylabel(label, rotation=0, ha="right", va="center")
         figure.supxlabel("frames ahead")
+        figure.set_layout_engine("constrained", h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
         return figure
 
 

@@ -50,6 +50,15 @@ def test_the_page_says_what_happened(page):
     assert "ill &lt;b&gt;" in text and "ill <b>" not in text.split("<script>")[0]
 
 
+def test_the_summary_prefers_a_kept_evaluation(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "judged")
+    names = ("mean of the futures", "last frame copied", "mean, another window's actions")
+    psnr = {name: [{"mean": 30.0 + 4 * place + ahead} for ahead in range(5)] for place, name in enumerate(names)}
+    (run / "evaluation.json").write_text(json.dumps({"psnr": psnr}))
+    said = "Five frames ahead it predicts at 34.00 dB; copying gives 38.00, another window's actions 42.00."
+    assert said in read_run(run).summary
+
+
 def test_curves_are_those_of_the_rows(page):
     text = page.read_text()
     data = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.DOTALL)[1])

@@ -27,7 +27,11 @@ ROWS_OF_SUMMARY = (
     ("bits_per_dim", "negative ELBO, bits per dimension", "val"),
     ("kl_z", "KL of z, nats a frame", "val"),
     ("action_nats", "what the actions tell the prior, nats a frame", "val"),
-    *((f"psnr_ahead_{h}{e}", f"{h} ahead, dB: {name}", "val") for h in HORIZONS for e, name in ENDINGS.items()),
+    *(
+        (f"psnr_ahead_{h}{e}", f"{h} ahead in one batch, dB: {name}", "val")
+        for h in HORIZONS
+        for e, name in ENDINGS.items()
+    ),
     ("effective_components", "components in use (effective number)", "val"),
     ("perplexity", "codes in use (perplexity)", "val"),
     ("frames_per_second", "frames/s", "train"),

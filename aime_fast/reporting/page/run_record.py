@@ -15,6 +15,8 @@ from aime_fast.reporting.findings.watch import Finding, findings_of
 from aime_fast.reporting.metrics_log import read_metrics
 from aime_fast.reporting.snapshot import Snapshot, read_snapshot
 
+KEPT = {"": "mean of the futures", "_copy": "last frame copied", "_other_actions": "mean, another window's actions"}
+"""Endings of `psnr_ahead_5` in rows of validation, and the rows of the same predictions in a kept evaluation."""
 ALIVE_SECONDS = 60.0
 """A run whose lock was touched this long ago, or less, goes on."""
 
@@ -70,14 +72,19 @@ class RunRecord:
             words.append("Its dynamics learnt anew after the last step.")
         if best := self.best("psnr"):
             words.append(f"The best validation PSNR is {best[0]:.2f} dB, at step {best[1]:,}.")
-        ahead = [f"psnr_ahead_5{ending}" for ending in ("", "_copy", "_other_actions")]
-        own, copy, other = (self.held_out(name) for name in ahead)
+        own, copy, other = (self._five_ahead(ending, row) for ending, row in KEPT.items())
         if own is not None and copy is not None:
             words.append(f"Five frames ahead it predicts at {own:.2f} dB; copying gives {copy:.2f}")
             words[-1] += f", another window's actions {other:.2f}." if other is not None else "."
         found = ", ".join(dict.fromkeys(finding.name for finding in self.findings))
         words.append(f"Findings: {found}." if found else "No findings.")
         return " ".join(words)
+
+    def _five_ahead(self, ending: str, row: str) -> float | None:
+        """PSNR in dB five frames ahead: as `evaluate` found it, or else of the newest held-out batch."""
+        kept = (self.evaluation or {}).get("psnr", {}).get(row, [])
+        found = kept[4]["mean"] if len(kept) > 4 else None
+        return self.held_out(f"psnr_ahead_5{ending}") if found is None else float(found)
 
     @property
     def again(self) -> str:
