@@ -114,7 +114,7 @@ def refit(
     nats, step, chosen = best
     note(f"step {step} was best: z costs {nats:.1f} nats a frame kept aside")
     if episodes < FEW:
-        note(f"as many steps on all {episodes} episodes")
+        note(f"now {step} steps on all {episodes} episodes, those kept aside too")
         chosen = next(islice(learn(episodes), step - 1, None))[1]
     for parameter, own in zip(chosen.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(own.requires_grad)

@@ -19,28 +19,36 @@ def export_refit(
 ) -> Refit:
     """Fit what reads h of a run's model anew (`fit.refit`), and write the model to the new folder `out`.
 
-    On the training episodes of `data`, by default the run's own, with its window length, learning rate and weights of
-    losses. `UserError` as `export` and `refit` raise it, and for data without the rewards that a task of the run needs.
+    The model is that of the checkpoint, whether it has learnt anew before or not. On the training episodes of `data`,
+    by default the run's own, with its window length, learning rate and weights of losses. `UserError` as `export` and
+    `refit` raise it, and for data without the rewards that a task of the run needs.
     """
     check_new(out)
-    return _write(open_run(run, note, refitted=False), Path(out), data, actions, steps, note)
+    opened = open_run(run, note, refitted=False)
+    found = _fit(opened, data, actions, steps, note)
+    _write(opened, found, Path(out))
+    return found
 
 
-def refit_run(run: Path, steps: int, note: Note = silent) -> Refit | None:
-    """Fit what reads h of the checkpoint that verbs take of a run, and keep the model in the run's folder (`REFITTED`).
+def fit_run(run: Path, steps: int, note: Note = silent) -> tuple[OpenedRun, Refit] | None:
+    """Fit what reads h of the checkpoint that verbs take of a run, in at most `steps`; `keep` writes it.
 
-    From then on verbs take it. Does nothing, and returns None, if that has been done. `steps` at most; `UserError` as
-    `export_refit` raises it.
+    None if the run's folder has such a model of this checkpoint already. `UserError` as `export_refit` raises it.
     """
-    opened, folder = open_run(run, note, refitted=False), run / REFITTED
-    if folder.is_dir():
-        if open_run(run).refit_of == hash_of_weights(opened.folder):
-            return None
-        delete_folder(folder)
-    return _write(opened, folder, None, None, steps, note)
+    opened = open_run(run, note, refitted=False)
+    if open_run(run).refit_of == hash_of_weights(opened.folder):
+        return None
+    return opened, _fit(opened, None, None, steps, note)
 
 
-def _write(opened: OpenedRun, folder: Path, data: str | None, actions: str | None, steps: int, note: Note) -> Refit:
+def keep(run: Path, opened: OpenedRun, found: Refit) -> None:
+    """Write a model that `fit_run` found into the run's folder, in place of an older one. Verbs take it then."""
+    if (run / REFITTED).is_dir():
+        delete_folder(run / REFITTED)
+    _write(opened, found, run / REFITTED)
+
+
+def _fit(opened: OpenedRun, data: str | None, actions: str | None, steps: int, note: Note) -> Refit:
     path = opened.data_path(data, note)
     episodes = open_store(path, "train", actions=opened.reading_of_actions(path, actions))
     opened.check_data(episodes, note)
@@ -49,6 +57,8 @@ def _write(opened: OpenedRun, folder: Path, data: str | None, actions: str | Non
         raise UserError(f"{episodes.description}: no rewards, which the run's task {lacking[0]!r} learns from")
     length = min(config.loader.sequence_length, max(episodes.lengths))
     model, rate = opened.model().to(training_device()), config.optim.lr
-    found = refit(model, episodes, tasks, config.losses, length, steps, rate, config.seed, note)
+    return refit(model, episodes, tasks, config.losses, length, steps, rate, config.seed, note)
+
+
+def _write(opened: OpenedRun, found: Refit, folder: Path) -> None:
     write_model(found.model.cpu(), replace(opened, refit_of=hash_of_weights(opened.folder)), folder)
-    return found

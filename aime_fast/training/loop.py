@@ -47,7 +47,7 @@ class Loop:
         stop, signal, found = self.finished() or self._paused(until), 0, False
         if stop:
             self.reporter.note(
-                f"the run is at step {progress.step} already: nothing to do; go on with --override and a larger --steps"
+                f"the run is at step {progress.step} already: no step is left; --override and a larger --steps go on"
             )
         while not stop:
             self.watchdog.beat(f"step {progress.step + 1}")

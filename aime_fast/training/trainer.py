@@ -97,10 +97,10 @@ class DMCVBTrainer(Components):
                     raise self._out_of_memory(error, watchdog.phase) from error
             if self.config.logging.stop_on and not signal:
                 hosts.first(lambda: self._stop(reporter.stopped_by, go_on))
+            if not signal and loop.finished() and self.config.refit_steps and hosts.rank == 0:
+                signal = interruptions.received or learn_anew(self, reporter)  # the other ranks do not wait
             if signal:
                 reporter.note(f"stopped by signal {signal} after step {progress.step}; saved. Go on with: {go_on}")
-            elif loop.finished() and self.config.refit_steps and hosts.rank == 0:
-                learn_anew(self, reporter)  # the other ranks do not wait
         return Summary(
             steps=progress.step,
             epochs=progress.step / self.backend.steps_per_epoch,

@@ -63,7 +63,10 @@ def imagined(runs: dict[str, OpenedRun]) -> Figure:
 def _rows(opened: OpenedRun) -> list[tuple[str, np.ndarray]]:
     path = opened.data_path(None)
     held_out, length = open_store(path, "val", actions=opened.reading_of_actions(path, None)), CONTEXT + SHOWN[-1]
-    middle = [(episode, (held_out.lengths[episode] - length) // 2) for episode in (0, len(held_out.lengths) - 1)]
+    long = [episode for episode, frames in enumerate(held_out.lengths) if frames >= length]
+    if len(long) < 2:
+        raise UserError(f"{held_out.description}: two held-out episodes of {length} frames or more are needed")
+    middle = [(episode, (held_out.lengths[episode] - length) // 2) for episode in (long[0], long[-1])]
     windows = Windows(held_out, length, np.array(middle)).batch(np.arange(2))
     frames, model = windows.frames(), opened.model()
     state = model.observe(frames[:1, :CONTEXT], windows.actions[:1, :CONTEXT])

@@ -88,7 +88,7 @@ def test_few_frames_are_not_learnt_by_heart():
     store = pushed(2, 12, shuffled=True)
     found, notes = fitted(store, 2000)
     *told, best, last = notes
-    assert last == "as many steps on all 2 episodes"
+    assert last == f"now {found.step} steps on all 2 episodes, those kept aside too"
     assert best == f"step {found.step} was best: z costs {found.nats:.1f} nats a frame kept aside"
     steps = [int(line.split("/")[0].split()[1]) for line in told if "/2000" in line]
     costs = [float(line.split("costs ")[1].split()[0]) for line in told if "/2000" in line]

@@ -1,8 +1,10 @@
 """After the last step of a run its dynamics learn anew: the verbs take them, the checkpoints do not change."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -103,18 +105,47 @@ def test_where_it_cannot_be_a_line_says_why_and_the_run_is_complete(tmp_path, ca
     assert open_run(tmp_path / "run").folder.name == "step-00000002"
 
 
-def test_an_interruption_says_how_to_do_it_later(data, tmp_path, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("aime_fast.refit.of_run.refit", interrupted)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["aime_fast.refit.of_run.refit", "aime_fast.training.learning_anew.keep"])
+def test_a_signal_says_how_to_do_it_later(data, tmp_path, monkeypatch, capsys, number, place):
+    monkeypatch.setattr(place, lambda *_: os.kill(os.getpid(), number))
     flags = ["--preset", "debug", "--data", data, "--loader.batch-size", "2", "--loader.sequence-length", "4"]
     flags += ["--steps", "2", "--refit-steps", "2", "--out", str(tmp_path / "run")]
-    assert main(["train", *flags]) == 130
-    assert re.search(rf"its dynamics learn anew with: .* train --resume {tmp_path / 'run'}\n", capsys.readouterr().err)
+    assert main(["train", *flags]) == 128 + number
+    said = capsys.readouterr().err
+    assert re.search(
+        rf"stopped by signal {number} after step 2; saved. Go on with: .* --resume {tmp_path / 'run'}\n", said
+    )
+    assert not (tmp_path / "run" / "lock").exists() and not (tmp_path / "run" / REFITTED).exists()
     monkeypatch.undo()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert open_run(tmp_path / "run").refit_of is not None
+
+
+def test_a_signal_in_the_last_step_comes_before_it(data, tmp_path, monkeypatch):
+    trainer = DMCVBTrainer(**tiny_options(data, tmp_path / "run", steps=2, refit_steps=2))
+    save = trainer.checkpoints.finish
+    monkeypatch.setattr(trainer.checkpoints, "finish", lambda: (os.kill(os.getpid(), signal.SIGTERM), save()))
+    assert trainer.fit().signal == signal.SIGTERM and not (tmp_path / "run" / REFITTED).exists()
+
+
+@pytest.mark.parametrize("error", [OSError("no space"), RuntimeError("CUDA out of memory")])
+def test_what_fails_leaves_a_complete_run(data, tmp_path, monkeypatch, capsys, error):
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr("aime_fast.refit.of_run.refit", failing)
+    assert DMCVBTrainer(**tiny_options(data, tmp_path / "run", steps=2, refit_steps=2)).fit().signal == 0
+    assert "they stay as they were trained" in capsys.readouterr().err
+
+
+def test_a_damaged_folder_is_named_left_aside_and_made_again(data, run):
+    (run / REFITTED / "config.json").write_text("{")
+    said = []
+    assert open_run(run, said.append).folder.parent == run / "checkpoints"
+    assert any(f"{run / REFITTED} is damaged" in line for line in said)
+    DMCVBTrainer(**tiny_options(data, run, steps=4, refit_steps=3, resume="auto")).fit()
+    assert open_run(run).folder == run / REFITTED
 
 
 def test_an_export_of_the_run_has_the_new_dynamics_and_refits_from_the_checkpoint(run, tmp_path, capsys):

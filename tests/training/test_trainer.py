@@ -137,7 +137,7 @@ def test_a_run_beyond_a_lowered_limit_stops_at_once(data, tmp_path, capsys):
     run(data, tmp_path / "run", until=5)
     summary = run(data, tmp_path / "run", resume="auto", steps=3, override=True)
     assert summary.steps == 5
-    assert "the run is at step 5 already: nothing to do" in capsys.readouterr().err
+    assert "the run is at step 5 already: no step is left" in capsys.readouterr().err
     assert run(data, tmp_path / "run", resume="auto", until=4).steps == 5
 
 

@@ -72,7 +72,7 @@ class RunRecord:
             words.append("Its dynamics learnt anew after the last step.")
         if best := self.best("psnr"):
             words.append(f"The best validation PSNR is {best[0]:.2f} dB, at step {best[1]:,}.")
-        own, copy, other = (self._five_ahead(ending, row) for ending, row in KEPT.items())
+        own, copy, other = self._five_ahead()
         if own is not None and copy is not None:
             words.append(f"Five frames ahead it predicts at {own:.2f} dB; copying gives {copy:.2f}")
             words[-1] += f", another window's actions {other:.2f}." if other is not None else "."
@@ -80,11 +80,11 @@ class RunRecord:
         words.append(f"Findings: {found}." if found else "No findings.")
         return " ".join(words)
 
-    def _five_ahead(self, ending: str, row: str) -> float | None:
-        """PSNR in dB five frames ahead: as `evaluate` found it, or else of the newest held-out batch."""
-        kept = (self.evaluation or {}).get("psnr", {}).get(row, [])
-        found = kept[4]["mean"] if len(kept) > 4 else None
-        return self.held_out(f"psnr_ahead_5{ending}") if found is None else float(found)
+    def _five_ahead(self) -> list[float | None]:
+        """PSNR in dB five frames ahead of model, copying, other actions: as `evaluate` found it, else in a batch."""
+        kept = [(self.evaluation or {}).get("psnr", {}).get(row, []) for row in KEPT.values()]
+        found = [values[4]["mean"] if len(values) > 4 else None for values in kept]
+        return [self.held_out(f"psnr_ahead_5{ending}") for ending in KEPT] if found[0] is None else found
 
     @property
     def again(self) -> str:
@@ -103,7 +103,8 @@ def read_run(folder: str | Path) -> RunRecord:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no run ({error}); give the folder that `aime-fast train` wrote") from error
     rows = _rows(path, remarks)
-    times = [row["time"] for row in rows if isinstance(row.get("time"), int | float)]
+    trained = [row for row in rows if row["split"] != "refit"]
+    times = [row["time"] for row in trained if isinstance(row.get("time"), int | float)]
     try:
         snapshot = read_snapshot(path)
     except UserError as error:
@@ -120,9 +121,9 @@ def read_run(folder: str | Path) -> RunRecord:
         rows=len(rows),
         findings=findings_of(config, rows),
         snapshot=snapshot,
-        status=_status(path, config, rows),
+        status=_status(path, config, trained),
         seconds=times[-1] - times[0] if times else 0.0,
-        evaluation=_evaluation(path, remarks),
+        evaluation=_evaluation(path, rows, remarks),
         remarks=remarks,
     )
 
@@ -152,9 +153,12 @@ def _readable(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _evaluation(path: Path, remarks: list[str]) -> dict[str, Any] | None:
+def _evaluation(path: Path, rows: list[dict[str, Any]], remarks: list[str]) -> dict[str, Any] | None:
     file = path / "evaluation.json"
     if not file.exists():
+        return None
+    if rows and file.stat().st_mtime < rows[-1].get("time", 0.0):
+        remarks.append(f"{file} is older than the newest row; run `aime-fast evaluate {path}` again")
         return None
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))

@@ -12,6 +12,7 @@ from aime_fast import __version__
 from aime_fast.config import to_dict
 from aime_fast.errors import UserError
 from aime_fast.model.world_model import CONFIG, WEIGHTS, DPGMMVariationalRecurrentAutoencoder
+from aime_fast.training.checkpoint.files import sync_folder, write_synced
 from aime_fast.training.checkpoint.opening import Note, OpenedRun, open_run, silent
 
 
@@ -61,9 +62,12 @@ def write_model(model: DPGMMVariationalRecurrentAutoencoder, opened: OpenedRun, 
     draft = folder.with_name(f".{folder.name}.part")
     try:
         draft.mkdir(parents=True, exist_ok=True)
-        (draft / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))  # `save_file` lets nobody else read it
-        (draft / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_synced(draft / WEIGHTS, save(weights, metadata={"format": "pt"}))  # `save_file` lets nobody else read it
+        write_synced(draft / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
         os.replace(draft, folder)
+        sync_folder(folder.parent)
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); give another --out") from error
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}); free some space, or give another --out"
+        ) from error
     return folder

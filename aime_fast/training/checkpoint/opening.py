@@ -167,18 +167,33 @@ def open_run(run: str | Path, note: Note = silent, refitted: bool = True) -> Ope
         note(f"weights: the best checkpoint by validation, {best}; the newest is {newest.name}")
     if path is None:
         raise no_checkpoint(where)
-    if refitted and path != where and (where / REFITTED / CONFIG).is_file():
-        renewed = _exported(where / REFITTED)
-        if renewed.refit_of == hash_of_weights(path):
-            note(f"dynamics: learnt anew from its latents, {renewed.folder}")
-            return renewed
-        note(f"dynamics: those of training; {renewed.folder} belongs to other weights")
+    if (
+        refitted
+        and path != where
+        and (where / REFITTED).is_dir()
+        and (renewed := _renewed(where / REFITTED, path, note))
+    ):
+        return renewed
     try:
         return _opened(path, False, _RECORD.validate_json((path / STATE).read_bytes()), read_manifest(path)["version"])
     except ValidationError as error:
         raise UserError(
             f"{path / STATE} cannot be read ({error.errors()[0]['msg']}); name another checkpoint"
         ) from error
+
+
+def _renewed(folder: Path, checkpoint: Path, note: Note) -> OpenedRun | None:
+    """The model whose dynamics learnt anew, if it is that of the checkpoint; `note` is told either way."""
+    try:
+        renewed = _exported(folder)
+    except UserError as error:
+        note(f"dynamics: those of training; {folder} is damaged ({error}): delete it")
+        return None
+    if renewed.refit_of != hash_of_weights(checkpoint):
+        note(f"dynamics: those of training; {folder} belongs to other weights")
+        return None
+    note(f"dynamics: learnt anew from its latents, {folder}")
+    return renewed
 
 
 def _exported(folder: Path) -> OpenedRun:

@@ -4,8 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ANNOUNCEMENT = b"\nstopping with a checkpoint after this step; a second signal stops at once\n"
@@ -45,3 +47,29 @@ class Interruptions:
         elif time.monotonic() - self._when > REPEAT_SECONDS:
             self.__exit__()
             os.kill(os.getpid(), number)
+
+
+class Stopped(BaseException):
+    """A signal has arrived within `stopping`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """The signals raise `Stopped` at once: around work that may be left at any place."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

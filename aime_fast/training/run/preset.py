@@ -26,7 +26,8 @@ def expectation(config: TrainConfig, total_steps: int | None) -> str:
         seconds = min(seconds, frames / (FRAMES_PER_THREAD * threads))
     cores, time = "1 idle core" if threads == 1 else f"{threads} idle cores", tqdm.format_interval(round(seconds))
     earlier = "" if config.minutes else "--minutes 20 ends it earlier; "
+    anew = ", and then minutes in which its dynamics learn anew" if config.refit_steps else ""
     return (
         f"no GPU and no --preset: taking {config.preset}. Expect about {time} on {cores} "
-        f"({FRAMES_PER_THREAD:.0f} frames/s each). {earlier}--preset paper takes the published sizes"
+        f"({FRAMES_PER_THREAD:.0f} frames/s each){anew}. {earlier}--preset paper takes the published sizes"
     )
