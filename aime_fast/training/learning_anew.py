@@ -18,7 +18,9 @@ def learn_anew(run: Components, reporter: Reporter) -> int:
     the run is complete without it. For rank 0 alone, when nobody trains any more. Returns the signal that ended it, or
     0; then the run does it when it is resumed.
     """
-    reporter.note("dynamics, prior and heads learn anew from the finished model's latents (--refit-steps 0: not)")
+    reporter.note(
+        "dynamics, prior and heads learn anew from the finished model's latents (--refit-steps 0 turns this off)"
+    )
     try:
         with stopping():
             found = fit_run(run.folder.path, min(run.config.refit_steps, run.progress.step), reporter.note)

@@ -18,6 +18,7 @@ from aime_fast.evaluation.open_loop import CONSTANT, COPY, MEAN, OTHER
 from aime_fast.evaluation.windows import Windows
 from aime_fast.reporting.charts.style import colour, save, styled
 from aime_fast.reporting.figures import pixels
+from aime_fast.reporting.page.drawings import kept_curve
 from aime_fast.training.checkpoint.opening import OpenedRun, open_run
 
 HORIZONS = (1, 2, 5, 10, 15)
@@ -31,11 +32,10 @@ def horizon(runs: dict[str, OpenedRun], results: dict[str, dict]) -> Figure:
     with styled(len(runs), 2.7) as (figure, axes):
         for name, axis in zip(runs, axes, strict=True):
             for place, (row, label) in enumerate(CURVES.items()):
-                points = {h: v for h, v in enumerate(results[name]["psnr"][row], 1) if h in HORIZONS}
-                means = [value["mean"] for value in points.values()]
+                points = {h: found for h, found in kept_curve(results[name]["psnr"][row]).items() if h in HORIZONS}
+                means, low, high = np.array(list(points.values())).reshape(-1, 3).T
                 axis.plot(list(points), means, color=colour(place), marker="os^v"[place], markersize=4, label=label)
-                ends = zip(*((value["low"], value["high"]) for value in points.values()), strict=True)
-                axis.fill_between(list(points), *ends, color=colour(place), alpha=0.15, linewidth=0)
+                axis.fill_between(list(points), low, high, color=colour(place), alpha=0.15, linewidth=0)
             axis.set(title=_task(runs[name]), xlabel="frames ahead", xticks=HORIZONS)
         axes[0].set_ylabel("PSNR in dB")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(CURVES))

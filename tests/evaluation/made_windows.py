@@ -1,19 +1,14 @@
 """Episodes in memory, made from arrays."""
 
 import numpy as np
+from held_episodes import held_episodes
 
-from aime_fast.data.store import Episodes, HeldFrames
 from aime_fast.evaluation.windows import Windows, make_windows
 
 
 def store_of(frames, actions):
     """A split of episodes: frames uint8 [N,S,S,3] and actions [N,A] of each."""
-    lengths = [len(part) for part in frames]
-    total, size = sum(lengths), frames[0].shape[1]
-    held = HeldFrames([np.concatenate(frames).reshape(total, -1)], np.zeros(len(lengths), np.int64), np.arange(total))
-    acted = np.concatenate(actions).astype(np.float32)
-    zeros = np.zeros(total, np.float32)
-    return Episodes("made", "made_up", size, True, None, lengths, acted, zeros, zeros > 0, zeros > 0, None, held)
+    return held_episodes(frames, actions, environment="made_up")
 
 
 def windows_of(frames, actions, length=None, stride=1, limit=None) -> Windows:

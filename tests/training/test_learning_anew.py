@@ -139,8 +139,9 @@ def test_what_fails_leaves_a_complete_run(data, tmp_path, monkeypatch, capsys, e
     assert "they stay as they were trained" in capsys.readouterr().err
 
 
-def test_a_damaged_folder_is_named_left_aside_and_made_again(data, run):
-    (run / REFITTED / "config.json").write_text("{")
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_damaged_folder_is_named_left_aside_and_made_again(data, run, file):
+    os.truncate(run / REFITTED / file, 100)
     said = []
     assert open_run(run, said.append).folder.parent == run / "checkpoints"
     assert any(f"{run / REFITTED} is damaged" in line for line in said)

@@ -56,7 +56,7 @@ def drawings(run: RunRecord) -> list[Drawing]:
 def _prediction(run: RunRecord) -> dict[str, Points]:
     """PSNR by frames ahead: from the run's evaluation where there is one, else from its last validation."""
     if run.evaluation and run.evaluation.get("psnr"):
-        return {name: known for name, values in run.evaluation["psnr"].items() if (known := _kept_curve(values))}
+        return {name: known for name, values in run.evaluation["psnr"].items() if (known := kept_curve(values))}
     found = {}
     for ending, name in ENDINGS.items():
         points = {h: run.held_out(f"psnr_ahead_{h}{ending}") for h in HORIZONS}
@@ -66,7 +66,7 @@ def _prediction(run: RunRecord) -> dict[str, Points]:
     return found
 
 
-def _kept_curve(values: Sequence[dict[str, Any]]) -> Points:
+def kept_curve(values: Sequence[dict[str, Any]]) -> Points:
     """Mean and interval by frames ahead; the interval of a single episode is its mean."""
     known = {h: value for h, value in enumerate(values, 1) if value["mean"] is not None}
     ends = {

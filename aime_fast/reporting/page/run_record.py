@@ -53,7 +53,8 @@ class RunRecord:
     @property
     def learnt_anew(self) -> bool:
         """Whether dynamics and prior learnt anew after the last step."""
-        return self.history.steps("psnr", "refit")[-1:] == self.history.steps("psnr", "val")[-1:] != ()
+        anew, trained = (self.history.steps("psnr", split) for split in ("refit", "val"))
+        return len(anew) > 0 and anew[-1] == trained[-1]
 
     def held_out(self, name: str) -> float | None:
         """The newest value on held-out frames: by the model with new dynamics, if these have learnt anew."""

@@ -48,7 +48,7 @@ def write_model(model: DPGMMVariationalRecurrentAutoencoder, opened: OpenedRun, 
         name: (tensor.float() if tensor.is_floating_point() else tensor).clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    content = {
+    content: dict[str, object] = {
         "class": type(model).__name__,
         "version": __version__,
         "model": asdict(model.config),
@@ -62,7 +62,8 @@ def write_model(model: DPGMMVariationalRecurrentAutoencoder, opened: OpenedRun, 
     draft = folder.with_name(f".{folder.name}.part")
     try:
         draft.mkdir(parents=True, exist_ok=True)
-        write_synced(draft / WEIGHTS, save(weights, metadata={"format": "pt"}))  # `save_file` lets nobody else read it
+        # `save_file` lets nobody else read it.
+        content["weights"] = write_synced(draft / WEIGHTS, save(weights, metadata={"format": "pt"}))
         write_synced(draft / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
         os.replace(draft, folder)
         sync_folder(folder.parent)

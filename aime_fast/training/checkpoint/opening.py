@@ -20,8 +20,9 @@ from aime_fast.config.options import known_options, updated
 from aime_fast.data.identity import DataIdentity, fingerprint
 from aime_fast.data.store import Episodes
 from aime_fast.errors import UserError
-from aime_fast.model.world_model import CONFIG, DPGMMVariationalRecurrentAutoencoder
+from aime_fast.model.world_model import CONFIG, WEIGHTS, DPGMMVariationalRecurrentAutoencoder
 from aime_fast.tasks.registry import make_tasks
+from aime_fast.training.checkpoint.files import checksum
 from aime_fast.training.checkpoint.finding import (
     STATE,
     fault,
@@ -186,8 +187,8 @@ def _renewed(folder: Path, checkpoint: Path, note: Note) -> OpenedRun | None:
     """The model whose dynamics learnt anew, if it is that of the checkpoint; `note` is told either way."""
     try:
         renewed = _exported(folder)
-    except UserError as error:
-        note(f"dynamics: those of training; {folder} is damaged ({error}): delete it")
+    except UserError:
+        note(f"dynamics: those of training; {folder} is damaged, and --resume {folder.parent} makes it again")
         return None
     if renewed.refit_of != hash_of_weights(checkpoint):
         note(f"dynamics: those of training; {folder} belongs to other weights")
@@ -200,6 +201,8 @@ def _exported(folder: Path) -> OpenedRun:
     """An exported folder; one of an older version names the sizes of the model only."""
     try:
         content = _EXPORT.validate_json((folder / CONFIG).read_bytes())
+        if content.weights not in (None, checksum(folder / WEIGHTS)):
+            raise OSError(f"{WEIGHTS} does not match its checksum")
     except (OSError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(f"{folder} holds no exported model ({why}); write one with `aime-fast export`") from error
@@ -239,6 +242,8 @@ class _Export:
     model: dict[str, object]
     version: str = "unknown"
     run: _Record | None = None
+    weights: str | None = None
+    """SHA-256 of the weights' file; older versions wrote none."""
 
 
 _RECORD, _EXPORT, _SIZES = TypeAdapter(_Record), TypeAdapter(_Export), TypeAdapter(dict[str, object])
