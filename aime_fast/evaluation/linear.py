@@ -1,7 +1,6 @@
 """Linear models fitted in closed form: principal components of frames, ridge regression, and R2."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,25 +65,19 @@ def fit_ridge(inputs: Tensor, targets: Tensor, strength: float) -> Linear:
     return Linear(centre, scale, weights, offset)
 
 
-def choose_ridge(
-    inputs: Tensor,
-    targets: Tensor,
-    error: Callable[[Linear], float] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
-) -> Linear:
-    """`fit_ridge` with the penalty whose fit to the first rows has the smallest error on the last `HELD_BACK` of them.
+def choose_ridge(inputs: Tensor, targets: Tensor) -> Linear:
+    """`fit_ridge` with a penalty for each target: that whose fit to the first rows errs least on the last `HELD_BACK`.
 
-    `error` judges a fit in another way.
+    One penalty for all would be that of the targets which no linear map finds.
     """
     first = max(1, round(len(inputs) * (1 - HELD_BACK)))
-
-    def held_back(fit: Linear) -> float:
-        rows = slice(first, None) if first < len(inputs) else slice(None)
-        return float((fit(inputs[rows].double()) - targets[rows]).square().mean())
-
-    judge = error or held_back
-    best = min(strengths, key=lambda strength: judge(fit_ridge(inputs[:first], targets[:first], strength)))
-    return fit_ridge(inputs, targets, best)
+    rows = slice(first, None) if first < len(inputs) else slice(None)
+    tried = [fit_ridge(inputs[:first], targets[:first], strength)(inputs[rows].double()) for strength in STRENGTHS]
+    errors = torch.stack([(found - targets[rows]).square().mean(0) for found in tried])  # [strengths, Q]
+    fits = [fit_ridge(inputs, targets, strength) for strength in STRENGTHS]
+    weights = torch.stack([fit.weights for fit in fits])  # [strengths, P, Q]
+    columns = torch.arange(targets.shape[1], device=weights.device)
+    return replace(fits[0], weights=weights[errors.argmin(0), :, columns].T)
 
 
 def r2(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def drawn(simulation: Simulation, kept: KeptStates, windows: Windows, numbers: l
 def taught(folder: Path, kept: KeptStates, asked: argparse.Namespace) -> Learner:
     """A learner that was trained on the training episodes of the shards."""
     episodes = open_store(folder, "train")
-    states = [values(kept, number) for number in _numbers(folder, "train")]
+    states = [values(kept, number) for number in numbers_of(folder, "train")]
     actions = [episodes.gather(np.array([[e, 0]]), n).actions[0] for e, n in enumerate(episodes.lengths)]
     learner = Learner(states, actions, asked.networks, asked.width)
     learner.learn(asked.steps)
@@ -142,6 +142,16 @@ def values(kept: KeptStates, number: int) -> Tensor:
     return torch.from_numpy(seen(kept.of(number), kept.layout)).float()
 
 
+def simulation_of(kept: KeptStates) -> tuple[Simulation, Choices]:
+    """The simulation that recorded the states, and its choices; `UserError` where nothing renders."""
+    graphics, results = choose_graphics()
+    if graphics is None:
+        raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
+    # The policy that recorded has acted already, and its module may not be here.
+    choices = replace(Choices.of(kept.collection), policy="random")
+    return make_simulation(choices, graphics), choices
+
+
 def main() -> None:
     """Print what the ensemble predicts, with the windows' own actions and with another window's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.horizon.privileged", description=__doc__)
@@ -149,21 +159,16 @@ def main() -> None:
     for name, default in (("steps", 6000), ("width", 256), ("networks", 2), ("stride", 50)):
         parser.add_argument(f"--{name}", type=count, default=default)
     asked = parser.parse_args()
-    graphics, results = choose_graphics()
-    if graphics is None:
-        raise UserError(f"nothing renders here, {results[0].line} (`aime-fast doctor` says more)")
     torch.manual_seed(0)
     folder, context = asked.shards, Questions.context
     manifest = load_manifest(folder)
     kept = read_states(folder, manifest)
-    # The policy that recorded has acted already, and its module may not be here.
-    choices = replace(Choices.of(kept.collection), policy="random")
+    simulation, choices = simulation_of(kept)
     if choices.size != manifest.image_size:
         raise UserError(f"{folder} has frames of {manifest.image_size} pixels, made of {choices.size}: judge those")
-    simulation = make_simulation(choices, graphics)
     learner = taught(folder, kept, asked)
 
-    numbers = _numbers(folder, "val")
+    numbers = numbers_of(folder, "val")
     windows = make_windows(open_store(folder, "val"), context + Questions.horizon, asked.stride)
     every = windows.batch(np.arange(len(windows)))
     start = torch.stack([values(kept, numbers[e])[first + context - 1] for e, first in windows.places])
@@ -181,7 +186,8 @@ def main() -> None:
         print(f"{h:3d} frames ahead: {own}; with another window's actions {others}; share {share[h - 1]}")
 
 
-def _numbers(folder: Path, split: str) -> list[int]:
+def numbers_of(folder: Path, split: str) -> list[int]:
+    """The numbers of the episodes of a split, among all recorded."""
     return [entry.id for entry in load_manifest(folder).entries(split, folder)]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aime_fast.evaluation.linear import choose_ridge, fit_pca, fit_ridge, r2
+from aime_fast.evaluation.linear import STRENGTHS, choose_ridge, fit_pca, fit_ridge, r2
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (9, 30)])
@@ -68,3 +68,17 @@ def test_r2_of_known_noise():
     assert r2(truth.mean().expand_as(truth), truth).item() == pytest.approx(0.0, abs=1e-12)
     assert r2(-truth, truth).item() < -2
     assert r2(truth, torch.ones_like(truth)).isnan().all()
+
+
+def test_each_target_has_a_penalty_of_its_own():
+    generator = torch.Generator().manual_seed(0)
+    x, held = (torch.randn(n, 20, generator=generator, dtype=torch.float64) for n in (60, 400))
+    weights = torch.randn(20, generator=generator, dtype=torch.float64)
+    y, truth = (torch.stack([rows @ weights, rows.square().sum(1)], 1) for rows in (x, held))
+    chosen = choose_ridge(x, y)
+    assert r2(chosen(held), truth)[0] > 0.999  # a linear target is found beside one that is not linear at all
+    for column in range(2):
+        alone = choose_ridge(x, y[:, column : column + 1])
+        torch.testing.assert_close(chosen(held)[:, column], alone(held)[:, 0])
+    together = min(STRENGTHS, key=lambda s: (fit_ridge(x[:48], y[:48], s)(x[48:]) - y[48:]).square().mean())
+    assert r2(fit_ridge(x, y, together)(held), truth)[0] < 0.9

@@ -147,6 +147,25 @@ class Simulation:
         finally:
             environment.physics.free()
 
+    def bodies(self, number: int, states: np.ndarray) -> np.ndarray:
+        """Where the camera sees the bodies of episode `number` in any states, float64 [N, n]: float64 [N, b, 12].
+
+        Of each body its place in the camera's coordinates, and the nine numbers of its rotation there.
+        """
+        environment, _, _ = self._begin(number)
+        physics, camera = environment.physics, self._choices.camera
+        try:
+            found = []
+            for state in states:
+                restart(physics, state)
+                turn = physics.data.cam_xmat[camera].reshape(3, 3)
+                places = (physics.data.xpos[1:] - physics.data.cam_xpos[camera]) @ turn  # body 0 is the world
+                turns = turn.T @ physics.data.xmat[1:].reshape(-1, 3, 3)
+                found.append(np.concatenate([places, turns.reshape(-1, 9)], -1))
+            return np.stack(found)
+        finally:
+            physics.free()
+
     def _begin(self, number: int) -> tuple[Any, Any, np.random.SeedSequence]:
         """Episode `number` before its first action: environment, first time step, and the seed of the policy."""
         task_seed, policy_seed = np.random.SeedSequence(self._choices.seed, spawn_key=(number,)).spawn(2)

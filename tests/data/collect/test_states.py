@@ -20,6 +20,7 @@ from aime_fast.doctor.graphics import INSTALL
 from aime_fast.errors import UserError
 from aime_fast.evaluation.share import other_futures
 from aime_fast.evaluation.windows import make_windows
+from benchmarks.horizon.readable import views
 
 LENGTH, EPISODES = 18, 3
 CHOICES = dict(episodes=EPISODES, length=LENGTH, seed=3, val_episodes=2, processes=1)
@@ -66,6 +67,32 @@ def test_kept_states_are_drawn_again_as_they_were_recorded(recorded, graphics):
     for number in (2, 0):
         frames = simulation.redraw(number, kept.of(number)[3:9])
         np.testing.assert_array_equal(frames, store.gather(np.array([[number, 3]]), 6).observations[0].numpy())
+
+
+def test_bodies_are_seen_where_the_joints_put_them(recorded, graphics):
+    kept = of(recorded)
+    states = kept.of(1)
+    bodies = make_simulation(Choices.of(kept.collection), graphics).bodies(1, states)
+    places, turns = bodies[..., :3], bodies[..., 3:].reshape(*bodies.shape[:2], 3, 3)
+    np.testing.assert_allclose(turns @ turns.swapaxes(-1, -2), np.broadcast_to(np.eye(3), turns.shape), atol=1e-12)
+    joints = dict(zip(kept.layout.positions, states[:, 1:].T, strict=False))
+    if "wrist" in joints:  # bodies arm and hand: a link of 12 cm between them, and the wrist's angle
+        np.testing.assert_allclose(np.linalg.norm(places[:, 1] - places[:, 0], axis=-1), 0.12, atol=1e-12)
+        between = (turns[:, 0].swapaxes(-1, -2) @ turns[:, 1]).trace(axis1=1, axis2=2)
+        np.testing.assert_allclose(between, 1 + 2 * np.cos(joints["wrist"]), atol=1e-12)
+    else:  # the camera follows the torso, which turns in the camera's plane
+        pitch = turns[:, 0] @ turns[0, 0].T
+        moved = joints["rooty"] - joints["rooty"][0]
+        np.testing.assert_allclose(pitch.trace(axis1=1, axis2=2), 1 + 2 * np.cos(moved), atol=1e-12)
+
+
+def test_views_stand_beside_the_positions_of_the_same_frames(recorded, graphics):
+    kept = of(recorded)
+    seen, names, positions = views(make_simulation(Choices.of(kept.collection), graphics), kept, [0, 2], 3)
+    assert len(seen) == len(positions) == 2 * LENGTH // 3
+    assert (names, positions.shape[1]) == (kept.layout.seen_positions(kept.of(0))[0], len(names))
+    wanted = kept.layout.seen_positions(kept.of(2)[::3])[1]
+    np.testing.assert_array_equal(positions[LENGTH // 3 :].numpy(), wanted)
 
 
 def test_other_actions_lead_elsewhere_and_the_own_ones_back(recorded):
