@@ -150,7 +150,7 @@ class Simulation:
     def bodies(self, number: int, states: np.ndarray) -> np.ndarray:
         """Where the camera sees the bodies of episode `number` in any states, float64 [N, n]: float64 [N, b, 12].
 
-        Of each body its place in the camera's coordinates, and the nine numbers of its rotation there.
+        Of each body its place in the camera's coordinates, in metres, and its rotation matrix there, row by row.
         """
         environment, _, _ = self._begin(number)
         physics, camera = environment.physics, self._choices.camera
