@@ -46,7 +46,7 @@ def run(tmp_path_factory):
 
 
 def test_own_recordings(tmp_path):
-    options = ("--out", tmp_path, "--episodes", 4, "--preset", "debug", "--steps", 3)
+    options = ("--out", tmp_path / "own", "--episodes", 4, "--preset", "debug", "--steps", 3)
     printed = execute("own_recordings.py", *options)
     imagined, copied = row(printed, "imagined"), row(printed, "last frame copied")
     assert len(imagined) == len(copied) == 10

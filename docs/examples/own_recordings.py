@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from aime_fast import DMCVBDataset, DMCVBTrainer
 from aime_fast.data.packing.pack import pack
-from aime_fast.errors import plain_errors
+from aime_fast.errors import UserError, plain_errors
 from aime_fast.evaluation.metrics import CEILING, psnr
 
 parser = argparse.ArgumentParser()
@@ -27,7 +27,9 @@ parser.add_argument("--preset", default="small")
 options = parser.parse_args()
 plain_errors()
 out = Path(options.out)
-out.mkdir(parents=True, exist_ok=True)
+if out.exists():
+    raise UserError(f"--out {out} is there already; choose a new folder")
+out.mkdir(parents=True)
 
 
 # %% A recording: frames uint8 [N, 64, 64, 3], and the action taken after each frame, float32 [N, 2]

@@ -175,7 +175,8 @@ RULES = (
     Rule(
         "starved-task",
         "a task has no say in the update",
-        "use --balancing.solver rotation, or raise the weights of the task's terms",
+        "use --balancing.solver rotation, or raise the weights of the task's terms; with one slot `predictive` has "
+        "nothing to learn: leave it out of --tasks",
         _starved_task,
     ),
     Rule(
