@@ -83,7 +83,11 @@ def _no_context(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, 
 
 
 def _nothing_kept(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
-    return [(model.decoder.keeping, with_result(_zero))]
+    def nothing(found: object) -> object:
+        share, added = cast(tuple[Tensor, Tensor], found)
+        return torch.zeros_like(share), torch.zeros_like(added)
+
+    return [(model.decoder.keeping, with_result(nothing))]
 
 
 def _forgetful(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:

@@ -27,7 +27,7 @@ class Decoder(nn.Module):
     Each slot's piece of z, with the shared one, gives an appearance and a mask on the G x G grid. A softmax over slots
     makes the masks shares of each cell, and one upsampler turns the sum of the appearances into pixels. Features that
     depend on the place alone are added at the end: the network need not make what is the same in all frames.
-    The centre is the mean frame, and at each place some of a frame seen before (`Keeping`).
+    The centre is the mean frame, and at each place some of a frame seen before (`Keeping`): as much less is drawn.
 
     The distribution is over `patch`^2 interleaved sub-images (`subimages`). The likelihood computes its parameters
     from the features with `head_weight`: they are the largest tensor of a step, and are never rearranged.
@@ -52,6 +52,7 @@ class Decoder(nn.Module):
         )
         self.keeping = Keeping(width, self.patch, config.image_size)
         self.place = nn.Parameter(torch.zeros(width, side, side))
+        self.copied = nn.Parameter(torch.zeros(width))  # in place of what is drawn, where an older frame is kept
         channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Linear(width, self.patch**2 * channels, bias=False)
         gains = torch.full((self.patch**2, channels), LOCATION_GAIN)
@@ -75,13 +76,15 @@ class Decoder(nn.Module):
         """
         shape = latent.shape[:2]
         cells, masks = self._compose(latent.flatten(0, 1), without)
-        features = self.layers(cells.movedim(-1, 1))  # channels-last
+        features = self.layers(cells.movedim(-1, 1)).movedim(1, -1).flatten(1, 2)  # channels-last: a view
         centre = subimages(mean_frame, self.patch).expand(*shape, -1, -1, -1, -1)
         if kept is not None:
-            centre = centre + self.keeping(features, kept.flatten(0, 1), mean_frame).unflatten(0, shape)
-        features = (features + (BIAS + PLACE_GAIN * self.place)).movedim(1, -1)
-        features = features.reshape(*shape, -1, features.shape[-1])
-        return features, centre, masks.unflatten(0, shape)
+            share, added = self.keeping(features, kept.flatten(0, 1), mean_frame)
+            centre = centre + added.unflatten(0, shape)
+            share = share.to(features.dtype)
+            features = (1 - share) * features + share * (PLACE_GAIN * self.copied)
+        features = features + (BIAS + PLACE_GAIN * self.place).flatten(1).mT
+        return features.unflatten(0, shape), centre, masks.unflatten(0, shape)
 
     def _compose(self, latent: Tensor, without: Sequence[int]) -> tuple[Tensor, Tensor]:
         """z [N, D] -> the slots' appearances, added by their masks [N, G, G, 2w], and the masks [N, S, P]."""

@@ -20,7 +20,8 @@ class Keeping(nn.Module):
 
     A linear map of the decoder's features of the new frame and the pixels of the old one, at each place of a sub-image.
     The share starts small and nothing moves. What is kept need not be drawn from z, however rare it is: an object that
-    lies still, or a texture.
+    lies still, or a texture. The decoder draws the rest of the share only, so what z says of a place that is kept
+    whole does not count.
     """
 
     centres: Tensor
@@ -35,18 +36,24 @@ class Keeping(nn.Module):
         nn.init.zeros_(self.choose.weight)
         self.choose.bias.data.copy_(torch.tensor([START / GAIN, 0.0, 0.0]))
 
-    def forward(self, features: Tensor, kept: Tensor, mean_frame: Tensor) -> Tensor:
-        """What is added to the mean frame's sub-images, [N, patch^2, 3, h, w].
+    def forward(self, features: Tensor, kept: Tensor, mean_frame: Tensor) -> tuple[Tensor, Tensor]:
+        """The share that each place keeps, [N, h*w, 1], and what that adds to the mean frame, [N, patch^2, 3, h, w].
 
-        Features [N, F, h, w], old frames [N, 3, H, W], mean frame [3, H, W]. It is the share times the difference of
-        the moved old frame and the mean frame.
+        Features [N, h*w, F], old frames [N, 3, H, W], mean frame [3, H, W]. What is added, to the mean frame's
+        sub-images, is the share times the difference of the moved old frame and the mean frame. An old frame that is
+        the mean frame stands for none: of it nothing is kept.
         """
-        pixels = F.pixel_unshuffle((kept - mean_frame) * CONTRAST, self.patch)
-        pixels = pixels.to(features.dtype, memory_format=torch.channels_last)
-        places = torch.cat([features, pixels], 1).movedim(1, -1)
-        share, shift = (GAIN * wide(self.choose(places))).movedim(-1, 1).split([1, 2], 1)
+        difference = kept - mean_frame
+        is_frame = (difference != 0).flatten(1).any(1)[:, None, None]
+        pixels = F.pixel_unshuffle(difference * CONTRAST, self.patch)
+        of_features, of_pixels = self.choose.weight.tensor_split([features.shape[-1]], 1)
+        read = F.linear(pixels.to(features.dtype).flatten(2).mT, of_pixels, self.choose.bias)
+        logit, shift = (GAIN * wide(read + F.linear(features, of_features))).split([1, 2], -1)
+        share = logit.sigmoid() * is_frame
+        shift = shift.mT.unflatten(2, pixels.shape[2:])
         found = moved(kept, F.interpolate(shift, scale_factor=self.patch), self.centres)
-        return share.sigmoid()[:, None] * subimages(found - mean_frame, self.patch)
+        added = share.mT.unflatten(2, pixels.shape[2:])[:, None] * subimages(found - mean_frame, self.patch)
+        return share, added
 
 
 def centres(side: int) -> Tensor:
