@@ -1,11 +1,13 @@
 """A background that no training episode has is kept of the last frame seen, and the body on it is not."""
 
+import pytest
 import torch
 from synthetic import moving_shapes
 
 from aime_fast.evaluation.metrics import evaluating
 from aime_fast.training.trainer import DMCVBTrainer
 
+pytestmark = pytest.mark.long
 CONTEXT, HORIZON, STEPS = 3, 6, 200
 
 

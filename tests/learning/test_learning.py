@@ -14,6 +14,7 @@ from aime_fast.evaluation.reconstruction import judge_reconstruction
 from aime_fast.evaluation.windows import make_windows
 from aime_fast.training.trainer import DMCVBTrainer
 
+pytestmark = pytest.mark.long
 STEPS = 400
 CONTEXT, HORIZON = 3, 5
 

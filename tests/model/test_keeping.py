@@ -7,7 +7,9 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from aime_fast.config import preset_config
-from aime_fast.model.parts.keeping import Keeping, centres, moved, older
+from aime_fast.model.parts.decoder import Decoder
+from aime_fast.model.parts.keeping import GAIN, Keeping, centres, moved, older
+from aime_fast.model.parts.layers import CONTRAST
 from aime_fast.model.parts.subimages import from_subimages, subimages
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder
 
@@ -19,7 +21,7 @@ def model():
     """One that keeps much: a third, from beside."""
     torch.manual_seed(0)
     made = DPGMMVariationalRecurrentAutoencoder.from_config(CONFIG).eval()
-    made.decoder.keeping.choose.bias.data.copy_(torch.tensor([-0.07, 0.15, 0.0]))
+    made.decoder.keeping.of_pixels.bias.data.copy_(torch.tensor([-0.07, 0.15, 0.0]))
     return made
 
 
@@ -57,24 +59,93 @@ def test_an_older_frame_is_one_of_before(time):
         assert 200 < (last == -1).sum() < 312, "half of all frames keep nothing"
 
 
+def kept_of(keeping, frames, mean):
+    """The share that one feature of 1 loses, [N, h*w], and what is kept, for features of one number."""
+    features = torch.ones(len(frames), mean[0].numel() // keeping.patch**2, 1)
+    drawn, added = keeping(features, torch.zeros_like(features[0]), frames, mean)
+    return 1 - drawn[..., 0], added
+
+
 def test_an_eighth_is_kept_at_first_and_the_whole_frame_where_all_is():
-    keeping, mean = Keeping(8, 2, 16), torch.randn(3, 16, 16)
-    features, frames = torch.randn(4, 8, 8, 8), torch.randn(4, 3, 16, 16)
-    share = torch.sigmoid(torch.tensor(-2.0))
-    torch.testing.assert_close(keeping(features, frames, mean), share * subimages(frames - mean, 2))
-    keeping.choose.bias.data[0] = 50.0
-    torch.testing.assert_close(mean + from_subimages(keeping(features, frames, mean)), frames)
+    keeping, mean, frames = Keeping(1, 2, 16), torch.randn(3, 16, 16), torch.randn(4, 3, 16, 16)
+    eighth = torch.sigmoid(torch.tensor(-2.0))
+    share, added = kept_of(keeping, frames, mean)
+    torch.testing.assert_close(share, eighth.expand(4, 64))
+    torch.testing.assert_close(added, eighth * subimages(frames - mean, 2))
+    keeping.of_pixels.bias.data[0] = 50.0
+    share, added = kept_of(keeping, frames, mean)
+    assert (share == 1).all()
+    torch.testing.assert_close(mean + from_subimages(added), frames)
 
 
-def test_gradients_reach_features_and_the_choice():
+def test_places_are_those_of_the_features_and_of_the_old_frame():
+    """One place whose feature asks for it is kept, and one whose pixels do."""
+    keeping, mean = Keeping(2, 2, 8), torch.zeros(3, 8, 8)
+    with torch.no_grad():
+        keeping.of_pixels.bias[0] = -5.0
+        keeping.of_features.weight[0, 0] = 10.0
+        keeping.of_pixels.weight[0, 0] = 10.0 / CONTRAST  # of the first pixel of a place, red
+    features, frames = torch.stack([torch.zeros(16), torch.ones(16)], -1)[None], torch.full((1, 3, 8, 8), 0.01)
+    features[0, 1 * 4 + 2, 0] = 1.0
+    frames[0, 0, 6, 2] = 1.0
+    drawn, added = keeping(features, torch.zeros(16, 2), frames, mean)
+    assert (1 - drawn[0, :, 1]).round().nonzero().flatten().tolist() == [1 * 4 + 2, 3 * 4 + 1]
+    assert from_subimages(added)[0, 0].round().nonzero().tolist() == [[6, 2]]
+
+
+def test_the_mean_frame_stands_for_no_frame():
+    keeping, mean = Keeping(1, 2, 16), torch.randn(3, 16, 16)
+    share, added = kept_of(keeping, torch.stack([mean, torch.randn(3, 16, 16), mean]), mean)
+    assert not share[::2].any() and not added[::2].any() and share[1].all()
+
+
+@pytest.mark.parametrize("likelihood", ["logistic_mixture", "gaussian"])
+def test_what_is_kept_whole_does_not_depend_on_z_and_what_is_not_kept_is_drawn_as_before(likelihood):
+    torch.manual_seed(0)
+    decoder = Decoder(replace(CONFIG, likelihood=likelihood)).double()
+    mean, kept = torch.rand(2, 3, 32, 32).double() - 0.5, torch.rand(1, 2, 3, 32, 32).double() - 0.5
+    with torch.no_grad():
+        decoder.place.normal_()
+        decoder.keeping.instead.normal_()
+    z, other = torch.randn(2, 1, 2, CONFIG.latent_dim).double()
+    for logit, same in ((50.0, True), (-2.0, False), (-500.0, False)):
+        decoder.keeping.of_pixels.bias.data[0] = logit / GAIN
+        (features, centre, _), (others, _, _) = (decoder(x, mean[0], kept=kept) for x in (z, other))
+        assert torch.allclose(features, others, rtol=0, atol=1e-12) == same
+        if same:
+            torch.testing.assert_close(from_subimages(centre), kept)
+    for found, drawn in zip((features, centre), decoder(z, mean[0])[:2], strict=True):
+        torch.testing.assert_close(found, drawn)
+
+
+def test_gradients_are_those_of_finite_differences():
     keeping = Keeping(4, 1, 6).double()
-    torch.nn.init.normal_(keeping.choose.weight, std=0.3)
-    features, frames, mean = (
-        torch.randn(*size, dtype=torch.float64) for size in ((2, 4, 6, 6), (2, 3, 6, 6), (3, 6, 6))
-    )
-    assert torch.autograd.gradcheck(lambda x: keeping(x, frames, mean), features.requires_grad_())
-    keeping(features, frames, mean).square().sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in keeping.parameters())
+    torch.nn.init.normal_(keeping.instead)
+    for linear in (keeping.of_features, keeping.of_pixels):
+        torch.nn.init.normal_(linear.weight, std=0.03)
+    sizes = (2, 36, 4), (36, 4), (2, 3, 6, 6), (3, 6, 6)
+    features, place, frames, mean = (torch.randn(*size, dtype=torch.float64) for size in sizes)
+    frames[1] = mean
+    learnt = [features, place, *keeping.parameters()]
+
+    def made(features, place, *_):
+        return keeping(features, place, frames, mean)
+
+    assert torch.autograd.gradcheck(made, [x.requires_grad_() for x in learnt])
+
+
+def test_half_precision_keeps_the_precision_of_the_place():
+    keeping, frames, mean = Keeping(4, 2, 8), torch.randn(2, 3, 8, 8), torch.randn(3, 8, 8)
+    features, place = torch.randn(2, 16, 4).requires_grad_(), torch.randn(16, 4).requires_grad_()
+    exact, _ = keeping(features, place, frames, mean)
+    rounded = features.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, added = keeping(rounded, place, frames, mean)
+    assert found.dtype == added.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=0.02, atol=0.02)
+    (found.sum() + added.sum()).backward()
+    assert rounded.grad.dtype == torch.bfloat16 and place.grad.dtype == torch.float32
+    assert all(p.grad.dtype == torch.float32 for p in keeping.parameters())
 
 
 def test_a_frame_is_kept_by_later_frames_only(model):

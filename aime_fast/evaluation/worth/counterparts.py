@@ -83,11 +83,7 @@ def _no_context(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, 
 
 
 def _nothing_kept(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:
-    def nothing(found: object) -> object:
-        share, added = cast(tuple[Tensor, Tensor], found)
-        return torch.zeros_like(share), torch.zeros_like(added)
-
-    return [(model.decoder.keeping, with_result(nothing))]
+    return [(model.decoder, with_argument("kept", lambda _: None))]
 
 
 def _forgetful(model: WorldModel, facts: Facts) -> list[tuple[torch.nn.Module, Around]]:

@@ -52,7 +52,6 @@ class Decoder(nn.Module):
         )
         self.keeping = Keeping(width, self.patch, config.image_size)
         self.place = nn.Parameter(torch.zeros(width, side, side))
-        self.copied = nn.Parameter(torch.zeros(width))  # in place of what is drawn, where an older frame is kept
         channels = 10 * config.num_mixtures if config.likelihood == "logistic_mixture" else 3
         self.head = nn.Linear(width, self.patch**2 * channels, bias=False)
         gains = torch.full((self.patch**2, channels), LOCATION_GAIN)
@@ -77,13 +76,13 @@ class Decoder(nn.Module):
         shape = latent.shape[:2]
         cells, masks = self._compose(latent.flatten(0, 1), without)
         features = self.layers(cells.movedim(-1, 1)).movedim(1, -1).flatten(1, 2)  # channels-last: a view
+        place = (BIAS + PLACE_GAIN * self.place).flatten(1).mT
         centre = subimages(mean_frame, self.patch).expand(*shape, -1, -1, -1, -1)
-        if kept is not None:
-            share, added = self.keeping(features, kept.flatten(0, 1), mean_frame)
+        if kept is None:
+            features = place + features
+        else:
+            features, added = self.keeping(features, place, kept.flatten(0, 1), mean_frame)
             centre = centre + added.unflatten(0, shape)
-            share = share.to(features.dtype)
-            features = (1 - share) * features + share * (PLACE_GAIN * self.copied)
-        features = features + (BIAS + PLACE_GAIN * self.place).flatten(1).mT
         return features.unflatten(0, shape), centre, masks.unflatten(0, shape)
 
     def _compose(self, latent: Tensor, without: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,10 @@
 """What a frame keeps of one that was seen before it: moved, and chosen place by place."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aime_fast.model.draws import Draw
@@ -11,8 +14,8 @@ from aime_fast.model.parts.subimages import subimages
 START = -2.0
 """Where the logit of keeping starts: an eighth is kept, so the network draws from the first step."""
 GAIN = 10.0
-"""Size of a step of shares and shifts, relative to other parameters. AdamW's steps have the size of the learning rate,
-and a share has far to go: with a gain of 1 it hardly moves in 200 steps."""
+"""Size of a step of shares and shifts, and of the features of what is kept, relative to other parameters. AdamW's steps
+have the size of the learning rate, and a share has far to go: with a gain of 1 it hardly moves in 200 steps."""
 
 
 class Keeping(nn.Module):
@@ -32,28 +35,59 @@ class Keeping(nn.Module):
         self.register_buffer("centres", centres(side).float(), persistent=False)
         self.draws: tuple[Draw, ...] = (Draw("kept", "fraction"),)
         self.patch = patch
-        self.choose = nn.Linear(width + 3 * patch**2, 3)
-        nn.init.zeros_(self.choose.weight)
-        self.choose.bias.data.copy_(torch.tensor([START / GAIN, 0.0, 0.0]))
+        self.of_features, self.of_pixels = nn.Linear(width, 3, bias=False), nn.Linear(3 * patch**2, 3)
+        nn.init.zeros_(self.of_features.weight)
+        nn.init.zeros_(self.of_pixels.weight)
+        self.instead = nn.Parameter(torch.zeros(width))  # features of what is kept
+        self.of_pixels.bias.data.copy_(torch.tensor([START / GAIN, 0.0, 0.0]))
 
-    def forward(self, features: Tensor, kept: Tensor, mean_frame: Tensor) -> tuple[Tensor, Tensor]:
-        """The share that each place keeps, [N, h*w, 1], and what that adds to the mean frame, [N, patch^2, 3, h, w].
+    def forward(self, features: Tensor, place: Tensor, kept: Tensor, mean_frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Features with what is drawn beside what is kept, [N, h*w, F], and what is kept, [N, patch^2, 3, h, w].
 
-        Features [N, h*w, F], old frames [N, 3, H, W], mean frame [3, H, W]. What is added, to the mean frame's
-        sub-images, is the share times the difference of the moved old frame and the mean frame. An old frame that is
-        the mean frame stands for none: of it nothing is kept.
+        Features [N, h*w, F], to which those of the `place` [h*w, F] are added; old frames [N, 3, H, W], mean frame
+        [3, H, W]. What is kept is the share times the difference of the moved old frame and the mean frame, and adds to
+        the mean frame's sub-images. An old frame that is the mean frame stands for none: of it nothing is kept.
         """
         difference = kept - mean_frame
         is_frame = (difference != 0).flatten(1).any(1)[:, None, None]
         pixels = F.pixel_unshuffle(difference * CONTRAST, self.patch)
-        of_features, of_pixels = self.choose.weight.tensor_split([features.shape[-1]], 1)
-        read = F.linear(pixels.to(features.dtype).flatten(2).mT, of_pixels, self.choose.bias)
-        logit, shift = (GAIN * wide(read + F.linear(features, of_features))).split([1, 2], -1)
-        share = logit.sigmoid() * is_frame
-        shift = shift.mT.unflatten(2, pixels.shape[2:])
+        weight = self.of_pixels.weight.to(features.dtype).expand(len(kept), -1, -1)
+        of_pixels = (weight @ pixels.to(features.dtype).flatten(2)).mT + self.of_pixels.bias
+        drawn, share, shift = _Choice.apply(
+            features, self.of_features.weight, of_pixels, is_frame, GAIN * self.instead, place
+        )
+        share, shift = (x.mT.unflatten(2, pixels.shape[2:]) for x in (share, shift))
         found = moved(kept, F.interpolate(shift, scale_factor=self.patch), self.centres)
-        added = share.mT.unflatten(2, pixels.shape[2:])[:, None] * subimages(found - mean_frame, self.patch)
-        return share, added
+        return drawn, share[:, None] * subimages(found - mean_frame, self.patch)
+
+
+class _Choice(torch.autograd.Function):
+    """(1 - share) * features + share * instead + place, the share and the shift.
+
+    The last two are read from the features and `of_pixels`. The features are the largest tensor of the decoder:
+    autograd would pass over their gradient twice as often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, of_pixels: Tensor, is_frame: Tensor, instead: Tensor, place: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        choice = GAIN * wide(of_pixels + features @ weight.to(features.dtype).mT)
+        share = choice[..., :1].sigmoid() * is_frame
+        ctx.save_for_backward(features, weight, share, instead)
+        drawn = torch.addcmul(place, features, 1 - share)
+        return drawn.addcmul_(share, instead), share, choice[..., 1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_drawn: Tensor, of_share: Tensor, of_shift: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, share, instead = ctx.saved_tensors
+        of_place, of_instead = of_drawn.sum(0), (share * of_drawn).sum((0, 1))
+        of_share = of_share + ((instead - features) * of_drawn).sum(-1, keepdim=True)
+        of_choice = GAIN * torch.cat([of_share * share * (1 - share), of_shift], -1).to(features.dtype)
+        of_weight = (of_choice.mT @ features).sum(0)  # frame by frame: one small product over all has one tile
+        of_features = torch.addcmul(of_choice @ weight.to(features.dtype), of_drawn, 1 - share)
+        return of_features.to(features.dtype), of_weight.to(weight.dtype), of_choice, None, of_instead, of_place
 
 
 def centres(side: int) -> Tensor:
