@@ -52,6 +52,10 @@ def test_own_recordings(tmp_path):
     assert len(imagined) == len(copied) == 10
     assert all(5 < value < 60 for value in imagined + copied)
     assert copied[0] > copied[-1], "the square moves away from where it was last seen"
+    command = [sys.executable, str(EXAMPLES / "own_recordings.py"), "--out", str(tmp_path / "own")]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 2
+    assert again.stderr == f"error: --out {tmp_path / 'own'} is there already; choose a new folder\n"
 
 
 def test_probe_state(run):
