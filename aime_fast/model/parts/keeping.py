@@ -49,10 +49,11 @@ class Keeping(nn.Module):
         the mean frame's sub-images. An old frame that is the mean frame stands for none: of it nothing is kept.
         """
         difference = kept - mean_frame
-        is_frame = (difference != 0).flatten(1).any(1)[:, None, None]
+        is_frame = difference.flatten(1).any(1)[:, None, None]
         pixels = F.pixel_unshuffle(difference * CONTRAST, self.patch)
-        weight = self.of_pixels.weight.to(features.dtype).expand(len(kept), -1, -1)
-        of_pixels = (weight @ pixels.to(features.dtype).flatten(2)).mT + self.of_pixels.bias
+        weight, bias = (x.to(features.dtype) for x in (self.of_pixels.weight, self.of_pixels.bias))
+        each = weight.expand(len(kept), -1, -1)
+        of_pixels = torch.baddbmm(bias[:, None], each, pixels.to(features.dtype).flatten(2)).mT
         drawn, share, shift = _Choice.apply(
             features, self.of_features.weight, of_pixels, is_frame, GAIN * self.instead, place
         )
@@ -74,19 +75,20 @@ class _Choice(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         choice = GAIN * wide(of_pixels + features @ weight.to(features.dtype).mT)
         share = choice[..., :1].sigmoid() * is_frame
-        ctx.save_for_backward(features, weight, share, instead)
-        drawn = torch.addcmul(place, features, 1 - share)
+        rest = 1 - share
+        ctx.save_for_backward(features, weight, share, rest, instead)
+        drawn = torch.addcmul(place, features, rest)
         return drawn.addcmul_(share, instead), share, choice[..., 1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_drawn: Tensor, of_share: Tensor, of_shift: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight, share, instead = ctx.saved_tensors
+        features, weight, share, rest, instead = ctx.saved_tensors
         of_place, of_instead = of_drawn.sum(0), (share * of_drawn).sum((0, 1))
         of_share = of_share + ((instead - features) * of_drawn).sum(-1, keepdim=True)
-        of_choice = GAIN * torch.cat([of_share * share * (1 - share), of_shift], -1).to(features.dtype)
+        of_choice = GAIN * torch.cat([of_share * share * rest, of_shift], -1).to(features.dtype)
         of_weight = (of_choice.mT @ features).sum(0)  # frame by frame: one small product over all has one tile
-        of_features = torch.addcmul(of_choice @ weight.to(features.dtype), of_drawn, 1 - share)
+        of_features = torch.addcmul(of_choice @ weight.to(features.dtype), of_drawn, rest)
         return of_features.to(features.dtype), of_weight.to(weight.dtype), of_choice, None, of_instead, of_place
 
 
