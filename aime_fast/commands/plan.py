@@ -4,7 +4,15 @@ import argparse
 from dataclasses import replace
 
 from aime_fast.commands.shared import count
-from aime_fast.errors import PlainParser
+from aime_fast.errors import PlainParser, UserError
+
+TRAINS = {
+    "--batch-size": "loader.batch_size",
+    "--seq-len": "loader.sequence_length",
+    "--preset": "preset",
+    "--ds_config": "ds_config",
+}
+"""Options of `plan` that set what an option of `train` sets, too."""
 
 
 def add_arguments(parser: PlainParser) -> None:
@@ -40,6 +48,14 @@ def price(text: str) -> float:
     return value
 
 
+def refuse_twice(own: list[str], train: list[str]) -> None:
+    """`UserError` if one of the options `own` of `plan` is also among those of `train`, by `train`'s name."""
+    named = {word.partition("=")[0].lstrip("-").replace("-", "_"): word for word in train if word.startswith("--")}
+    for option in own:
+        if TRAINS[option] in named:
+            raise UserError(f"{option} and {named[TRAINS[option]]} after -- set the same; give one of them")
+
+
 def run(
     gpu: str,
     gpus: int,
@@ -61,6 +77,8 @@ def run(
     from aime_fast.planning.scaling import scaling as scaled
     from aime_fast.planning.table import as_scaling, as_table
 
+    own = {"--batch-size": batch_size, "--seq-len": seq_len, "--preset": preset, "--ds_config": ds_config}
+    refuse_twice([option for option, value in own.items() if value is not None], train)
     chosen, passes = card(gpu), Epoch.of(epoch)
     config = parse_train_args([*(["--preset", preset] if preset else []), *train])
     batch = config.loader.batch_size if batch_size is None else batch_size * gpus

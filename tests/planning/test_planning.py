@@ -164,6 +164,11 @@ def test_cards_are_those_of_the_page_and_physical():
         ("--gpu h100 --price -1", "must be a number of at least 0, not '-1'"),
         ("--gpu h100 -- --model.latent-dims 3", "unknown option --model.latent_dims, did you mean"),
         ("--gpu h100 --gpus 2 --ds_config zero9", "no such file"),
+        (
+            "--gpu h100 --batch-size 8 -- --loader.batch-size=12",
+            "--batch-size and --loader.batch-size=12 after -- set the same; give one of them",
+        ),
+        ("--gpu h100 --preset small -- --preset debug", "--preset and --preset after -- set the same"),
     ],
 )
 def test_mistakes_are_one_line(arguments, said, capsys):
