@@ -9,8 +9,10 @@ from held_episodes import held_episodes
 
 from aime_fast.config import LossConfig, ModelConfig
 from aime_fast.errors import UserError
+from aime_fast.model.priors.gaussian import GaussianDistribution
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as Model
-from aime_fast.refit import fit, perceived
+from aime_fast.refit import ahead, fit, perceived
+from aime_fast.refit.ahead import means_ahead
 from aime_fast.refit.fit import PARTS, refit
 from aime_fast.refit.perceived import perceive
 from aime_fast.tasks.registry import make_tasks
@@ -84,15 +86,15 @@ def test_the_reward_head_learns_with_it():
 
 
 def test_few_frames_are_not_learnt_by_heart():
-    """Two short episodes whose actions mean nothing: the fit ends by itself, at its best, and learns from both then."""
-    store = pushed(2, 12, shuffled=True)
-    found, notes = fitted(store, 2000)
+    """Three episodes whose actions mean nothing: the fit ends by itself, at its best, and learns from all then."""
+    found, notes = fitted(pushed(3, 40, shuffled=True), 2000, rate=0.01)
     *told, best, last = notes
-    assert last == f"now {found.step} steps on all 2 episodes, those kept aside too"
-    assert best == f"step {found.step} was best: z costs {found.nats:.1f} nats a frame kept aside"
+    assert last == f"now {found.step} steps on all 3 episodes, those kept aside too"
+    said = f"step {found.step} was best: error ahead {found.error:.2f} dB, z costs {found.nats:.1f} nats a frame, "
+    assert best == said + "kept aside"
     steps = [int(line.split("/")[0].split()[1]) for line in told if "/2000" in line]
-    costs = [float(line.split("costs ")[1].split()[0]) for line in told if "/2000" in line]
-    assert steps[-1] < 2000 and costs[-1] > found.nats
+    errors = [float(line.split("ahead ")[1].split()[0]) for line in told if "/2000" in line]
+    assert steps[-1] < 2000 and errors[-1] > found.error
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
@@ -103,6 +105,31 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
     first, second, third = (fitted(store, 5, seed=seed)[0].model.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(x, second[name]) for name, x in first.items())
     assert not torch.equal(first["dynamics.start"], third["dynamics.start"])
+
+
+def test_means_ahead_are_what_imagination_draws_without_noise(monkeypatch):
+    monkeypatch.setattr(GaussianDistribution, "sample", lambda self, noise: self.mean)
+    torch.manual_seed(0)
+    made = Model.from_config(ModelConfig(**SMALL, prior="gaussian")).eval()
+    batch = pushed(3).gather(np.array([[0, 0], [1, 7], [2, 14]]), LENGTH)
+    state = made.observe(batch.frames()[:, :3], batch.actions)
+    imagined = made.imagine(state, batch.actions[:, 2:-1]).latent
+    found = means_ahead(made, state.latent, batch.actions, far=3, seed=0)
+    torch.testing.assert_close(found, imagined)
+
+
+@pytest.mark.parametrize(("deviations", "decibels"), [(1.0, 0.0), (10.0, 20.0), (0.1, -20.0)])
+def test_errors_ahead_are_in_deviations_of_the_posterior(monkeypatch, deviations, decibels):
+    windows = perceive(model(), pushed(3), LENGTH).frames.windows(torch.tensor([0, 7]), LENGTH)
+    windows = replace(windows, log_var=windows.log_var[:1, :1].expand_as(windows.log_var))
+    off = windows.mean[:, 3:] + deviations * (0.5 * windows.log_var[:, 3:]).exp()
+    monkeypatch.setattr(ahead, "means_ahead", lambda *_: off)
+    assert ahead.error_ahead(model(), windows, seed=0) == pytest.approx(decibels, abs=1e-3)
+
+
+def test_windows_of_one_frame_say_so():
+    with pytest.raises(UserError, match="windows have one frame"):
+        refit(model(), pushed(3), make_tasks(TASKS), LossConfig(), 1)
 
 
 @pytest.mark.parametrize("prior", ["gaussian", "dpgmm-frame"])
