@@ -30,9 +30,11 @@ ROWS, WARMUP, LARGEST_NORM = 64, 50, 100.0
 """Windows of a step, steps until the full rate, largest norm of the gradient."""
 AVERAGED = 0.98
 """Share of the averaged weights that a step keeps, once there are many."""
-EVERY, KEPT_ASIDE, PATIENCE, TOLD = 25, 256, 1.5, 100
-"""Steps between two looks at the windows kept aside, their number, how far beyond the best step to go on, and steps
-between two lines of progress."""
+EVERY, KEPT_ASIDE, TOLD = 25, 256, 100
+"""Steps between two looks at the windows kept aside, their number, and steps between two lines of progress."""
+LEAST, PATIENCE = 600, 1.5
+"""Steps that are always taken, since predictions may get worse before they get better, and how far beyond the best step
+to go on."""
 FEW = 20
 """With fewer episodes the ones kept aside are worth learning from."""
 
@@ -108,7 +110,7 @@ def refit(
         if step % TOLD == 0:
             left = (time.perf_counter() - began) / step * (steps - step)
             note(f"step {step}/{steps} | error ahead {error:.2f} dB, kept aside | at most {left:.0f} s left")
-        if step > PATIENCE * best[1] + 4 * EVERY:
+        if step >= max(LEAST, PATIENCE * best[1]):
             break
     assert best is not None  # there is at least one step
     error, step, chosen = best
