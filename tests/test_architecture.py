@@ -47,6 +47,8 @@ FLOORS = (
     "aime_fast.evaluation",
     "aime_fast.control",
     "aime_fast.refit.perceived",
+    "aime_fast.refit.ahead",
+    "aime_fast.refit.objective",
     "aime_fast.refit.fit",
     "aime_fast.training.engines",
     "aime_fast.training.meters",

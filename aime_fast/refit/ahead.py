@@ -20,7 +20,8 @@ def means_ahead(model: WorldModel, latent: Tensor, actions: Tensor, far: int, se
     """
     time, generator = latent.shape[1], torch.Generator().manual_seed(seed)
     hidden, state = model.dynamics(latent, actions[:, :time], model.dynamics.start_state(len(latent)))
-    hidden, z, means = hidden[:, -1:], latent[:, -1:], []
+    hidden, z = hidden[:, -1:], latent[:, -1:]
+    means: list[Tensor] = []
     for t in range(time, time + far):
         action = actions[:, t - 1 : t]
         if means:
