@@ -49,6 +49,7 @@ FLOORS = (
     "aime_fast.refit.perceived",
     "aime_fast.refit.ahead",
     "aime_fast.refit.objective",
+    "aime_fast.refit.choice",
     "aime_fast.refit.fit",
     "aime_fast.training.engines",
     "aime_fast.training.meters",

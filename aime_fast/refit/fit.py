@@ -20,12 +20,13 @@ from aime_fast.errors import UserError
 from aime_fast.evaluation.metrics import evaluating
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.refit.ahead import error_ahead
+from aime_fast.refit.choice import STEPS, fit_choice
 from aime_fast.refit.objective import Objective
 from aime_fast.refit.perceived import Perceived, perceive
 from aime_fast.tasks.task import Task, belongs
 
 PARTS = ("dynamics", "prior", "attention_prior", "heads")
-"""What reads h. All else of the model stays as it is, to the last bit."""
+"""What reads h. It starts anew; of all else only the decoder's `keeping` changes, from what it is (`choice.py`)."""
 ROWS, WARMUP, LARGEST_NORM = 64, 50, 100.0
 """Windows of a step, steps until the full rate, largest norm of the gradient."""
 AVERAGED = 0.98
@@ -68,7 +69,8 @@ def refit(
     They start anew. A tenth of the episodes, the last ones and at least one, is kept aside: the fit ends well beyond
     the step that predicts best there, or after `steps`. Where that leaves few episodes, they then learn from all for as
     many steps as were best. Nothing is seen or drawn: of the record of a pass, the terms of a task with a head may read
-    what belongs to z, h, prior and maps.
+    what belongs to z, h, prior and maps. At last the decoder's choice of what is kept learns from frames that the new
+    parts imagine.
 
     Args:
         model: a trained model, which stays as it is.
@@ -119,6 +121,8 @@ def refit(
     if episodes < FEW:
         note(f"now {step} steps on all {episodes} episodes, those kept aside too")
         chosen = next(islice(learn(episodes), step - 1, None))[1]
+    note("now the choice of what is kept of older frames, for imagined ones too")
+    fit_choice(chosen, store, recording, length, weights, min(STEPS, steps), seed)
     for parameter, own in zip(chosen.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(own.requires_grad)
     return Refit(chosen, step, error, nats)

@@ -1,6 +1,7 @@
 """All frames of some episodes as a finished model perceives them: what the fitting reads in place of pixels."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -58,6 +59,8 @@ class Recording:
     """Perceived episodes, and where their windows begin."""
 
     frames: Perceived
+    episodes: list[int]
+    """Their numbers in the store."""
     lengths: list[int]
     """Frames of each episode."""
     example: SequenceOutputs
@@ -65,9 +68,18 @@ class Recording:
 
     def firsts(self, length: int, episodes: range) -> Tensor:
         """The first frames of all windows of `length` in these episodes, int64 [W]."""
-        begins = np.concatenate([[0], np.cumsum(self.lengths)])
+        begins = self._begins
         found = [np.arange(begins[e], begins[e + 1] - length + 1) for e in episodes]
         return torch.from_numpy(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def places(self, firsts: Tensor) -> np.ndarray:
+        """The store's episode of these frames, and their place in it, int64 [W, 2]."""
+        episode = np.searchsorted(self._begins, firsts.numpy(), side="right") - 1
+        return np.stack([np.array(self.episodes)[episode], firsts.numpy() - self._begins[episode]], 1)
+
+    @cached_property
+    def _begins(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.lengths)])
 
 
 @torch.no_grad()
@@ -95,7 +107,7 @@ def perceive(model: WorldModel, store: Episodes, length: int) -> Recording:
                 first = begin_of[places[number][0]] + places[number][1]
                 kept[name][first : first + length] = values[row].cpu()
     assert example is not None  # there are windows
-    return Recording(Perceived(**kept), [store.lengths[e] for e in chosen], example)
+    return Recording(Perceived(**kept), chosen, [store.lengths[e] for e in chosen], example)
 
 
 def _chosen(lengths: list[int], length: int) -> list[int]:

@@ -12,7 +12,8 @@ from aime_fast.errors import UserError
 from aime_fast.model.priors.gaussian import GaussianDistribution
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as Model
 from aime_fast.refit import ahead, fit, perceived
-from aime_fast.refit.ahead import means_ahead
+from aime_fast.refit.ahead import latents_ahead
+from aime_fast.refit.choice import fit_choice
 from aime_fast.refit.fit import PARTS, refit
 from aime_fast.refit.perceived import perceive
 from aime_fast.tasks.registry import make_tasks
@@ -56,14 +57,14 @@ def fitted(store, steps, tasks=TASKS, **options):
     return found, notes
 
 
-def test_only_what_reads_h_changes():
+def test_only_what_reads_h_and_what_is_kept_change():
     before = model().state_dict()
     found, _ = fitted(pushed(4), 3)
     after = found.model.state_dict()
     assert before.keys() == after.keys()
     changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
-    assert changed and all(belongs(name, PARTS) for name in changed)
-    assert {name.split(".")[0] for name in changed} == set(PARTS)
+    assert {name.split(".")[0] for name in changed} == {*PARTS, "decoder"}
+    assert all(belongs(name, PARTS) or name.startswith("decoder.keeping.") for name in changed)
     assert all(
         p.requires_grad == q.requires_grad for p, q in zip(found.model.parameters(), model().parameters(), strict=True)
     )
@@ -88,7 +89,7 @@ def test_the_reward_head_learns_with_it():
 def test_few_frames_are_not_learnt_by_heart():
     """Three episodes whose actions mean nothing: the fit ends by itself, at its best, and learns from all then."""
     found, notes = fitted(pushed(3, 40, shuffled=True), 2000, rate=0.01)
-    *told, best, last = notes
+    *told, best, last, _ = notes
     assert last == f"now {found.step} steps on all 3 episodes, those kept aside too"
     said = f"step {found.step} was best: error ahead {found.error:.2f} dB, z costs {found.nats:.1f} nats a frame, "
     assert best == said + "kept aside"
@@ -114,7 +115,7 @@ def test_means_ahead_are_what_imagination_draws_without_noise(monkeypatch):
     batch = pushed(3).gather(np.array([[0, 0], [1, 7], [2, 14]]), LENGTH)
     state = made.observe(batch.frames()[:, :3], batch.actions)
     imagined = made.imagine(state, batch.actions[:, 2:-1]).latent
-    found = means_ahead(made, state.latent, batch.actions, far=3, seed=0)
+    found = latents_ahead(made, state.latent, batch.actions, far=3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(found, imagined)
 
 
@@ -123,8 +124,30 @@ def test_errors_ahead_are_in_deviations_of_the_posterior(monkeypatch, deviations
     windows = perceive(model(), pushed(3), LENGTH).frames.windows(torch.tensor([0, 7]), LENGTH)
     windows = replace(windows, log_var=windows.log_var[:1, :1].expand_as(windows.log_var))
     off = windows.mean[:, 3:] + deviations * (0.5 * windows.log_var[:, 3:]).exp()
-    monkeypatch.setattr(ahead, "means_ahead", lambda *_: off)
+    monkeypatch.setattr(ahead, "latents_ahead", lambda *_: off)
     assert ahead.error_ahead(model(), windows, seed=0) == pytest.approx(decibels, abs=1e-3)
+
+
+def test_the_choice_keeps_what_z_does_not_tell():
+    """Still squares, each episode's in another place, and z of another episode: only the frame before shows them."""
+    random = np.random.default_rng(0)
+    pixels = np.full((4, 12, SIDE, SIDE, 3), 20, np.uint8)
+    for episode in pixels:
+        x, y = random.integers(0, SIDE - 4, 2)
+        episode[:, y : y + 4, x : x + 4] = 240
+    store = held_episodes(pixels, np.zeros((4, 12, 1), np.float32), np.zeros((4, 12), np.float32))
+    made = model(TASKS[:3])
+    recording = perceive(made, store, LENGTH)
+
+    def error():
+        batch = store.gather(np.array([[e, 0] for e in range(4)]), LENGTH).frames()
+        latent = recording.frames.windows(torch.tensor([12, 24, 36, 0]), LENGTH).mean  # of another episode
+        with torch.no_grad():
+            return float((made.likelihood(latent[:, 1:], batch[:, :-1]).mean() - batch[:, 1:]).square().mean())
+
+    before = error()
+    fit_choice(made, store, recording, LENGTH, LossConfig(), 100, seed=0)
+    assert error() < 0.2 * before
 
 
 def test_windows_of_one_frame_say_so():

@@ -17,8 +17,8 @@ from aime_fast.training.checkpoint.loading import load_model
 from aime_fast.training.checkpoint.opening import REFITTED, open_run
 from aime_fast.training.trainer import DMCVBTrainer
 
-NEW = {"dynamics", "prior", "attention_prior"}
-"""What reads h, where no task has a head."""
+NEW = {"dynamics", "prior", "attention_prior", "decoder"}
+"""What reads h, where no task has a head, and of the decoder what it keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,7 @@ def test_the_run_is_validated_once_more_and_its_page_says_so(done):
     rows = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "refit"] == [4]
     of = {split: max((row["psnr"], row["kl_z"]) for row in rows if row["split"] == split) for split in ("val", "refit")}
-    assert of["val"][0] == pytest.approx(of["refit"][0], abs=1e-4), "the best checkpoint draws as it did"
-    assert of["val"][1] != of["refit"][1]
+    assert of["val"] != of["refit"]
     record = read_run(done.folder)
     assert "Its dynamics learnt anew after the last step." in record.summary
     assert record.held_out("kl_z") == of["refit"][1]

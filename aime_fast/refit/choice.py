@@ -1,0 +1,83 @@
+"""The choice of what a frame keeps of an older one, fitted to imagined frames.
+
+Training draws from the z of frames that were seen, so the choice learns to trust what is drawn. An imagined z is worse
+the further ahead it lies, and so is the z of what no training episode showed. The last frame that was seen still shows
+both, where nothing moves.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from aime_fast.config import LossConfig
+from aime_fast.data.store import Episodes
+from aime_fast.evaluation.windows import Windows
+from aime_fast.model.parts.subimages import subimages
+from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
+from aime_fast.refit.ahead import latents_ahead
+from aime_fast.refit.perceived import Perceived, Recording
+
+STEPS, ROWS = 200, 16
+"""Most steps, and windows of a step: each gives an imagined frame and one that was seen."""
+RATE, WARMUP, LAST = 2e-3, 20, 0.05
+"""Learning rate, steps until it is reached, and its last value relative to it; it falls in the second half."""
+
+
+def fit_choice(
+    model: WorldModel, store: Episodes, recording: Recording, length: int, weights: LossConfig, steps: int, seed: int
+) -> None:
+    """Fit `model.decoder.keeping`, and nothing else, by the likelihood of frames and the squared error of their means.
+
+    Half of the frames are imagined from a window's first ones and keep some of the last frame before; the other half
+    are seen and keep some of the frame before, as when filtering.
+
+    Args:
+        model: in evaluation mode; it is changed.
+        store: the episodes that `recording` was perceived from.
+        recording: its frames.
+        length: frames of a window, 2 or more.
+        weights: of likelihood and error.
+        steps: to take.
+        seed: of windows and draws.
+    """
+    device, generator = model.mean_frame.device, Generator().manual_seed(seed)
+    choice = [parameter.requires_grad_() for parameter in model.decoder.keeping.parameters()]
+    optimiser = torch.optim.Adam(choice, lr=RATE, betas=(0.9, 0.99))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, steps))
+    firsts = recording.firsts(length, range(len(recording.lengths)))
+    windows = Windows(store, length, recording.places(firsts))
+    for _ in range(steps):
+        rows = torch.randint(len(firsts), (ROWS,), generator=generator)
+        frames = windows.batch(rows.numpy()).frames().to(device)
+        seen = recording.frames.windows(firsts[rows], length).to(device)
+        latent, kept, true = _examples(model, seen, frames, generator)
+        pixels, of_nats = subimages(true, model.decoder.patch), torch.ones_like(latent[..., 0])
+        likelihood = model.likelihood(latent, kept)
+        loss, _, _ = likelihood.loss(pixels, of_nats * weights.lambda_recon, weights.lambda_mean)
+        optimiser.zero_grad()
+        (loss / pixels.numel()).backward()
+        optimiser.step()
+        rate.step()
+
+
+def _share(step: int, steps: int) -> float:
+    return min((step + 1) / WARMUP, 1.0, max(2 * (1 - step / steps), LAST))
+
+
+@torch.no_grad()
+def _examples(
+    model: WorldModel, seen: Perceived, frames: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z [2B, 1, D] of an imagined frame of each window [B, T] and then of a seen one, what each may keep, and itself.
+
+    Frames, kept ones and true ones, are [2B, 1, 3, H, W].
+    """
+    batch, time = frames.shape[:2]
+    rows = torch.arange(batch)
+    last = int(torch.randint(time // 2, (), generator=generator))
+    imagined = latents_ahead(model, seen.mean[:, : last + 1], seen.actions, time - 1 - last, generator, sampled=True)
+    ahead = torch.randint(imagined.shape[1], (batch,), generator=generator)
+    now = 1 + torch.randint(time - 1, (batch,), generator=generator)
+    latent = torch.cat([imagined[rows, ahead], seen.mean[rows, now]])
+    kept = torch.cat([frames[:, last], frames[rows, now - 1]])
+    true = torch.cat([frames[rows, last + 1 + ahead], frames[rows, now]])
+    return latent[:, None], kept[:, None], true[:, None]
