@@ -5,6 +5,9 @@ the further ahead it lies, and so is the z of what no training episode showed. T
 both, where nothing moves.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -23,40 +26,81 @@ RATE, WARMUP, LAST = 2e-3, 20, 0.05
 
 
 def fit_choice(
-    model: WorldModel, store: Episodes, recording: Recording, length: int, weights: LossConfig, steps: int, seed: int
-) -> None:
+    model: WorldModel,
+    store: Episodes,
+    recording: Recording,
+    held: Tensor,
+    length: int,
+    weights: LossConfig,
+    steps: int,
+    seed: int,
+) -> bool:
     """Fit `model.decoder.keeping`, and nothing else, by the likelihood of frames and the squared error of their means.
 
     Half of the frames are imagined from a window's first ones and keep some of the last frame before; the other half
-    are seen and keep some of the frame before, as when filtering.
+    are seen and keep some of the frame before, as when filtering. If one half of the windows at `held` is worse after
+    it, the model stays as it was. Returns whether it has changed.
 
     Args:
         model: in evaluation mode; it is changed.
         store: the episodes that `recording` was perceived from.
         recording: its frames.
+        held: first frames of the windows that it is judged by, int64 [W].
         length: frames of a window, 2 or more.
         weights: of likelihood and error.
         steps: to take.
         seed: of windows and draws.
     """
-    device, generator = model.mean_frame.device, Generator().manual_seed(seed)
     choice = [parameter.requires_grad_() for parameter in model.decoder.keeping.parameters()]
+    first = [parameter.detach().clone() for parameter in choice]
     optimiser = torch.optim.Adam(choice, lr=RATE, betas=(0.9, 0.99))
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, steps))
-    firsts = recording.firsts(length, range(len(recording.lengths)))
-    windows = Windows(store, length, recording.places(firsts))
+    firsts, generator = recording.firsts(length, range(len(recording.lengths))), Generator().manual_seed(seed)
+    losses = _Losses(model, store, recording, length, weights)
+    before = losses.of_halves(held, seed)
     for _ in range(steps):
-        rows = torch.randint(len(firsts), (ROWS,), generator=generator)
-        frames = windows.batch(rows.numpy()).frames().to(device)
-        seen = recording.frames.windows(firsts[rows], length).to(device)
-        latent, kept, true = _examples(model, seen, frames, generator)
-        pixels, of_nats = subimages(true, model.decoder.patch), torch.ones_like(latent[..., 0])
-        likelihood = model.likelihood(latent, kept)
-        loss, _, _ = likelihood.loss(pixels, of_nats * weights.lambda_recon, weights.lambda_mean)
+        chosen = firsts[torch.randint(len(firsts), (ROWS,), generator=generator)]
         optimiser.zero_grad()
-        (loss / pixels.numel()).backward()
+        losses(chosen, generator).mean().backward()
         optimiser.step()
         rate.step()
+    better = bool((losses.of_halves(held, seed) <= before).all())
+    if not better:
+        with torch.no_grad():
+            torch._foreach_copy_(choice, first)
+    return better
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Losses of imagined and of seen frames of some windows."""
+
+    model: WorldModel
+    store: Episodes
+    recording: Recording
+    length: int
+    weights: LossConfig
+
+    def __call__(self, firsts: Tensor, generator: Generator) -> Tensor:
+        """Of an imagined and of a seen frame of each of the windows at `firsts`, int64 [B]: means over B, [2]."""
+        device, windows = self.model.mean_frame.device, Windows(self.store, self.length, self.recording.places(firsts))
+        frames = windows.batch(np.arange(len(firsts))).frames().to(device)
+        seen = self.recording.frames.windows(firsts, self.length).to(device)
+        halves = zip(*(x.chunk(2) for x in _examples(self.model, seen, frames, generator)), strict=True)
+        return torch.stack([self._of(*half) for half in halves])
+
+    def _of(self, latent: Tensor, kept: Tensor, true: Tensor) -> Tensor:
+        pixels, of_nats = subimages(true, self.model.decoder.patch), torch.ones_like(latent[..., 0])
+        likelihood = self.model.likelihood(latent, kept)
+        loss, _, _ = likelihood.loss(pixels, of_nats * self.weights.lambda_recon, self.weights.lambda_mean)
+        return loss / pixels.numel()
+
+    @torch.no_grad()
+    def of_halves(self, firsts: Tensor, seed: int) -> Tensor:
+        """Both means over the windows at `firsts`, [2]; equal seeds give equal draws."""
+        generator = Generator().manual_seed(seed)
+        parts = firsts[: len(firsts) // ROWS * ROWS].split(ROWS) if len(firsts) >= ROWS else [firsts]
+        return torch.stack([self(part, generator) for part in parts]).mean(0)
 
 
 def _share(step: int, steps: int) -> float:

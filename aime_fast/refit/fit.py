@@ -121,8 +121,9 @@ def refit(
     if episodes < FEW:
         note(f"now {step} steps on all {episodes} episodes, those kept aside too")
         chosen = next(islice(learn(episodes), step - 1, None))[1]
-    note("now the choice of what is kept of older frames, for imagined ones too")
-    fit_choice(chosen, store, recording, length, weights, min(STEPS, steps), seed)
+    better = fit_choice(chosen, store, recording, held, length, weights, min(STEPS, steps), seed)
+    told = "has learnt from imagined frames too" if better else "stays as it was: new ones did worse"
+    note(f"the choice of what is kept of older frames {told}")
     for parameter, own in zip(chosen.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(own.requires_grad)
     return Refit(chosen, step, error, nats)

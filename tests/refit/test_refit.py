@@ -11,7 +11,7 @@ from aime_fast.config import LossConfig, ModelConfig
 from aime_fast.errors import UserError
 from aime_fast.model.priors.gaussian import GaussianDistribution
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as Model
-from aime_fast.refit import ahead, fit, perceived
+from aime_fast.refit import ahead, choice, fit, perceived
 from aime_fast.refit.ahead import latents_ahead
 from aime_fast.refit.choice import fit_choice
 from aime_fast.refit.fit import PARTS, refit
@@ -146,8 +146,18 @@ def test_the_choice_keeps_what_z_does_not_tell():
             return float((made.likelihood(latent[:, 1:], batch[:, :-1]).mean() - batch[:, 1:]).square().mean())
 
     before = error()
-    fit_choice(made, store, recording, LENGTH, LossConfig(), 100, seed=0)
+    held = recording.firsts(LENGTH, range(4))
+    assert fit_choice(made, store, recording, held, LENGTH, LossConfig(), 100, seed=0)
     assert error() < 0.2 * before
+
+
+def test_a_choice_that_does_worse_is_not_taken(monkeypatch):
+    monkeypatch.setattr(choice, "RATE", 1e3)  # far beyond what can learn
+    made, store = model(TASKS[:3]), pushed(3)
+    recording, before = perceive(made, store, LENGTH), made.state_dict()
+    before = {name: x.clone() for name, x in before.items()}
+    assert not fit_choice(made, store, recording, torch.arange(9), LENGTH, LossConfig(), 5, seed=0)
+    assert all(torch.equal(x, before[name]) for name, x in made.state_dict().items())
 
 
 def test_windows_of_one_frame_say_so():
