@@ -17,10 +17,12 @@ from aime_fast.evaluation.windows import Windows
 from aime_fast.model.parts.subimages import subimages
 from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as WorldModel
 from aime_fast.refit.ahead import latents_ahead
-from aime_fast.refit.perceived import Perceived, Recording
+from aime_fast.refit.perceived import Perceived, Recording, perceive, spread
 
 STEPS, ROWS = 200, 16
 """Most steps, and windows of a step: each gives an imagined frame and one that was seen."""
+JUDGED = 256
+"""Held-out windows that the result is judged by."""
 RATE, WARMUP, LAST = 2e-3, 20, 0.05
 """Learning rate, steps until it is reached, and its last value relative to it; it falls in the second half."""
 
@@ -29,7 +31,7 @@ def fit_choice(
     model: WorldModel,
     store: Episodes,
     recording: Recording,
-    held: Tensor,
+    held_out: Episodes,
     length: int,
     weights: LossConfig,
     steps: int,
@@ -38,33 +40,40 @@ def fit_choice(
     """Fit `model.decoder.keeping`, and nothing else, by the likelihood of frames and the squared error of their means.
 
     Half of the frames are imagined from a window's first ones and keep some of the last frame before; the other half
-    are seen and keep some of the frame before, as when filtering. If one half of the windows at `held` is worse after
-    it, the model stays as it was. Returns whether it has changed.
+    are seen and keep some of the frame before, as when filtering. If one half of the windows of held-out episodes is
+    worse after it, the model stays as it was. Returns whether it has changed. Training episodes could not tell: what
+    lies still in them z draws well.
 
     Args:
         model: in evaluation mode; it is changed.
         store: the episodes that `recording` was perceived from.
         recording: its frames.
-        held: first frames of the windows that it is judged by, int64 [W].
+        held_out: episodes that the model was not trained on.
         length: frames of a window, 2 or more.
         weights: of likelihood and error.
         steps: to take.
         seed: of windows and draws.
+
+    Raises:
+        UserError: no held-out episode has a window.
     """
+    others = perceive(model, held_out, length, least=1)
+    windows = spread(others.firsts(length, range(len(others.lengths))), JUDGED)
+    judged = _Losses(model, held_out, others, length, weights)
     choice = [parameter.requires_grad_() for parameter in model.decoder.keeping.parameters()]
     first = [parameter.detach().clone() for parameter in choice]
     optimiser = torch.optim.Adam(choice, lr=RATE, betas=(0.9, 0.99))
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, steps))
     firsts, generator = recording.firsts(length, range(len(recording.lengths))), Generator().manual_seed(seed)
     losses = _Losses(model, store, recording, length, weights)
-    before = losses.of_halves(held, seed)
+    before = judged.of_halves(windows, seed)
     for _ in range(steps):
         chosen = firsts[torch.randint(len(firsts), (ROWS,), generator=generator)]
         optimiser.zero_grad()
         losses(chosen, generator).mean().backward()
         optimiser.step()
         rate.step()
-    better = bool((losses.of_halves(held, seed) <= before).all())
+    better = bool((judged.of_halves(windows, seed) <= before).all())
     if not better:
         with torch.no_grad():
             torch._foreach_copy_(choice, first)

@@ -22,7 +22,7 @@ from aime_fast.model.world_model import DPGMMVariationalRecurrentAutoencoder as 
 from aime_fast.refit.ahead import error_ahead
 from aime_fast.refit.choice import STEPS, fit_choice
 from aime_fast.refit.objective import Objective
-from aime_fast.refit.perceived import Perceived, perceive
+from aime_fast.refit.perceived import Perceived, perceive, spread
 from aime_fast.tasks.task import Task, belongs
 
 PARTS = ("dynamics", "prior", "attention_prior", "heads")
@@ -63,6 +63,7 @@ def refit(
     rate: float = 2e-3,
     seed: int = 0,
     note: Callable[[str], None] = print,
+    held_out: Episodes | None = None,
 ) -> Refit:
     """Fit dynamics, prior, top-down attention and heads of a copy of `model` to its latents of the episodes of `store`.
 
@@ -70,7 +71,7 @@ def refit(
     the step that predicts best there, or after `steps`. Where that leaves few episodes, they then learn from all for as
     many steps as were best. Nothing is seen or drawn: of the record of a pass, the terms of a task with a head may read
     what belongs to z, h, prior and maps. At last the decoder's choice of what is kept learns from frames that the new
-    parts imagine.
+    parts imagine (`choice.py`).
 
     Args:
         model: a trained model, which stays as it is.
@@ -82,9 +83,10 @@ def refit(
         rate: learning rate.
         seed: of first weights, windows and draws.
         note: gets lines of progress.
+        held_out: say whether the new choice is better; None: the choice stays as it is.
 
     Raises:
-        UserError: fewer than two episodes have a window, or a window has one frame.
+        UserError: fewer than two episodes have a window, no held-out one has, or a window has one frame.
     """
     if length < 2:
         raise UserError("windows have one frame, and dynamics learn from what follows it; train with longer ones")
@@ -92,8 +94,7 @@ def refit(
     with evaluating(model):
         recording = perceive(model, store, length)
     episodes, aside = len(recording.lengths), max(1, len(recording.lengths) // 10)
-    held = recording.firsts(length, range(episodes - aside, episodes))
-    held = held[torch.linspace(0, len(held) - 1, min(KEPT_ASIDE, len(held))).round().long()]
+    held = spread(recording.firsts(length, range(episodes - aside, episodes)), KEPT_ASIDE)
     windows = recording.frames.windows(held, length).to(model.mean_frame.device)
     objective = Objective(tasks, weights, recording.example)
 
@@ -121,9 +122,10 @@ def refit(
     if episodes < FEW:
         note(f"now {step} steps on all {episodes} episodes, those kept aside too")
         chosen = next(islice(learn(episodes), step - 1, None))[1]
-    better = fit_choice(chosen, store, recording, held, length, weights, min(STEPS, steps), seed)
-    told = "has learnt from imagined frames too" if better else "stays as it was: new ones did worse"
-    note(f"the choice of what is kept of older frames {told}")
+    if held_out is not None:
+        better = fit_choice(chosen, store, recording, held_out, length, weights, min(STEPS, steps), seed)
+        told = "has learnt from imagined frames too" if better else "stays as it was: new ones did worse"
+        note(f"the choice of what is kept of older frames {told}")
     for parameter, own in zip(chosen.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(own.requires_grad)
     return Refit(chosen, step, error, nats)

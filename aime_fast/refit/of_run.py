@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aime_fast.data.backends.backend import training_device
-from aime_fast.data.store import open_store
+from aime_fast.data.store import Episodes, open_store
 from aime_fast.errors import UserError
 from aime_fast.refit.fit import Refit, refit
 from aime_fast.tasks.registry import make_tasks
@@ -57,7 +57,21 @@ def _fit(opened: OpenedRun, data: str | None, actions: str | None, steps: int, n
         raise UserError(f"{episodes.description}: no rewards, which the run's task {lacking[0]!r} learns from")
     length = min(config.loader.sequence_length, max(episodes.lengths))
     model, rate = opened.model().to(training_device()), config.optim.lr
-    return refit(model, episodes, tasks, config.losses, length, steps, rate, config.seed, note)
+    held_out = _held_out(opened, path, actions, length, note)
+    return refit(model, episodes, tasks, config.losses, length, steps, rate, config.seed, note, held_out)
+
+
+def _held_out(opened: OpenedRun, path: str | None, actions: str | None, length: int, note: Note) -> Episodes | None:
+    """The held-out episodes of the data, if one has a window; a line says why not."""
+    try:
+        episodes = open_store(path, "val", actions=opened.reading_of_actions(path, actions))
+        if max(episodes.lengths) >= length:
+            return episodes
+        why = f"no held-out episode has {length} frames"
+    except UserError as error:
+        why = str(error)
+    note(f"what is kept of older frames is not fitted, since held-out episodes must judge it: {why}")
+    return None
 
 
 def _write(opened: OpenedRun, found: Refit, folder: Path) -> None:

@@ -83,13 +83,13 @@ class Recording:
 
 
 @torch.no_grad()
-def perceive(model: WorldModel, store: Episodes, length: int) -> Recording:
+def perceive(model: WorldModel, store: Episodes, length: int, least: int = 2) -> Recording:
     """Perceive the episodes of at least `length` frames, in windows of `length` that follow each other.
 
     The last window of an episode ends with it. The model is in evaluation mode; what is found lies on the CPU.
-    `UserError` if fewer than two episodes are so long.
+    `UserError` if fewer than `least` episodes, two or one, are so long.
     """
-    chosen = _chosen(store.lengths, length)
+    chosen = _chosen(store.lengths, length, least)
     places = [(e, start) for e in chosen for start in _starts(store.lengths[e], length)]
     begins = np.concatenate([[0], np.cumsum([store.lengths[e] for e in chosen])])
     begin_of = dict(zip(chosen, begins.tolist(), strict=False))
@@ -110,9 +110,11 @@ def perceive(model: WorldModel, store: Episodes, length: int) -> Recording:
     return Recording(Perceived(**kept), chosen, [store.lengths[e] for e in chosen], example)
 
 
-def _chosen(lengths: list[int], length: int) -> list[int]:
+def _chosen(lengths: list[int], length: int, least: int) -> list[int]:
     long = [e for e, frames in enumerate(lengths) if frames >= length]
-    if len(long) < 2:
+    if not long:
+        raise UserError(f"no episode has {length} frames or more; record longer ones")
+    if len(long) < least:
         raise UserError(
             f"{len(long)} training episodes have {length} frames or more, and two are needed, of which one is kept "
             "aside; record more or longer ones"
@@ -124,3 +126,8 @@ def _chosen(lengths: list[int], length: int) -> list[int]:
 
 def _starts(frames: int, length: int) -> list[int]:
     return sorted({*range(0, frames - length + 1, length), frames - length})
+
+
+def spread(firsts: Tensor, most: int) -> Tensor:
+    """At most `most` of these, evenly spaced."""
+    return firsts[torch.linspace(0, len(firsts) - 1, min(most, len(firsts))).round().long()]

@@ -59,7 +59,7 @@ def fitted(store, steps, tasks=TASKS, **options):
 
 def test_only_what_reads_h_and_what_is_kept_change():
     before = model().state_dict()
-    found, _ = fitted(pushed(4), 3)
+    found, _ = fitted(pushed(4), 3, held_out=pushed(1, seed=1))
     after = found.model.state_dict()
     assert before.keys() == after.keys()
     changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
@@ -89,7 +89,7 @@ def test_the_reward_head_learns_with_it():
 def test_few_frames_are_not_learnt_by_heart():
     """Three episodes whose actions mean nothing: the fit ends by itself, at its best, and learns from all then."""
     found, notes = fitted(pushed(3, 40, shuffled=True), 2000, rate=0.01)
-    *told, best, last, _ = notes
+    *told, best, last = notes
     assert last == f"now {found.step} steps on all 3 episodes, those kept aside too"
     said = f"step {found.step} was best: error ahead {found.error:.2f} dB, z costs {found.nats:.1f} nats a frame, "
     assert best == said + "kept aside"
@@ -146,8 +146,7 @@ def test_the_choice_keeps_what_z_does_not_tell():
             return float((made.likelihood(latent[:, 1:], batch[:, :-1]).mean() - batch[:, 1:]).square().mean())
 
     before = error()
-    held = recording.firsts(LENGTH, range(4))
-    assert fit_choice(made, store, recording, held, LENGTH, LossConfig(), 100, seed=0)
+    assert fit_choice(made, store, recording, store, LENGTH, LossConfig(), 100, seed=0)
     assert error() < 0.2 * before
 
 
@@ -156,7 +155,7 @@ def test_a_choice_that_does_worse_is_not_taken(monkeypatch):
     made, store = model(TASKS[:3]), pushed(3)
     recording, before = perceive(made, store, LENGTH), made.state_dict()
     before = {name: x.clone() for name, x in before.items()}
-    assert not fit_choice(made, store, recording, torch.arange(9), LENGTH, LossConfig(), 5, seed=0)
+    assert not fit_choice(made, store, recording, pushed(1, seed=1), LENGTH, LossConfig(), 5, seed=0)
     assert all(torch.equal(x, before[name]) for name, x in made.state_dict().items())
 
 
