@@ -108,8 +108,7 @@ class _Losses:
     def of_halves(self, firsts: Tensor, seed: int) -> Tensor:
         """Both means over the windows at `firsts`, [2]; equal seeds give equal draws."""
         generator = Generator().manual_seed(seed)
-        parts = firsts[: len(firsts) // ROWS * ROWS].split(ROWS) if len(firsts) >= ROWS else [firsts]
-        return torch.stack([self(part, generator) for part in parts]).mean(0)
+        return torch.stack([self(part, generator) for part in firsts.split(ROWS)]).mean(0)
 
 
 def _share(step: int, steps: int) -> float:

@@ -12,7 +12,7 @@ from aime_fast.training.validation import validate
 
 
 def learn_anew(run: Components, reporter: Reporter) -> int:
-    """Fit dynamics, prior and heads of the run's model anew, validate them, and keep them in the run's folder.
+    """Fit dynamics, prior, heads and what is kept of the run's model, validate it, and keep it in the run's folder.
 
     The checkpoints stay as they are, so that the run can go on. What keeps the fit from its end is said in a line, and
     the run is complete without it. For rank 0 alone, when nobody trains any more. Returns the signal that ended it, or

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from aime_fast import DPGMMVariationalRecurrentAutoencoder as Model
 from aime_fast.commands.main import main
+from aime_fast.data.store import open_store
 from aime_fast.errors import UserError
 from aime_fast.training.checkpoint.loading import export, load_model
 from aime_fast.training.trainer import DMCVBTrainer
@@ -72,6 +73,20 @@ def test_what_is_no_exported_model_is_refused(run, tmp_path, damage):
     with pytest.raises(UserError, match=r"export|wings|num_slots must be at least 1") as caught:
         Model.from_pretrained(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_without_held_out_episodes_what_is_kept_stays(run, tmp_path, monkeypatch, capsys):
+    def none_held_out(path, split, **options):
+        if split == "val":
+            raise UserError("no val episodes")
+        return open_store(path, split, **options)
+
+    monkeypatch.setattr("aime_fast.refit.of_run.open_store", none_held_out)
+    assert main(["export", str(run), "--out", str(tmp_path / "out"), "--refit", "--refit-steps", "2"]) == 0
+    said = "".join(capsys.readouterr())
+    assert "what is kept of older frames is not fitted, since held-out episodes must judge it: no val episodes" in said
+    ours, theirs = load_model(run).state_dict(), load_model(tmp_path / "out").state_dict()
+    assert all(torch.equal(x, theirs[name]) for name, x in ours.items() if name.startswith("decoder."))
 
 
 def test_what_reads_h_learns_anew_on_the_way_out(run, tmp_path, capsys):
