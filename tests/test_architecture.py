@@ -50,6 +50,7 @@ FLOORS = (
     "aime_fast.refit.ahead",
     "aime_fast.refit.objective",
     "aime_fast.refit.choice",
+    "aime_fast.refit.learning",
     "aime_fast.refit.fit",
     "aime_fast.training.engines",
     "aime_fast.training.meters",
