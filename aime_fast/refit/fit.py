@@ -27,8 +27,8 @@ PARTS = STATE + ATTENTION
 """What reads h. It starts anew; of all else only the decoder's `keeping` changes, from what it is (`choice.py`)."""
 ROWS, LEAST, EVERY = 64, 600, 25
 """Of `Aim`, for the state. Predictions may get worse before they get better."""
-MAPS_ROWS, MAPS_LEAST, MAPS_EVERY, MAPS_MOST = 32, 200, 100, 1000
-"""The same for the maps, and most steps: they train convolutions."""
+MAPS_ROWS, MAPS_LEAST, MAPS_EVERY, MAPS_RATE = 16, 200, 100, 1.5
+"""The same for the maps, and their learning rate relative to that of the state."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,19 @@ def refit(
     note(f"perceiving the frames of {len(store.lengths)} episodes")
     with evaluating(model):
         recording = perceive(model, store, length)
-    learner, objective = Learner(recording, length, rate, seed, note), Objective(tasks, weights, recording.example)
+    learner, objective = Learner(recording, length, seed, note), Objective(tasks, weights, recording.example)
 
     def ahead(new: WorldModel, windows: Perceived) -> float:
         return error_ahead(new, windows, seed)
 
-    state = Aim(STATE, objective.loss, ahead, "error ahead {:.2f} dB", rows=ROWS, least=LEAST, every=EVERY)
+    told = "error ahead {:.2f} dB"
+    state = Aim(STATE, objective.loss, ahead, told, rate, rows=ROWS, least=LEAST, every=EVERY)
     new, step, error = learner.learn(_renewed(model, tasks, seed), state, steps)
     nats = objective.nats(new, learner.windows_aside(new.mean_frame.device), seed)
     note(f"z costs {nats:.1f} nats a frame, kept aside; now where slots will look")
     told, losses = "KL of a map {:.3f} nats", (objective.attention_loss, objective.map_error)
-    maps = Aim(ATTENTION, *losses, told, rows=MAPS_ROWS, least=MAPS_LEAST, every=MAPS_EVERY)
-    new, _, _ = learner.learn(new, maps, min(steps, MAPS_MOST))
+    maps = Aim(ATTENTION, *losses, told, MAPS_RATE * rate, rows=MAPS_ROWS, least=MAPS_LEAST, every=MAPS_EVERY)
+    new, _, _ = learner.learn(new, maps, steps)
     if held_out is not None:
         better = fit_choice(new, store, recording, held_out, length, weights, min(STEPS, steps), seed)
         told = "has learnt from imagined frames too" if better else "stays as it was: new ones did worse"

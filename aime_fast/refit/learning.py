@@ -37,6 +37,8 @@ class Aim:
     """Of windows kept aside."""
     told: str
     """The error for people, as a format: `error ahead {:.2f} dB`."""
+    rate: float
+    """Learning rate."""
     rows: int
     """Windows of a step."""
     least: int
@@ -52,8 +54,6 @@ class Learner:
     recording: Recording
     length: int
     """Frames of a window, T."""
-    rate: float
-    """Learning rate."""
     seed: int
     """Of windows and draws."""
     note: Callable[[str], None]
@@ -101,7 +101,7 @@ class Learner:
         firsts = self.recording.firsts(self.length, range(episodes))
         new, averaged = deepcopy(model), deepcopy(model)
         learning, slow = _free(new, aim.parts), [p.detach() for p in _free(averaged, aim.parts)]
-        optimiser = torch.optim.AdamW(learning, lr=self.rate, betas=(0.9, 0.95))
+        optimiser = torch.optim.AdamW(learning, lr=aim.rate, betas=(0.9, 0.95))
         warm = torch.optim.lr_scheduler.LinearLR(optimiser, 1 / WARMUP, total_iters=WARMUP)
         generator = Generator().manual_seed(self.seed)
         for step in range(1, most + 1):

@@ -34,7 +34,8 @@ class Predictors:
     def __str__(self) -> str:
         lines = [f"{'predictor of the next frame':46}{'model':>10}{'copying':>10}"]
         lines += [f"{name:46}{model:10.4f}{copy:10.4f}" for name, (model, copy) in self.against_copying.items()]
-        return "\n".join([*lines, *(f"{name:46}{value:10.4f}" for name, value in self.figures.items())])
+        figures = {name: round(value, 4) + 0.0 for name, value in self.figures.items()}  # never -0.0000
+        return "\n".join([*lines, *(f"{name:46}{value:10.4f}" for name, value in figures.items())])
 
 
 @torch.no_grad()
