@@ -18,7 +18,7 @@ from aime_fast.tasks.predictive import attention_kl, motion_loss
 from aime_fast.tasks.task import Task
 
 DROPPED = 0.5
-"""Share of h that the prior does without at first; it falls to none. With few episodes it learns h by heart otherwise."""
+"""Share of h that the prior does without at first; it falls to none. Otherwise it learns h of few episodes by heart."""
 MOTION = 10.0
 """What the motion counts, in `lambda_att_dyn`: with 1 it is still near zero motion when the maps have learnt."""
 
