@@ -61,8 +61,8 @@ def refit(
     They start anew. A tenth of the episodes, the last ones and at least one, is kept aside: the fit ends well beyond
     the step that predicts best there, or after `steps`. Where that leaves few episodes, they then learn from all for as
     many steps as were best. Nothing is seen or drawn: of the record of a pass, the terms of a task with a head may read
-    what belongs to z, h, prior and maps. Top-down attention, which only reads h, follows in the same way. At last the
-    decoder's choice of what is kept learns from frames that the new parts imagine (`choice.py`).
+    what belongs to z, h, prior and observed maps. Top-down attention, which only reads h, follows in the same way. At
+    last the decoder's choice of what is kept learns from frames that the new parts imagine (`choice.py`).
 
     Args:
         model: a trained model, which stays as it is.

@@ -39,7 +39,8 @@ class Objective:
         """
         noise = torch.randn(2, *windows.mean.shape, generator=generator)
         key = int(torch.randint(2**31, (), generator=generator))
-        outputs = self._pass(model, windows, noise, key, model.config.latent_noise, DROPPED * (1 - done))
+        kept = _kept((*windows.mean.shape[:2], model.config.hidden_dim), DROPPED * (1 - done), generator)
+        outputs = self._pass(model, windows, noise, key, model.config.latent_noise, kept)
         terms = latent_terms(outputs)
         hierarchical = sum(kl.mean() for kl in outputs.prior.kl_terms().values())
         entropy = cluster_entropy(terms["usage"], terms["responsibility_entropy"])
@@ -54,7 +55,7 @@ class Objective:
     def nats(self, model: WorldModel, windows: Perceived, seed: int) -> float:
         """Cost of z in nats a frame, without carried noise; equal seeds give equal draws."""
         noise = torch.randn(2, *windows.mean.shape, generator=Generator().manual_seed(seed))
-        return float(latent_terms(self._pass(model, windows, noise, seed, 0.0, 0.0))["kl_z"])
+        return float(latent_terms(self._pass(model, windows, noise, seed, 0.0))["kl_z"])
 
     def attention_loss(self, model: WorldModel, windows: Perceived, generator: Generator, _: float) -> Tensor:
         """The losses of top-down attention in windows [B, T], 0-d: of maps and motion, given sampled z and its h."""
@@ -78,9 +79,18 @@ class Objective:
         return replace(self.example, attention=attention, prior_log_maps=log_maps, motion=motion)
 
     def _pass(
-        self, model: WorldModel, windows: Perceived, noise: Tensor, key: int, carried: float, dropped: float
+        self,
+        model: WorldModel,
+        windows: Perceived,
+        noise: Tensor,
+        key: int,
+        carried: float,
+        kept: Tensor | None = None,
     ) -> SequenceOutputs:
-        """The record of a pass in which nothing is seen or drawn. Heads read h as it is, and do not train it."""
+        """The record of a pass in which nothing is seen or drawn. Heads read h as it is, and do not train it.
+
+        `kept` [B, T, H] multiplies the h that the prior reads.
+        """
         seen = windows.to(model.mean_frame.device)
         noise = noise.to(seen.mean.device)
         latent = seen.mean + (0.5 * seen.log_var).exp() * noise[0]
@@ -90,7 +100,8 @@ class Objective:
         before = previous(hidden, start[0][-1, 0])
         taken = F.pad(seen.actions[:, :-1], (0, 0, 1, 0))
         draws = model.draws(key, *latent.shape[:2]).to(latent.device)
-        prior = model.prior(_without(before, dropped, key), taken, previous(noisy, model.prior.start_latent), draws)
+        read = before if kept is None else before * kept.to(before)
+        prior = model.prior(read, taken, previous(noisy, model.prior.start_latent), draws)
         state = LatentState(latent, seen.maps, before.detach())
         return replace(
             self.example,
@@ -106,9 +117,6 @@ class Objective:
         )
 
 
-def _without(hidden: Tensor, share: float, key: int) -> Tensor:
-    """`hidden` with a share of its numbers zero and the others larger by as much; equal keys give equal ones."""
-    if not share:
-        return hidden
-    kept = torch.rand(hidden.shape, generator=Generator().manual_seed(key)) >= share
-    return hidden * kept.to(hidden) / (1 - share)
+def _kept(shape: Sequence[int], dropped: float, generator: Generator) -> Tensor:
+    """A share of zeros, and the others larger by as much, so that the mean is 1; float32 of this shape."""
+    return (torch.rand(*shape, generator=generator) >= dropped).float() / (1 - dropped)
